@@ -1,0 +1,138 @@
+"""Conditions: variables that the caller gives instead of having them simulated."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from dasksim._schema import Variable, batch_dims, check_name
+from dasksim.errors import ArgumentError, ArgumentTypeError
+
+__all__ = ["Condition", "pad_rows", "read_conditions"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition.
+
+    Parameters
+    ----------
+    variable
+        What it stands for.
+    values
+        A scalar, or a NumPy or Dask array that begins with the batch axes.
+    is_scalar
+        Whether one value was given for all samples.
+    """
+
+    variable: Variable
+    values: Any
+    is_scalar: bool
+
+    def without_rows(self) -> "Condition":
+        """Return the condition without its rows, which travel by chunk."""
+        return self if self.is_scalar else replace(self, values=None)
+
+    def standing_for(self, produced: Variable, axes: tuple[int, ...]) -> "Condition":
+        """Return the condition in the shape and dtype of the variable that it replaces.
+
+        Raises
+        ------
+        ArgumentError
+            If it does not fit.
+        """
+        name, dtype, shape = produced.name, produced.dtype, self.variable.shape
+        if not np.can_cast(self.variable.dtype, dtype, "same_kind"):
+            raise ArgumentError(
+                f"condition {name!r} has dtype {self.variable.dtype}, which cannot stand for {name!r} of dtype {dtype}; "
+                f"give values of dtype {dtype}"
+            )
+        if self.is_scalar:
+            return Condition(produced, dtype.type(self.values), is_scalar=True)
+        if produced.is_shared:
+            raise ArgumentError(
+                f"condition {name!r} stands for a context, which a whole sub-batch shares; give one scalar"
+            )
+        values = self.values
+        if not produced.shape and shape == (1,):
+            values, shape = values[..., 0], ()
+        if shape != produced.shape:
+            raise ArgumentError(
+                f"condition {name!r} must be a scalar or have shape {(*axes, *produced.shape)}, the batch axes in "
+                f"front; got {(*axes, *self.variable.shape)}"
+            )
+        return Condition(produced, values if values.dtype == dtype else values.astype(dtype), is_scalar=False)
+
+    def rows(self, samples: slice, further: tuple[int, ...]) -> Any:
+        """Return the values of some samples; Dask arrays stay lazy."""
+        if not self.is_scalar:
+            return self.values[samples]
+        if self.variable.is_shared:
+            return self.values
+        shape = (samples.stop - samples.start, *further, *self.variable.shape)
+        return np.full(shape, self.values, self.variable.dtype)
+
+
+def read_conditions(conditions: Mapping[str, Any], axes: tuple[int, ...]) -> dict[str, Condition]:
+    """Read what the caller gave, before it is known which variables the simulator has.
+
+    Parameters
+    ----------
+    conditions
+        Scalars, arrays with the batch axes in front, or DataArrays with the batch dims.
+    axes
+        The batch shape.
+
+    Raises
+    ------
+    ArgumentError
+        If an array does not begin with the batch axes, or is not numeric.
+    """
+    return {name: _read(name, value, axes) for name, value in conditions.items()}
+
+
+def _read(name: str, value: Any, axes: tuple[int, ...]) -> Condition:
+    check_name(name, "the call gives", ArgumentError)
+    if isinstance(value, xr.DataArray):
+        value = _in_order(name, value, axes).data
+    if not isinstance(value, da.Array | np.generic | int | float | complex):
+        value = np.asarray(value)
+    dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
+    if dtype.kind not in "biufc":
+        raise ArgumentTypeError(f"condition {name!r} must be boolean or numeric; got {value!r}")
+    shape = np.shape(value)
+    if not shape:
+        value = value if isinstance(value, np.generic | int | float | complex) else np.asarray(value)[()]
+        return Condition(Variable(name, (), dtype, is_shared=True), value, is_scalar=True)
+    if shape[: len(axes)] != axes:
+        raise ArgumentError(
+            f"condition {name!r} has shape {shape}, which does not begin with the batch axes {axes}; give a scalar, an "
+            "array with one row a sample, or bind a value that all samples share into the function "
+            "(functools.partial)"
+        )
+    return Condition(Variable(name, shape[len(axes) :], dtype), value, is_scalar=False)
+
+
+def _in_order(name: str, array: xr.DataArray, axes: tuple[int, ...]) -> xr.DataArray:
+    dims = batch_dims(len(axes))
+    missing = [dim for dim in dims if dim not in array.dims]
+    if array.dims and missing:
+        raise ArgumentError(
+            f"condition {name!r} is a DataArray with dims {array.dims}; it needs the dim {missing[0]!r} to be matched "
+            "with samples"
+        )
+    return array.transpose(*dims, ...) if array.dims else array
+
+
+def pad_rows(values: npt.NDArray[Any], n_rows: int) -> npt.NDArray[Any]:
+    """Return ``n_rows`` rows: the given ones, the last of them repeated where they are too few.
+
+    A batched stage computes a last, short sub-batch whole; conditions have no rows for the part that is cut away.
+    """
+    if len(values) >= n_rows:
+        return values[:n_rows]
+    return np.concatenate([values, np.repeat(values[-1:], n_rows - len(values), axis=0)])

@@ -1,0 +1,468 @@
+"""A simulator's stages, bound to each other and to the caller's conditions, with the schema of all variables.
+
+This is what is mapped over chunks: :meth:`Pipeline.simulate` evaluates one stage on one chunk, in memory.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._conditions import Condition, pad_rows, read_conditions
+from dasksim._isolation import global_mark
+from dasksim._plan import Plan
+from dasksim._schema import Variable, batch_dims, check_dims
+from dasksim._stage import Binding, Stage, SubBatch
+from dasksim._streams import PROBE_SUB_BATCH, Address
+from dasksim.errors import ArgumentTypeError, SimulatorError, nearest
+
+__all__ = ["Lowering", "Pipeline", "ProbeCache", "Step", "resolve", "to_rows"]
+
+Array = npt.NDArray[Any]
+
+#: What probes returned, by stage and by the bits of what they were given.
+ProbeCache = dict[tuple[Any, ...], tuple[tuple[Variable, ...], dict[str, Array], bool]]
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """What a simulator lowers to.
+
+    Parameters
+    ----------
+    stages
+        Stages in the order in which they run.
+    expand_outputs
+        Whether scalars get a trailing axis of size 1 in the dataset.
+    replace_inputs
+        Whether a condition replaces the variable of its name for all later stages.
+    dims
+        Names of feature dims, by variable.
+    coords
+        Coordinates, by feature dim.
+    """
+
+    stages: tuple[Stage, ...]
+    expand_outputs: bool = False
+    replace_inputs: bool = True
+    dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    coords: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage and where its inputs come from.
+
+    Parameters
+    ----------
+    stage
+        The stage.
+    binding
+        Where its arguments take their values from.
+    sources
+        For each input, the number of the step that makes it, or None for a condition.
+    outputs
+        The variables that the stage makes.
+    is_run
+        Whether it runs at all: not if all its outputs are given.
+    is_full
+        Whether it computes a last, short sub-batch whole: it is batched, or a batched stage needs its rows.
+    """
+
+    stage: Stage
+    binding: Binding
+    sources: Mapping[str, int | None]
+    outputs: tuple[Variable, ...]
+    is_run: bool = True
+    is_full: bool = False
+
+    @property
+    def upstream(self) -> list[int]:
+        """The steps that this one takes inputs from, in order."""
+        return sorted({source for source in self.sources.values() if source is not None})
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Stages bound to each other, with the schema of the dataset.
+
+    Parameters
+    ----------
+    steps
+        The stages in order.
+    conditions
+        What the caller gave, in the shapes of the variables that it stands for.
+    variables
+        The variables of the dataset.
+    sources
+        For each variable, the number of the step that makes it, or None for a condition.
+    dims
+        The feature dims of each variable.
+    coords
+        Coordinates of feature dims.
+    further
+        Sizes of further batch axes.
+    """
+
+    steps: tuple[Step, ...]
+    conditions: Mapping[str, Condition]
+    variables: tuple[Variable, ...]
+    sources: Mapping[str, int | None]
+    dims: Mapping[str, tuple[str, ...]]
+    coords: Mapping[str, Array]
+    further: tuple[int, ...]
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether all stages that run are batched."""
+        return all(step.stage.is_batched for step in self.steps if step.is_run)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample of the dataset."""
+        return sum(v.sample_bytes * (1 if v.is_shared else math.prod(self.further)) for v in self.variables)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the arrays that the functions capture."""
+        return sum(step.stage.function.n_bytes for step in self.steps)
+
+    def array_dims(self, variable: Variable) -> tuple[str, ...]:
+        """Return the dims of a variable in the dataset."""
+        n_axes = 1 if variable.is_shared else 1 + len(self.further)
+        return (*batch_dims(n_axes), *self.dims[variable.name])
+
+    def array_shape(self, variable: Variable) -> tuple[int, ...]:
+        """Return the shape of a variable in the dataset, without its first axis."""
+        return (*(() if variable.is_shared else self.further), *variable.sample_shape)
+
+    def condition_rows(self, chunk: int, plan: Plan) -> dict[str, Any]:
+        """Return the conditions' values for a chunk; Dask arrays stay lazy."""
+        samples = plan.samples(chunk)
+        return {name: condition.rows(samples, self.further) for name, condition in self.conditions.items()}
+
+    def simulate(self, index: int, plan: Plan, chunk: int, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """Evaluate one step on one chunk.
+
+        Parameters
+        ----------
+        index
+            Number of the step.
+        plan
+            How the dataset is cut up.
+        chunk
+            Number of the chunk.
+        inputs
+            The values of its inputs on this chunk.
+
+        Returns
+        -------
+        dict
+            Arrays with one row a sample; contexts have one row a sub-batch.
+        """
+        function = self.steps[index].stage.function
+        if function.uses_globals:
+            return self._simulate(index, plan, chunk, inputs)
+        mark = global_mark()
+        outputs = self._simulate(index, plan, chunk, inputs)
+        if mark.moved():  # the probe did not see it, or the caller drew in another thread: find out which
+            watched = self._simulate(index, plan, chunk, inputs, watch=True)
+            if function.uses_globals:
+                mark.restore()
+                return watched
+        return outputs
+
+    def _simulate(
+        self, index: int, plan: Plan, chunk: int, inputs: Mapping[str, Any], *, watch: bool = False
+    ) -> dict[str, Array]:
+        step = self.steps[index]
+        parts = []
+        for j, sub_batch in enumerate(plan.sub_batches(chunk)):
+            batch = self._sub_batch(step, plan, j, sub_batch, inputs)
+            try:
+                parts.append(step.stage.simulate(step.binding, replace(batch, watch=watch), step.outputs))
+            except Exception as error:
+                error.add_note(_how_to_reproduce(batch, plan, bool(self.conditions)))
+                raise
+        if step.stage.is_context:
+            return {v.name: np.stack([part[v.name] for part in parts]) for v in step.outputs}
+        if len(parts) == 1:
+            return parts[0]
+        return {v.name: np.concatenate([part[v.name] for part in parts]) for v in step.outputs}
+
+    def _sub_batch(self, step: Step, plan: Plan, j: int, sub_batch: int, inputs: Mapping[str, Any]) -> SubBatch:
+        size, first = plan.sub_batch_size, sub_batch * plan.sub_batch_size
+        n_rows = size if step.is_full else min(size, plan.n_samples - first)
+        rows: dict[str, Array] = {}
+        shared: dict[str, Any] = {}
+        python = set()
+        for name, source in step.sources.items():
+            variable = self._variable(name, source)
+            if not variable.is_shared:
+                rows[name] = pad_rows(inputs[name][j * size :], n_rows)
+                rows[name].flags.writeable = False
+                if variable.is_python:
+                    python.add(name)
+            elif source is None:
+                shared[name] = inputs[name]
+            else:
+                shared[name] = inputs[name][j].item() if variable.is_python else inputs[name][j]
+        address = Address(plan.seed, step.stage.key, sub_batch)
+        return SubBatch(address, (n_rows, *self.further), rows, shared, frozenset(python), first)
+
+    def _variable(self, name: str, source: int | None) -> Variable:
+        if source is None:
+            return self.conditions[name].variable
+        return next(v for v in self.steps[source].outputs if v.name == name)
+
+    def simulate_all(self, plan: Plan, chunk: int, conditions: Mapping[str, Any]) -> dict[str, Array]:
+        """Evaluate all steps on one chunk and return the variables as they stand in the dataset.
+
+        Parameters
+        ----------
+        plan
+            How the dataset is cut up.
+        chunk
+            Number of the chunk.
+        conditions
+            The conditions' values on this chunk.
+        """
+        made: dict[int | None, Mapping[str, Any]] = {None: conditions}
+        for index, step in enumerate(self.steps):
+            if step.is_run:
+                inputs = {name: made[source][name] for name, source in step.sources.items()}
+                made[index] = self.simulate(index, plan, chunk, inputs)
+        return {
+            v.name: to_rows(
+                v,
+                made[self.sources[v.name]][v.name],
+                (plan.n_rows(chunk), *self.array_shape(v)),
+                plan.sub_batch_size,
+            )
+            for v in self.variables
+        }
+
+    def without_rows(self) -> "Pipeline":
+        """Return the pipeline without the conditions' rows, to send it elsewhere."""
+        return replace(self, conditions={name: c.without_rows() for name, c in self.conditions.items()})
+
+
+def to_rows(variable: Variable, values: Any, shape: tuple[int, ...], sub_batch_size: int) -> Array:
+    """Return a variable's values on a chunk as they stand in the dataset.
+
+    Parameters
+    ----------
+    variable
+        The variable.
+    values
+        One row a sample, or, if the variable is shared, one row a sub-batch, or a scalar for all.
+    shape
+        Shape of the result; rows of a last sub-batch that was computed whole are cut away.
+    sub_batch_size
+        Samples in a sub-batch.
+    """
+    array = np.asarray(values)
+    if variable.is_shared:
+        array = array.reshape(-1, *variable.shape)
+        array = array if len(array) == 1 else np.repeat(array, sub_batch_size, axis=0)[: shape[0]]
+        return np.ascontiguousarray(np.broadcast_to(array, shape)).astype(variable.dtype, copy=False)
+    return array[: shape[0]].reshape(shape).astype(variable.dtype, copy=False)
+
+
+def _how_to_reproduce(batch: SubBatch, plan: Plan, has_conditions: bool) -> str:
+    first, size = batch.first_sample, plan.sub_batch_size
+    stop = first + size
+    shape: Any = (stop, *plan.further) if plan.further else stop
+    last = min(stop, plan.n_samples) - 1
+    more = ", **conditions" if has_conditions else ""
+    return (
+        f"in sub-batch {batch.address.sub_batch} (samples {first} to {last}); run it alone with\n"
+        f"    simulator.sample({shape}, seed={plan.seed}, sub_batch_size={size}, chunk_size={size}{more})"
+        f".isel(batch=slice({first}, {stop})).compute()"
+    )
+
+
+def resolve(
+    lowering: Lowering,
+    conditions: Mapping[str, Any],
+    shape: tuple[int, ...],
+    seed: int,
+    cache: ProbeCache | None = None,
+) -> Pipeline:
+    """Bind stages to each other and to the conditions, and find the schema.
+
+    Parameters
+    ----------
+    lowering
+        What the simulator lowers to.
+    conditions
+        What the caller gives.
+    shape
+        The batch shape.
+    seed
+        The seed in force; contexts of the first sub-batch are drawn with it.
+    cache
+        Earlier probes of the same simulator.
+
+    Raises
+    ------
+    SimulatorError
+        If the stages do not fit together.
+    ArgumentError, ArgumentTypeError
+        If a condition does not fit, or has a name that nothing takes or makes.
+    """
+    return _Resolver(lowering, read_conditions(conditions, shape), shape, seed, {} if cache is None else cache).run()
+
+
+class _Resolver:
+    def __init__(
+        self,
+        lowering: Lowering,
+        conditions: dict[str, Condition],
+        shape: tuple[int, ...],
+        seed: int,
+        cache: ProbeCache,
+    ) -> None:
+        self.lowering = lowering
+        self.conditions = conditions
+        self.shape = shape
+        self.seed = seed
+        self.cache = cache
+        self.steps: list[Step] = []
+        self.made: dict[str, int] = {}
+        self.probed: dict[int, dict[str, Array]] = {}
+        self.n_rows = 2 if any(stage.is_batched and not stage.is_context for stage in lowering.stages) else 1
+
+    def run(self) -> Pipeline:
+        for index, stage in enumerate(self.lowering.stages):
+            binding = stage.bind([*self.conditions, *(name for name in self.made if name not in self.conditions)])
+            sources = {name: self._source(name) for name in binding.inputs}
+            step = Step(stage, binding, sources, stage.declared or ())
+            self.steps.append(step)
+            self._add(index, step, stage.declared or self._probe(index)[0])
+        self._check_names()
+        return self._pipeline()
+
+    def _source(self, name: str) -> int | None:
+        if name in self.conditions and (self.lowering.replace_inputs or name not in self.made):
+            return None
+        return self.made[name]
+
+    def _add(self, index: int, step: Step, outputs: tuple[Variable, ...]) -> None:
+        for variable in outputs:
+            other = self.made.setdefault(variable.name, index)
+            if other != index:
+                raise SimulatorError(
+                    f"stages {self.steps[other].stage.name!r} and {step.stage.name!r} both make the variable "
+                    f"{variable.name!r}; rename one of them"
+                )
+            if variable.name in self.conditions and self.lowering.replace_inputs:
+                condition = self.conditions[variable.name]
+                self.conditions[variable.name] = condition.standing_for(variable, self.shape)
+        if self.lowering.expand_outputs:
+            outputs = tuple(v if v.is_shared else v.expanded() for v in outputs)
+        is_run = not self.lowering.replace_inputs or not all(v.name in self.conditions for v in outputs)
+        self.steps[index] = replace(step, outputs=outputs, is_run=is_run)
+
+    def _probe(self, index: int) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        """Run a stage on a few rows of a stream of its own; a context on that of the first sub-batch."""
+        step = self.steps[index]
+        rows: dict[str, Array] = {}
+        shared: dict[str, Any] = {}
+        python = set()
+        for name, source in step.sources.items():
+            variable, value = self._probe_input(name, source)
+            (shared if variable.is_shared else rows)[name] = value
+            if variable.is_python:
+                python.add(name)
+        stage = step.stage
+        address = Address(self.seed, stage.key, 0) if stage.is_context else Address(0, stage.key, PROBE_SUB_BATCH)
+        batch = SubBatch(address, (self.n_rows, *self.shape[1:]), rows, shared, frozenset(python), watch=True)
+        key = (stage.name, stage.declared, address, batch.axes, _signature({**rows, **shared}))
+        if key not in self.cache:
+            self.cache[key] = (*_run_twice(step, batch), stage.function.uses_globals)
+        variables, values, uses_globals = self.cache[key]
+        stage.function.uses_globals |= uses_globals
+        return variables, values
+
+    def _probe_input(self, name: str, source: int | None) -> tuple[Variable, Any]:
+        if source is None:
+            condition = self.conditions[name]
+            n_rows = min(self.n_rows, self.shape[0])
+            value = condition.rows(slice(0, n_rows), self.shape[1:])
+            if not condition.variable.is_shared:
+                value = pad_rows(np.asarray(value), self.n_rows)
+                value.flags.writeable = False
+            return condition.variable, value
+        if source not in self.probed:
+            self.probed[source] = self._probe(source)[1]
+        variable = next(v for v in self.steps[source].outputs if v.name == name)
+        value = self.probed[source][name].view()
+        value.flags.writeable = False
+        if variable.is_shared:
+            value = value.item() if variable.is_python else value[()]
+        return variable, value
+
+    def _check_names(self) -> None:
+        taken = {name for stage in self.lowering.stages for name in stage.names}
+        if any(stage.takes_all for stage in self.lowering.stages):
+            return
+        for name in self.conditions:
+            if name not in self.made and name not in taken:
+                known = [*self.made, *sorted(taken - set(self.made))]
+                raise ArgumentTypeError(
+                    f"the simulator has no variable or argument {name!r} to give a value; {nearest(name, known)}"
+                )
+
+    def _pipeline(self) -> Pipeline:
+        sources = {name: self._source(name) for name in [*self.made, *self.conditions]}
+        made = {v.name: v for step in self.steps for v in step.outputs}
+        variables = tuple(made[name] if name in made else self.conditions[name].variable for name in sources)
+        dims, coords = self.lowering.dims, self.lowering.coords
+        used = check_dims(variables, dims, coords, batch_dims(len(self.shape)))
+        return Pipeline(
+            steps=self._with_full_steps(),
+            conditions=self.conditions,
+            variables=variables,
+            sources=sources,
+            dims=used,
+            coords={dim: np.asarray(values) for dim, values in coords.items()},
+            further=self.shape[1:],
+        )
+
+    def _with_full_steps(self) -> tuple[Step, ...]:
+        is_full = [step.stage.is_batched for step in self.steps]
+        for index in reversed(range(len(self.steps))):
+            if is_full[index] and self.steps[index].is_run:
+                for source in self.steps[index].upstream:
+                    is_full[source] = True
+        return tuple(replace(step, is_full=full) for step, full in zip(self.steps, is_full, strict=True))
+
+
+def _run_twice(step: Step, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+    """Probe a stage, and again with the same seed to notice randomness that no seed reaches."""
+    stage = step.stage
+    try:
+        variables, values = stage.probe(step.binding, batch)
+        again = stage.probe(step.binding, batch)
+    except Exception as error:
+        error.add_note(f"while stage {stage.name!r} was probed, before any sample was simulated")
+        raise
+    if _signature(again[1]) != _signature(values):
+        warnings.warn(
+            f"stage {stage.name!r} returned different values for one and the same seed: it draws from a source that "
+            "dasksim cannot seed, such as default_rng() inside the function, os.urandom or compiled code. Its samples "
+            "will not be reproducible; take `rng` as an argument and draw from that",
+            UserWarning,
+            stacklevel=2,
+        )
+    return variables, values
+
+
+def _signature(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    return tuple((name, a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items())

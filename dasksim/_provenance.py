@@ -1,0 +1,96 @@
+"""What a dataset says of how it was made."""
+
+import ast
+import hashlib
+import importlib.metadata
+import inspect
+import platform
+import textwrap
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._conditions import Condition
+from dasksim._pipeline import Pipeline
+from dasksim._plan import Plan
+from dasksim._version import __version__
+
+__all__ = ["ATTRIBUTE", "digest_array", "provenance", "source_digest"]
+
+#: Name of the attribute that holds the provenance, a JSON string, in a Dataset and in a store.
+ATTRIBUTE = "dasksim"
+
+_PACKAGES = ("dask", "numpy", "xarray", "zarr")
+
+
+def provenance(pipeline: Pipeline, plan: Plan) -> dict[str, Any]:
+    """Return what determines the values of a dataset, and the versions that made it, ready for JSON."""
+    return {
+        "version": __version__,
+        "seed": plan.seed,
+        "sub_batch_size": plan.sub_batch_size,
+        "stages": [
+            {
+                "name": step.stage.name,
+                "kind": type(step.stage).__name__,
+                "digest": source_digest(step.stage.function.function),
+                "inputs": list(step.binding.inputs),
+                "outputs": [v.name for v in step.outputs],
+            }
+            for step in pipeline.steps
+        ],
+        "conditions": {name: _describe(condition) for name, condition in sorted(pipeline.conditions.items())},
+        "packages": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        },
+    }
+
+
+def _describe(condition: Condition) -> Any:
+    if condition.is_scalar:
+        return np.asarray(condition.values).item() if condition.variable.dtype.kind != "c" else str(condition.values)
+    described = {"shape": list(condition.values.shape), "dtype": str(condition.values.dtype)}
+    if isinstance(condition.values, np.ndarray):
+        described["digest"] = digest_array(condition.values)
+    return described
+
+
+def digest_array(values: npt.NDArray[Any]) -> str:
+    """Return a digest of an array's bytes."""
+    return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).hexdigest()
+
+
+def source_digest(function: Any) -> str:
+    """Return a digest of a function's source, blind to comments, docstrings and layout.
+
+    Where no source can be read (builtins, code typed into ``python -c``), its bytecode stands in, which differs between
+    versions of Python.
+    """
+    while hasattr(function, "func"):
+        function = function.func
+    if not inspect.isroutine(function) and not isinstance(function, type):
+        function = type(function)
+    try:
+        text = _normalised(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        text = repr((code.co_code, code.co_names, code.co_varnames)) if code else repr(function)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _normalised(source: str) -> str:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a lambda in the middle of a call
+        return source
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and len(body) > 1 and _is_docstring(body[0]):
+            del body[0]
+    return ast.dump(tree)
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

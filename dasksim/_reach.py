@@ -1,0 +1,280 @@
+"""What a user's function reaches: the random number generators behind it.
+
+A function may draw from a generator that it does not take as an argument: a global of its module, a closed-over one, a
+default, an attribute of ``self``, one behind a helper function. :func:`find_generators` walks from a function along
+everything that its code names and says which generators it found, and which objects lie between. It only reads.
+
+It cannot see a generator that the function makes itself, one behind an import inside the function, one held by compiled
+code, one in a container of more than 1000 elements, or one in the objects of the packages in ``_OPAQUE``.
+"""
+
+import dis
+import functools
+import random
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+__all__ = ["Reach", "find_generators", "instance_attributes", "is_generator"]
+
+_MAX_OBJECTS = 10_000
+_MAX_ELEMENTS = 1_000
+
+# Packages whose objects are not walked: they are large, and none keeps a user's generator in plain Python.
+_OPAQUE = frozenset(sys.stdlib_module_names) | {
+    *("numpy", "scipy", "pandas", "xarray", "zarr", "dask", "distributed", "cupy", "jax", "torch", "keras"),
+    *("tensorflow", "numba", "sklearn", "matplotlib", "numcodecs", "cloudpickle", "dasksim"),
+}
+_OPAQUE -= {"__main__"}
+
+_NUMPY_GLOBAL = np.random.mtrand._rand
+_PYTHON_GLOBAL = random._inst  # type: ignore[attr-defined]
+
+Chain = tuple[str, ...]
+
+
+@dataclass
+class Reach:
+    """The generators that a function reaches, and the objects that lead to them.
+
+    Parameters
+    ----------
+    generators
+        Generators at the end of a path along which every object can be rebuilt, in the order in which they were found.
+    in_place
+        Generators that can also be reached by a path through a class, which cannot be rebuilt.
+    path
+        All objects on the paths to ``generators``, by id.
+    names
+        For each globals dict (by id), the names in it that lead to ``generators``.
+    attributes
+        For each module (by id), the attributes that lead to ``generators``.
+    stores
+        For each globals dict (by id), the names that functions assign to it.
+    uses_globals
+        Whether the code names the global generator of ``numpy.random`` or of ``random``.
+    n_bytes
+        Bytes of the arrays seen on the way.
+    """
+
+    generators: list[object] = field(default_factory=list)
+    in_place: list[object] = field(default_factory=list)
+    path: dict[int, object] = field(default_factory=dict)
+    names: dict[int, dict[str, object]] = field(default_factory=dict)
+    attributes: dict[int, dict[str, object]] = field(default_factory=dict)
+    stores: dict[int, set[str]] = field(default_factory=dict)
+    uses_globals: bool = False
+    n_bytes: int = 0
+
+
+def find_generators(function: object) -> Reach:
+    """Walk from ``function`` and return what it reaches."""
+    walk = _Walk()
+    walk.run(function)
+    return walk.reach
+
+
+def is_generator(obj: object) -> bool:
+    """Whether ``obj`` is a generator of random numbers that can be seeded."""
+    return isinstance(obj, np.random.Generator | np.random.RandomState) or type(obj) is random.Random
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    child: object
+    can_rebuild: bool = True
+    name_in: int | None = None  # id of the globals dict or module in which `name` is bound to `child`
+    name: str = ""
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.reach = Reach()
+        self.objects: dict[int, object] = {}
+        self.edges: dict[int, list[_Edge]] = {}
+        self.module_edges: dict[int, dict[str, _Edge]] = {}
+
+    def run(self, root: object) -> None:
+        """Find all objects first, then which of them lead to a generator, and whether by a path we can rebuild."""
+        stack = [root]
+        while stack and len(self.objects) < _MAX_OBJECTS:
+            obj = stack.pop()
+            if id(obj) in self.objects:
+                continue
+            self.objects[id(obj)] = obj
+            edges = self.edges[id(obj)] = list(self._children(obj))
+            stack.extend(edge.child for edge in reversed(edges))
+        for module, attributes in self.module_edges.items():
+            self.edges.setdefault(module, []).extend(attributes.values())
+        self._classify(root)
+
+    def _classify(self, root: object) -> None:
+        down = self._below([root], only_rebuildable=True)
+        barred = [e.child for edges in self.edges.values() for e in edges if not e.can_rebuild]
+        behind_bar = self._below(barred, only_rebuildable=False)
+        generators = {key: obj for key, obj in self.objects.items() if is_generator(obj)}
+        self.reach.generators = [obj for key, obj in generators.items() if key in down]
+        self.reach.in_place = [obj for key, obj in generators.items() if key in behind_bar]
+
+        parents: dict[int, list[int]] = {}
+        for key in down:
+            for edge in self.edges.get(key, ()):
+                if edge.can_rebuild:
+                    parents.setdefault(id(edge.child), []).append(key)
+        todo = [id(obj) for obj in self.reach.generators]
+        while todo:
+            key = todo.pop()
+            if key not in self.reach.path:
+                self.reach.path[key] = self.objects.get(key)
+                todo.extend(parents.get(key, ()))
+        for key in self.reach.path:
+            for edge in self.edges.get(key, ()):
+                if edge.name_in is not None and id(edge.child) in self.reach.path:
+                    table = self.reach.attributes if edge.name_in == key else self.reach.names
+                    table.setdefault(edge.name_in, {})[edge.name] = edge.child
+
+    def _below(self, roots: list[object], *, only_rebuildable: bool) -> set[int]:
+        found: set[int] = set()
+        todo = [id(obj) for obj in roots]
+        while todo:
+            key = todo.pop()
+            if key not in found:
+                found.add(key)
+                todo.extend(id(e.child) for e in self.edges.get(key, ()) if e.can_rebuild or not only_rebuildable)
+        return found
+
+    def _children(self, obj: object) -> Iterator[_Edge]:
+        if obj is _NUMPY_GLOBAL or obj is _PYTHON_GLOBAL:
+            self.reach.uses_globals = True
+            del self.objects[id(obj)]  # seeded and restored as a whole, not replaced
+        elif isinstance(obj, np.ndarray):
+            self.reach.n_bytes += obj.nbytes
+        elif isinstance(obj, types.FunctionType):
+            yield from self._of_function(obj)
+        elif isinstance(obj, types.MethodType):
+            yield from (_Edge(obj.__self__), _Edge(obj.__func__))
+        elif isinstance(obj, types.BuiltinMethodType):
+            if is_generator(obj.__self__):
+                yield _Edge(obj.__self__)
+        elif isinstance(obj, functools.partial):
+            yield from (_Edge(obj.func), _Edge(obj.args), _Edge(obj.keywords))
+        elif type(obj) in (list, tuple) and len(obj) <= _MAX_ELEMENTS:  # type: ignore[arg-type]
+            yield from map(_Edge, obj)  # type: ignore[call-overload]
+        elif type(obj) is dict and len(obj) <= _MAX_ELEMENTS:
+            yield from map(_Edge, obj.values())
+        elif isinstance(obj, type):
+            yield from self._of_class(obj)
+        elif not isinstance(obj, types.ModuleType) and not is_generator(obj):
+            yield from self._of_instance(obj)
+
+    def _of_function(self, function: types.FunctionType) -> Iterator[_Edge]:
+        if _is_opaque(function):
+            return
+        code, scope = function.__code__, function.__globals__
+        cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
+        for cell in cells.values():
+            if _contents(cell) is not None:
+                yield _Edge(_contents(cell))
+        yield from map(_Edge, function.__defaults__ or ())
+        yield from map(_Edge, (function.__kwdefaults__ or {}).values())
+        yield from (_Edge(value) for name, value in vars(function).items() if name != "__wrapped__")
+        chains, stores = _names(code)
+        self.reach.stores.setdefault(id(scope), set()).update(stores)
+        for head, *attributes in chains:
+            if head in cells:
+                value = _contents(cells[head])
+            elif head in scope:
+                value = scope[head]
+                yield _Edge(value, name_in=id(scope), name=head)
+            else:
+                continue
+            yield from self._along(value, attributes)
+
+    def _along(self, value: object, attributes: list[str]) -> Iterator[_Edge]:
+        """Follow ``module.attribute.attribute`` as far as it leads through modules."""
+        opaque = False
+        for name in attributes:
+            if not isinstance(value, types.ModuleType) or name not in vars(value):
+                break
+            opaque = opaque or _top(value.__name__) in _OPAQUE
+            child = vars(value)[name]
+            if not opaque:
+                edge = _Edge(child, name_in=id(value), name=name)
+                self.module_edges.setdefault(id(value), {})[name] = edge
+            value = child
+        yield _Edge(value, can_rebuild=False) if opaque else _Edge(value)
+
+    def _of_class(self, cls: type) -> Iterator[_Edge]:
+        for base in cls.__mro__:
+            if _top(base.__module__) in _OPAQUE:
+                continue
+            for value in vars(base).values():
+                if isinstance(value, property):
+                    yield _Edge(value.fget, can_rebuild=False)
+                else:
+                    yield _Edge(getattr(value, "__func__", value), can_rebuild=False)
+
+    def _of_instance(self, obj: object) -> Iterator[_Edge]:
+        cls = type(obj)
+        if _top(cls.__module__) in _OPAQUE and cls not in (np.vectorize, types.SimpleNamespace):
+            self.reach.n_bytes += int(getattr(obj, "nbytes", 0) or 0)
+            return
+        can_rebuild = cls.__new__ is object.__new__ or cls is types.SimpleNamespace
+        for value in instance_attributes(obj).values():
+            yield _Edge(value, can_rebuild)
+        yield _Edge(cls, can_rebuild=False)
+
+
+def instance_attributes(obj: object) -> dict[str, object]:
+    """Return the attributes of an instance, those in slots included."""
+    found = dict(getattr(obj, "__dict__", {}))
+    for cls in type(obj).__mro__:
+        slots = vars(cls).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(obj, name):
+                found[name] = getattr(obj, name)
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _names(code: types.CodeType) -> tuple[tuple[Chain, ...], frozenset[str]]:
+    """Return the dotted names that ``code`` loads from outside, such as ``("np", "random", "normal")``, and stores."""
+    chains: dict[Chain, None] = {}
+    stores: set[str] = set()
+    chain: list[str] = []
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"):
+            chain = [instruction.argval]
+        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and chain:
+            chain = [*chain, instruction.argval]
+        elif instruction.opname != "EXTENDED_ARG":
+            chain = []
+        if instruction.opname == "STORE_GLOBAL":
+            stores.add(instruction.argval)
+        if chain:
+            chains.pop(tuple(chain[:-1]), None)
+            chains[tuple(chain)] = None
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            inner, inner_stores = _names(constant)
+            chains.update(dict.fromkeys(inner))
+            stores |= inner_stores
+    return tuple(chains), frozenset(stores)
+
+
+def _contents(cell: types.CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _top(module: str | None) -> str:
+    return (module or "").partition(".")[0]
+
+
+def _is_opaque(function: types.FunctionType) -> bool:
+    return _top(function.__module__) in _OPAQUE and _top(function.__globals__.get("__name__")) in _OPAQUE

@@ -1,0 +1,385 @@
+"""One stage: bind its inputs by name, call the user's function on a sub-batch, check what came back.
+
+No Dask in sight: a stage evaluates on arrays in memory.
+"""
+
+import inspect
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._arrays import as_host, namespace
+from dasksim._isolation import Isolated
+from dasksim._schema import RESERVED, Variable, as_values, can_hold, describe
+from dasksim._streams import Address, stage_key
+from dasksim.errors import OutputError, SimulatorError, nearest
+
+__all__ = ["BatchedStage", "Binding", "ContextStage", "RowStage", "Stage", "SubBatch", "function_name"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class SubBatch:
+    """What a stage is given: one sub-batch, or the rows of a probe.
+
+    Parameters
+    ----------
+    address
+        Where its random numbers come from.
+    axes
+        The batch shape, ``(number of rows, further batch axes...)``.
+    rows
+        Inputs that begin with ``axes``; read-only.
+    shared
+        Inputs that hold for the whole sub-batch.
+    python
+        The names among ``rows`` that go to a function one by one as Python scalars.
+    first_sample
+        Number of its first sample in the dataset.
+    watch
+        Whether to find out if the function uses the global generators.
+    """
+
+    address: Address
+    axes: tuple[int, ...]
+    rows: Mapping[str, Array] = field(default_factory=dict)
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    python: frozenset[str] = frozenset()
+    first_sample: int = 0
+    watch: bool = False
+
+    @property
+    def n_cells(self) -> int:
+        """Number of samples times further batch axes."""
+        return int(np.prod(self.axes, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The names that a function's arguments take their values from.
+
+    Parameters
+    ----------
+    positional
+        Names passed by position, in order.
+    keyword
+        Names passed by keyword.
+    """
+
+    positional: tuple[str, ...]
+    keyword: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, variables and what the function asks for."""
+        return self.positional + self.keyword
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The variables among the names."""
+        return tuple(name for name in self.names if name not in RESERVED)
+
+
+class Stage(ABC):
+    """One user function with named inputs and named outputs.
+
+    Parameters
+    ----------
+    name
+        Path of the stage; the key of its streams.
+    function
+        The user's function.
+    declared
+        Its outputs, if the user declared them.
+    """
+
+    is_batched: ClassVar[bool]
+    is_context: ClassVar[bool] = False
+    how_often: ClassVar[str]
+
+    def __init__(self, name: str, function: Callable[..., Any], declared: tuple[Variable, ...] | None = None) -> None:
+        self.name = name
+        self.key = stage_key(name)
+        self.function = Isolated(function)
+        self.declared = declared
+        self._parameters = _parameters(function, name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def renamed(self, name: str) -> "Stage":
+        """Return the stage under another name, and so with other streams."""
+        return type(self)(name, self.function.function, self.declared)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all parameters that take a value by name."""
+        return tuple(p.name for p in self._parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether the function takes ``**kwargs`` and so all that is known before it."""
+        return any(p.kind is p.VAR_KEYWORD for p in self._parameters)
+
+    @abstractmethod
+    def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        """Run the function on a few rows; return the variables it makes, and their values."""
+
+    @abstractmethod
+    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        """Run the function on a sub-batch and return its outputs, checked; shapes begin with ``batch.axes``."""
+
+    def bind(self, known: Iterable[str]) -> Binding:
+        """Match the function's parameters with the names known before it.
+
+        Raises
+        ------
+        SimulatorError
+            If nothing provides a parameter that has no default.
+        """
+        known = list(known)
+        positional: list[str] = []
+        keyword: list[str] = []
+        in_order = True
+        for i, parameter in enumerate(self._parameters):
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                in_order = False
+                continue
+            if parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            name = self._source(i, parameter, known)
+            in_order = in_order and name is not None and parameter.kind is not parameter.KEYWORD_ONLY
+            if name is not None:
+                (positional if in_order else keyword).append(name)
+        if self.takes_all:
+            keyword += [name for name in known if name not in positional and name not in keyword]
+        return Binding(tuple(positional), tuple(keyword))
+
+    def _source(self, i: int, parameter: inspect.Parameter, known: Sequence[str]) -> str | None:
+        """Return the name that a parameter takes its value from, or None if it keeps its default."""
+        name = parameter.name
+        if name in self._offered():
+            return name
+        if name in known:
+            return name
+        if parameter.default is not parameter.empty:
+            return None
+        if i == 0 and self.is_batched and not self.is_context and "batch_shape" not in self.names:
+            hint = nearest(name, known)
+            if not hint.startswith("did you mean") and parameter.kind is not parameter.KEYWORD_ONLY:
+                return "batch_shape"
+        if name == "batch_shape":
+            raise SimulatorError(
+                f"stage {self.name!r} takes batch_shape, but is not batched and sees one row at a time; declare it "
+                "with is_batched=True, or leave batch_shape out"
+            )
+        raise SimulatorError(
+            f"stage {self.name!r} needs {name!r}, but no earlier stage, context or condition provides it; "
+            f"{nearest(name, known)}"
+        )
+
+    def _offered(self) -> frozenset[str]:
+        return RESERVED
+
+    def _values(self, binding: Binding, batch: SubBatch) -> dict[str, Any]:
+        values: dict[str, Any] = {**batch.shared, **batch.rows}
+        asked = set(binding.names) - set(values)
+        if "rng" in asked:
+            values["rng"] = batch.address.generator()
+        if "seed" in asked:
+            values["seed"] = batch.address.seeds(1)[0]
+        if "xp" in asked:
+            values["xp"] = namespace()
+        if "batch_shape" in asked:
+            values["batch_shape"] = batch.axes
+        return values
+
+    def _call(self, binding: Binding, batch: SubBatch) -> Any:
+        values = self._values(binding, batch)
+        with self.function.at(batch.address, watch=batch.watch) as function:
+            return function(
+                *(values[name] for name in binding.positional), **{name: values[name] for name in binding.keyword}
+            )
+
+
+class BatchedStage(Stage):
+    """A function that is called once for a whole sub-batch."""
+
+    is_batched = True
+    how_often = "once for each sub-batch"
+
+    def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        outputs = self._call(binding, batch)
+        variables = describe(outputs, self.name, batch.axes)
+        return variables, {v.name: as_values(outputs[v.name], v.name, self.name) for v in variables}
+
+    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        return _checked(self._call(binding, batch), self.name, batch, outputs, batch.axes)
+
+
+class ContextStage(Stage):
+    """A function that is called once for a sub-batch and returns values that the whole of it shares."""
+
+    is_batched = True
+    is_context = True
+    how_often = "once for each sub-batch, for all its samples"
+
+    def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        outputs = self._call(binding, batch)
+        variables = describe(outputs, self.name, (), is_shared=True)
+        return variables, {v.name: as_values(outputs[v.name], v.name, self.name) for v in variables}
+
+    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        return _checked(self._call(binding, batch), self.name, batch, outputs, ())
+
+
+class RowStage(Stage):
+    """A function that is called once for each sample (and further batch axis)."""
+
+    is_batched = False
+    how_often = "once for each sample"
+
+    def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        rows = self._rows(binding, batch)
+        variables = describe(rows[0], self.name, ())
+        return variables, self._stack(rows, batch, variables)
+
+    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        return self._stack(self._rows(binding, batch), batch, outputs)
+
+    def _offered(self) -> frozenset[str]:
+        return RESERVED - {"batch_shape"}
+
+    def _rows(self, binding: Binding, batch: SubBatch) -> list[Any]:
+        columns = self._columns(binding, batch)
+        args = zip(*(columns[name] for name in binding.positional)) if binding.positional else itertools.repeat(())
+        rows: list[Any] = []
+        with self.function.at(batch.address, watch=batch.watch) as function:
+            try:
+                if binding.keyword:
+                    keywords = zip(*(columns[name] for name in binding.keyword))
+                    for _, values, more in zip(range(batch.n_cells), args, keywords):
+                        rows.append(function(*values, **dict(zip(binding.keyword, more))))
+                else:
+                    rows.extend(itertools.starmap(function, itertools.islice(args, batch.n_cells)))
+            except Exception as error:
+                error.add_note(f"raised by stage {self.name!r} at sample {_sample(batch, len(rows))}")
+                raise
+        return rows
+
+    def _columns(self, binding: Binding, batch: SubBatch) -> dict[str, Iterable[Any]]:
+        """Return the values of each argument, one a row."""
+        columns: dict[str, Iterable[Any]] = {}
+        for name, value in self._values(binding, batch).items():
+            if name in batch.rows:
+                column = value.reshape(batch.n_cells, *value.shape[len(batch.axes) :])
+                columns[name] = column.tolist() if name in batch.python else column
+            else:
+                columns[name] = itertools.repeat(value)
+        if "seed" in columns and "seed" not in batch.shared:
+            columns["seed"] = batch.address.seeds(batch.n_cells)
+        return columns
+
+    def _stack(self, rows: list[Any], batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        """Turn a list of dicts into a dict of arrays; the checks cost 0.05 microseconds a row."""
+        are_mappings = all(issubclass(kind, Mapping) for kind in set(map(type, rows)))
+        if not are_mappings or sum(map(len, rows)) != len(rows) * len(outputs):
+            raise self._bad_row(rows, batch, outputs)
+        arrays: dict[str, Array] = {}
+        for variable in outputs:
+            try:
+                array = _stack_column([row[variable.name] for row in rows])
+            except (KeyError, ValueError) as error:
+                raise self._bad_row(rows, batch, outputs) from error
+            if array.shape[1:] != variable.shape or not can_hold(variable.dtype, array.dtype, variable.is_python):
+                raise self._bad_row(rows, batch, outputs)
+            arrays[variable.name] = array.astype(variable.dtype, copy=False).reshape(*batch.axes, *variable.shape)
+        return arrays
+
+    def _bad_row(self, rows: list[Any], batch: SubBatch, outputs: Sequence[Variable]) -> OutputError:
+        """Return the error for the first row that is not what was expected."""
+        for i, row in enumerate(rows):
+            problem = _mismatch(row, self.name, outputs, ())
+            if problem is not None:
+                return OutputError(f"stage {self.name!r} at sample {_sample(batch, i)}: {problem}")
+        return OutputError(
+            f"stage {self.name!r} returned rows in sub-batch {batch.address.sub_batch} that do not stack into one "
+            f"array each of {', '.join(map(str, outputs))}; return the same shape and dtype for every sample"
+        )
+
+
+def _stack_column(column: list[Any]) -> Array:
+    if hasattr(column[0], "__array__") and not isinstance(column[0], np.ndarray | np.generic):
+        column = [as_host(value) for value in column]
+    return np.array(column)
+
+
+def _checked(
+    outputs: Any, stage: str, batch: SubBatch, variables: Sequence[Variable], axes: tuple[int, ...]
+) -> dict[str, Array]:
+    problem = _mismatch(outputs, stage, variables, axes)
+    if problem is not None:
+        first, last = batch.first_sample, batch.first_sample + batch.axes[0] - 1
+        raise OutputError(
+            f"stage {stage!r} in sub-batch {batch.address.sub_batch} (samples {first} to {last}): {problem}"
+        )
+    return {v.name: as_host(outputs[v.name]).astype(v.dtype, copy=False) for v in variables}
+
+
+def _mismatch(outputs: Any, stage: str, variables: Sequence[Variable], axes: tuple[int, ...]) -> str | None:
+    """Say in which way outputs differ from the schema, or return None."""
+    if not isinstance(outputs, Mapping):
+        return f"returned {type(outputs).__name__}, expected a dict of {[v.name for v in variables]}"
+    if set(outputs) != {v.name for v in variables}:
+        return (
+            f"returned the variables {sorted(map(str, outputs))}, expected {sorted(v.name for v in variables)}; "
+            "return the same variables every time"
+        )
+    for variable in variables:
+        array = as_values(outputs[variable.name], variable.name, stage)
+        shape = (*axes, *variable.shape)
+        if array.shape != shape:
+            return (
+                f"returned {variable.name!r} with shape {array.shape}, expected {shape}; return the same shape every "
+                "time, or declare it with schema={...}"
+            )
+        if not can_hold(variable.dtype, array.dtype, variable.is_python):
+            return (
+                f"returned {variable.name!r} with dtype {array.dtype}, expected {variable.dtype}; return the same "
+                "dtype every time, or declare it with schema={...}"
+            )
+    return None
+
+
+def _sample(batch: SubBatch, row: int) -> str:
+    cells = batch.n_cells // batch.axes[0]
+    return str(batch.first_sample + row // cells)
+
+
+def _parameters(function: Callable[..., Any], stage: str) -> tuple[inspect.Parameter, ...]:
+    try:
+        return tuple(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise SimulatorError(
+            f"cannot read the arguments of stage {stage!r} ({function!r}); wrap it in a function that names them"
+        ) from error
+
+
+def function_name(function: Any) -> str:
+    """Return the name of a function, of the function inside a partial, or of a callable object's class.
+
+    Examples
+    --------
+    >>> import functools
+    >>> function_name(functools.partial(max, 1))
+    'max'
+    """
+    while hasattr(function, "func"):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))

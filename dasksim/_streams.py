@@ -1,0 +1,108 @@
+"""From an address to a stream of random numbers.
+
+Every random number in dasksim comes from a stream that is a pure function of its address: the seed, the stage's name,
+the sub-batch and the attempt. Nothing else - chunks, workers, order, retries - can reach it.
+"""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+
+import numpy as np
+
+from dasksim.errors import ArgumentError, ArgumentTypeError
+
+__all__ = ["PROBE_SUB_BATCH", "Address", "check_seed", "stage_key"]
+
+#: The sub-batch that probes draw from. No dataset reaches it, so a probe never shares a stream with data.
+PROBE_SUB_BATCH = 2**63
+
+# Children of a stage's own stream, for what is not the `rng` argument. Numbers from _HIDDEN on are the generators
+# that a function reaches by itself, in the order in which they are found.
+_SEEDS, _NUMPY_GLOBAL, _PYTHON_GLOBAL, _HIDDEN = range(4)
+
+
+def stage_key(name: str) -> int:
+    """Return the stable 64-bit key of a stage's name.
+
+    The top bit is always set, so that every key takes two 32-bit words of a spawn key and no two addresses
+    spell the same words.
+    """
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") | 1 << 63
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a stream of random numbers belongs.
+
+    Parameters
+    ----------
+    seed
+        Any integer >= 0.
+    stage
+        Key of the stage, see :func:`stage_key`.
+    sub_batch
+        Number of the sub-batch, counted from 0 over the whole dataset.
+    attempt
+        Number of the attempt at this sub-batch, counted from 0.
+    """
+
+    seed: int
+    stage: int
+    sub_batch: int
+    attempt: int = 0
+
+    def sequence(self, *child: int) -> np.random.SeedSequence:
+        """Return the seed sequence of the stream, or of a child stream of it."""
+        return np.random.SeedSequence(self.seed, spawn_key=(self.stage, self.sub_batch, self.attempt, *child))
+
+    def generator(self) -> np.random.Generator:
+        """Return the generator that a function receives as ``rng``.
+
+        SFC64 draws 1.1 to 1.3 times as fast as PCG64, and 1.4 to 2.6 times as fast as Philox.
+        """
+        return np.random.Generator(np.random.SFC64(self.sequence()))
+
+    def seeds(self, n: int) -> list[int]:
+        """Return ``n`` seeds of 63 bits; those of a smaller ``n`` are a prefix."""
+        raw = np.random.SFC64(self.sequence(_SEEDS)).random_raw(n)
+        return [int(word) >> 1 for word in raw]
+
+    def numpy_global(self) -> np.random.BitGenerator:
+        """Return the bit generator that stands in for the one of ``numpy.random``."""
+        return np.random.SFC64(self.sequence(_NUMPY_GLOBAL))
+
+    def python_global(self) -> int:
+        """Return the seed that stands in for the state of ``random``."""
+        return _as_int(self.sequence(_PYTHON_GLOBAL))
+
+    def hidden(self, k: int) -> np.random.SeedSequence:
+        """Return the seed sequence for the ``k``-th generator that a function reaches by itself."""
+        return self.sequence(_HIDDEN + k)
+
+    def hidden_int(self, k: int) -> int:
+        """Return :meth:`hidden` as a seed for :class:`random.Random`."""
+        return _as_int(self.hidden(k))
+
+
+def _as_int(sequence: np.random.SeedSequence) -> int:
+    return int.from_bytes(sequence.generate_state(4, np.uint32).tobytes(), "little")
+
+
+def check_seed(seed: object) -> int:
+    """Return ``seed`` as an int >= 0; ``None`` draws 128 bits of fresh entropy.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If the seed is not an integer.
+    ArgumentError
+        If the seed is negative.
+    """
+    if seed is None:
+        return secrets.randbits(128)
+    if isinstance(seed, bool | np.bool_) or not isinstance(seed, int | np.integer):
+        raise ArgumentTypeError(f"seed must be an integer >= 0 or None; got {seed!r}")
+    if seed < 0:
+        raise ArgumentError(f"seed must be >= 0; got {seed!r}")
+    return int(seed)

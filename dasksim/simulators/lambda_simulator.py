@@ -1,0 +1,69 @@
+"""One function as a simulator."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dasksim._pipeline import Lowering
+from dasksim._schema import declared_variables
+from dasksim._stage import BatchedStage, ContextStage, RowStage, function_name
+from dasksim.errors import ArgumentTypeError
+from dasksim.simulators.simulator import Simulator
+
+__all__ = ["LambdaSimulator"]
+
+
+class LambdaSimulator(Simulator):
+    """A simulator of one function.
+
+    Parameters
+    ----------
+    sample_fn
+        Any callable that returns a dict of variables. It is given what its parameters name: variables made before it,
+        conditions, contexts, and ``rng`` (a :class:`numpy.random.Generator` on the stream of this stage and sub-batch),
+        ``seed`` (an integer of 63 bits) or ``xp`` (the array namespace).
+    is_batched
+        If true, the function is called once for a whole sub-batch, with ``batch_shape`` as its first argument (or by
+        that name), and returns arrays that begin with it. Otherwise it is called once for each sample.
+    is_context
+        If true, the function is called once for each sub-batch and returns values that the whole of it shares.
+    dims
+        Names of feature dims, by variable.
+    coords
+        Coordinates, by feature dim.
+    schema
+        Shape of one sample and dtype, by variable, as the function returns them. By default the function is run on one
+        or two samples to find them.
+
+    Examples
+    --------
+    >>> simulator = LambdaSimulator(lambda batch_shape, rng: {"x": rng.normal(size=batch_shape)}, is_batched=True)
+    >>> simulator.sample(4, seed=1).x.shape
+    (4,)
+    """
+
+    def __init__(
+        self,
+        sample_fn: Callable[..., Any],
+        is_batched: bool = False,
+        *,
+        is_context: bool = False,
+        dims: Mapping[str, Sequence[str]] | None = None,
+        coords: Mapping[str, Any] | None = None,
+        schema: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not callable(sample_fn):
+            raise ArgumentTypeError(f"sample_fn must be callable; got {sample_fn!r}")
+        if not isinstance(is_batched, bool):
+            raise ArgumentTypeError(f"is_batched must be True or False; got {is_batched!r}")
+        self.sample_fn = sample_fn
+        self.is_batched = is_batched
+        self.is_context = is_context
+        self.dims = dict(dims or {})
+        self.coords = dict(coords or {})
+        self._declared = declared_variables(schema)
+
+    def lower(self, path: str = "") -> Lowering:
+        kind = ContextStage if self.is_context else BatchedStage if self.is_batched else RowStage
+        name = path or function_name(self.sample_fn)
+        return Lowering((kind(name, self.sample_fn, self._declared),), dims=self.dims, coords=self.coords)

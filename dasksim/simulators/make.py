@@ -1,0 +1,143 @@
+"""The way from plain functions to a simulator."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dasksim._stage import function_name
+from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
+from dasksim.simulators.lambda_simulator import LambdaSimulator
+from dasksim.simulators.sequential_simulator import SequentialSimulator
+from dasksim.simulators.simulator import Simulator
+
+__all__ = ["make_simulator"]
+
+_LAMBDA_ARGUMENTS = ("is_batched", "is_context", "dims", "coords", "schema")
+
+
+def make_simulator(
+    obj: Any,
+    meta_fn: Callable[..., Any] | None = None,
+    obj_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+    expand_outputs: bool = True,
+    replace_inputs: bool = True,
+    *,
+    is_batched: bool = False,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, Any] | None = None,
+    schema: Mapping[str, Any] | None = None,
+) -> Simulator:
+    """Make a simulator of a function, any callable, a simulator, or a sequence or mapping of them.
+
+    Parameters
+    ----------
+    obj
+        A function (or partial, bound method, callable object) that returns a dict of variables, a
+        :class:`~dasksim.Simulator`, or a sequence or a mapping of these, which run one after the other. The keys of a
+        mapping name the stages.
+    meta_fn
+        A function that is called once for each sub-batch and returns a dict of contexts: values that the whole
+        sub-batch shares.
+    obj_kwargs
+        Keyword arguments of :class:`~dasksim.LambdaSimulator`: a mapping for all functions, a sequence with a mapping
+        or None for each, or, where ``obj`` is a mapping, a mapping of its keys to mappings.
+    expand_outputs
+        Whether scalars of a sequence or mapping get a trailing axis of size 1.
+    replace_inputs
+        Whether a condition replaces the simulated variable of its name for all later stages.
+    is_batched
+        Whether functions are called once for a whole sub-batch; ``obj_kwargs`` goes before it.
+    dims
+        Names of feature dims, by variable. Others are named ``{variable}_dim_{i}``.
+    coords
+        Coordinates, by feature dim.
+    schema
+        For a single function: shape of one sample and dtype, by variable, instead of a probe.
+
+    Returns
+    -------
+    Simulator
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used.
+
+    Examples
+    --------
+    >>> def prior(rng):
+    ...     return {"loc": rng.normal(), "scale": rng.uniform()}
+    >>> def likelihood(loc, scale, rng):
+    ...     return {"x": rng.normal(loc, scale, size=3)}
+    >>> simulator = make_simulator([prior, likelihood], dims={"x": ["time"]})
+    >>> simulator.sample(2, seed=2025).x.dims
+    ('batch', 'time')
+    """
+    options = {"is_batched": is_batched, **({} if schema is None else {"schema": schema})}
+    if isinstance(obj, Mapping | Sequence) and not isinstance(obj, str):
+        if schema is not None:
+            raise ArgumentError("schema is for a single function; give obj_kwargs a mapping with 'schema' for each")
+        simulators = _wrap_all(obj, obj_kwargs, options)
+        expand = expand_outputs
+    else:
+        if obj_kwargs is not None and not isinstance(obj_kwargs, Mapping):
+            raise ArgumentTypeError(f"obj_kwargs must be a mapping for a single function; got {obj_kwargs!r}")
+        if isinstance(obj, Simulator) and meta_fn is None:
+            if dims or coords:
+                raise ArgumentError("dims and coords belong to the simulator that is given; set them where it is made")
+            return _wrap(obj, obj_kwargs, options)
+        if meta_fn is None:
+            return _wrap(obj, obj_kwargs, {**options, "dims": dims, "coords": coords})
+        simulators = [_wrap(obj, obj_kwargs, options)]
+        expand = False
+    if meta_fn is not None:
+        simulators = _with_context(meta_fn, simulators)
+    return SequentialSimulator(simulators, expand, replace_inputs, dims=dims, coords=coords)
+
+
+def _wrap_all(
+    obj: Mapping[str, Any] | Sequence[Any], obj_kwargs: Any, options: Mapping[str, Any]
+) -> Mapping[str, Simulator] | Sequence[Simulator]:
+    """Wrap each member with its own keyword arguments."""
+    if isinstance(obj, Mapping):
+        by_key = isinstance(obj_kwargs, Mapping) and any(key in obj for key in obj_kwargs)
+        for key in obj_kwargs if by_key else ():
+            if key not in obj:
+                raise ArgumentError(f"obj_kwargs has the key {key!r}, which obj lacks; {nearest(key, obj)}")
+        kwargs = obj_kwargs if by_key else dict(zip(obj, _each(obj_kwargs, len(obj)), strict=True))
+        return {key: _wrap(one, kwargs.get(key), options) for key, one in obj.items()}
+    return [_wrap(one, more, options) for one, more in zip(obj, _each(obj_kwargs, len(obj)), strict=True)]
+
+
+def _each(obj_kwargs: Any, n: int) -> Sequence[Mapping[str, Any] | None]:
+    """Return one mapping (or None) for each of ``n`` objects."""
+    if obj_kwargs is None or isinstance(obj_kwargs, Mapping):
+        return [obj_kwargs] * n
+    if len(obj_kwargs) != n:
+        raise ArgumentError(f"obj_kwargs has {len(obj_kwargs)} entries for {n} objects; give one for each, or None")
+    return list(obj_kwargs)
+
+
+def _wrap(obj: Any, obj_kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Simulator:
+    for name in obj_kwargs or ():
+        if name not in _LAMBDA_ARGUMENTS:
+            raise ArgumentError(f"obj_kwargs holds {name!r}; {nearest(name, _LAMBDA_ARGUMENTS)}")
+    if isinstance(obj, Simulator):
+        if obj_kwargs:
+            raise ArgumentError(f"obj_kwargs {dict(obj_kwargs)!r} is for a function, but got the simulator {obj!r}")
+        return obj
+    if not callable(obj):
+        raise ArgumentTypeError(
+            f"cannot make a simulator of {obj!r}; give a function, a Simulator, or a sequence or mapping of them"
+        )
+    return LambdaSimulator(obj, **{**options, **(obj_kwargs or {})})
+
+
+def _with_context(
+    meta_fn: Any, simulators: Mapping[str, Simulator] | Sequence[Simulator]
+) -> Mapping[str, Simulator] | Sequence[Simulator]:
+    if not callable(meta_fn):
+        raise ArgumentTypeError(f"meta_fn must be callable; got {meta_fn!r}")
+    context = LambdaSimulator(meta_fn, is_context=True)
+    if isinstance(simulators, Mapping):
+        return {function_name(meta_fn): context, **simulators}
+    return [context, *simulators]

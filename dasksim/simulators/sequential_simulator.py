@@ -1,0 +1,91 @@
+"""Simulators one after the other, matched by the names of their arguments."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dasksim._pipeline import Lowering
+from dasksim._stage import Stage
+from dasksim.errors import ArgumentError, ArgumentTypeError
+from dasksim.simulators.simulator import Simulator
+
+__all__ = ["SequentialSimulator"]
+
+
+class SequentialSimulator(Simulator):
+    """Simulators that run one after the other; each sees, by name, what those before it made.
+
+    Parameters
+    ----------
+    simulators
+        A sequence of simulators, or a mapping of names to them; the names then name the stages.
+    expand_outputs
+        Whether scalars get a trailing axis of size 1 in the dataset. Functions see them without it.
+    replace_inputs
+        Whether a condition replaces the simulated variable of its name for all later stages and in the dataset.
+        Otherwise it is seen only by the stages before the one that makes the variable.
+    dims
+        Names of feature dims, by variable; they go before those of the simulators.
+    coords
+        Coordinates, by feature dim.
+
+    Examples
+    --------
+    >>> from dasksim import LambdaSimulator
+    >>> prior = LambdaSimulator(lambda rng: {"loc": rng.normal()})
+    >>> likelihood = LambdaSimulator(lambda loc, rng: {"x": rng.normal(loc, size=3)})
+    >>> ds = SequentialSimulator([prior, likelihood]).sample(2, seed=1)
+    >>> ds.loc.shape, ds.x.shape
+    ((2, 1), (2, 3))
+    """
+
+    def __init__(
+        self,
+        simulators: Sequence[Simulator] | Mapping[str, Simulator],
+        expand_outputs: bool = True,
+        replace_inputs: bool = True,
+        *,
+        dims: Mapping[str, Sequence[str]] | None = None,
+        coords: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        named = list(simulators.items()) if isinstance(simulators, Mapping) else [("", s) for s in simulators]
+        if not named:
+            raise ArgumentError("simulators must hold at least one simulator; got none")
+        for _, simulator in named:
+            if not isinstance(simulator, Simulator):
+                raise ArgumentTypeError(
+                    f"simulators must hold Simulators; got {simulator!r}, which make_simulator can wrap"
+                )
+        self.simulators = tuple(simulator for _, simulator in named)
+        self.names = tuple(name for name, _ in named)
+        self.expand_outputs = expand_outputs
+        self.replace_inputs = replace_inputs
+        self.dims = dict(dims or {})
+        self.coords = dict(coords or {})
+
+    def lower(self, path: str = "") -> Lowering:
+        stages: list[Stage] = []
+        dims: dict[str, Sequence[str]] = {}
+        coords: dict[str, Any] = {}
+        for name, simulator in zip(self.names, self.simulators, strict=True):
+            lowering = simulator.lower("/".join(filter(None, (path, name))))
+            stages += lowering.stages
+            dims.update(lowering.dims)
+            coords.update(lowering.coords)
+        return Lowering(
+            _with_distinct_names(stages),
+            expand_outputs=self.expand_outputs,
+            replace_inputs=self.replace_inputs,
+            dims={**dims, **self.dims},
+            coords={**coords, **self.coords},
+        )
+
+
+def _with_distinct_names(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """Give the second and later stages of one name a number: ``prior``, ``prior_2``, and so on."""
+    seen: dict[str, int] = {}
+    named = []
+    for stage in stages:
+        seen[stage.name] = count = seen.get(stage.name, 0) + 1
+        named.append(stage if count == 1 else stage.renamed(f"{stage.name}_{count}"))
+    return tuple(named)

@@ -1,0 +1,137 @@
+"""What all simulators have in common."""
+
+import html
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import xarray as xr
+
+from dasksim._compile import compile_dataset
+from dasksim._pipeline import Lowering, Pipeline, ProbeCache, resolve
+from dasksim._plan import Plan, as_shape, check_count, plan_samples
+from dasksim._streams import check_seed
+
+__all__ = ["Simulator"]
+
+
+class Simulator(ABC):
+    """A recipe for samples, made of stages.
+
+    Subclasses say what they lower to; everything else - conditions, schema, plan, graph - is the same for all.
+    """
+
+    def __init__(self) -> None:
+        self._probes: ProbeCache = {}
+
+    @abstractmethod
+    def lower(self, path: str = "") -> Lowering:
+        """Return the stages that the simulator consists of.
+
+        Parameters
+        ----------
+        path
+            What the names of its stages begin with, so that a simulator within another has names of its own.
+        """
+
+    def sample(
+        self,
+        batch_shape: int | Sequence[int] | None = None,
+        *,
+        batch_size: int | Sequence[int] | None = None,
+        seed: int | None = None,
+        sub_batch_size: int | None = None,
+        chunk_size: int | None = None,
+        **conditions: Any,
+    ) -> xr.Dataset:
+        """Return a lazy Dataset of samples.
+
+        Parameters
+        ----------
+        batch_shape
+            Number of samples, or a tuple whose first element is it and whose others are the sizes of further batch
+            dims ``batch_1``, ``batch_2``, ...
+        batch_size
+            A synonym of ``batch_shape``.
+        seed
+            Any integer >= 0. By default fresh entropy, which is recorded in ``ds.attrs["dasksim"]``.
+        sub_batch_size
+            Samples that share a stream of random numbers. Values depend on it. By default a fixed function of the
+            variables' shapes and dtypes and of whether all stages are batched.
+        chunk_size
+            Samples in a Dask chunk, a multiple of ``sub_batch_size``. Values do not depend on it.
+        **conditions
+            Values of variables, which are then not simulated: scalars, arrays with the batch axes in front, or
+            DataArrays with the batch dims; or values for arguments that no stage provides.
+
+        Returns
+        -------
+        xarray.Dataset
+            One variable for each output and condition, dims ``("batch", ...)``, backed by Dask arrays. Nothing has
+            been simulated but one or two samples, to find shapes and dtypes.
+
+        Raises
+        ------
+        ArgumentError, ArgumentTypeError
+            If an argument cannot be used.
+        SimulatorError
+            If the stages do not fit together.
+        OutputError
+            If a function returns no dict of numeric arrays.
+
+        Examples
+        --------
+        >>> import dasksim
+        >>> simulator = dasksim.make_simulator(lambda rng: {"x": rng.normal(size=3)})
+        >>> dict(simulator.sample(500, seed=1).sizes)
+        {'batch': 500, 'x_dim_0': 3}
+        """
+        shape = as_shape(batch_shape, batch_size)
+        pipeline, plan = self.plan(
+            shape, seed=seed, sub_batch_size=sub_batch_size, chunk_size=chunk_size, conditions=conditions
+        )
+        return compile_dataset(pipeline, plan)
+
+    def plan(
+        self,
+        shape: tuple[int, ...],
+        *,
+        seed: int | None,
+        sub_batch_size: int | None,
+        chunk_size: int | None,
+        conditions: dict[str, Any],
+    ) -> tuple[Pipeline, Plan]:
+        """Check all arguments, find the schema, and cut the samples into chunks; the arguments are those of `sample`."""
+        if sub_batch_size is not None:
+            sub_batch_size = check_count("sub_batch_size", sub_batch_size)
+        if chunk_size is not None:
+            chunk_size = check_count("chunk_size", chunk_size)
+        seed = check_seed(seed)
+        pipeline = resolve(self.lower(), conditions, shape, seed, self._probes)
+        plan = plan_samples(
+            shape,
+            seed=seed,
+            sample_bytes=pipeline.sample_bytes,
+            is_batched=pipeline.is_batched,
+            sub_batch_size=sub_batch_size,
+            chunk_size=chunk_size,
+        )
+        return pipeline, plan
+
+    def __repr__(self) -> str:
+        lines = [f"<dasksim.{type(self).__name__}>"]
+        for stage in self.lower().stages:
+            arguments = ", ".join((*stage.names, *(["**kwargs"] if stage.takes_all else [])))
+            lines.append(f"  {stage.name}({arguments})  {stage.how_often}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(stage.name)}</td><td>{html.escape(', '.join(stage.names))}</td>"
+            f"<td>{stage.how_often}</td></tr>"
+            for stage in self.lower().stages
+        )
+        return (
+            f"<table><caption>dasksim.{type(self).__name__}</caption>"
+            f"<thead><tr><th>stage</th><th>arguments</th><th>called</th></tr></thead><tbody>{rows}</tbody></table>"
+        )
