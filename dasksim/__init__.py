@@ -1,5 +1,7 @@
 """Simulate training sets for simulation-based inference, lazily, in parallel, and with the same bits every time."""
 
+from dasksim import models
+from dasksim._generate import generate
 from dasksim._version import __version__
 from dasksim.errors import (
     ArgumentError,
@@ -12,6 +14,7 @@ from dasksim.errors import (
     StoreMismatchError,
 )
 from dasksim.simulators import LambdaSimulator, SequentialSimulator, Simulator, make_simulator
+from dasksim.store import Status, open_dataset, status
 
 __all__ = [
     "ArgumentError",
@@ -23,8 +26,13 @@ __all__ = [
     "SequentialSimulator",
     "Simulator",
     "SimulatorError",
+    "Status",
     "StoreError",
     "StoreMismatchError",
     "__version__",
+    "generate",
     "make_simulator",
+    "models",
+    "open_dataset",
+    "status",
 ]

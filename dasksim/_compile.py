@@ -23,7 +23,7 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 from dasksim._pipeline import Pipeline, Step, to_rows
 from dasksim._plan import Plan
-from dasksim._provenance import ATTRIBUTE, provenance
+from dasksim._provenance import provenance
 from dasksim._schema import Variable
 from dasksim.errors import ArgumentError
 
@@ -209,7 +209,7 @@ def compile_dataset(pipeline: Pipeline, plan: Plan) -> xr.Dataset:
         )
     graph = _Graph(pipeline, plan)
     variables = {v.name: (pipeline.array_dims(v), graph.array(v)) for v in pipeline.variables}
-    return xr.Dataset(variables, dict(pipeline.coords), {ATTRIBUTE: json.dumps(provenance(pipeline, plan))})
+    return xr.Dataset(variables, dict(pipeline.coords), {"dasksim": json.dumps(provenance(pipeline, plan))})
 
 
 class _Graph:

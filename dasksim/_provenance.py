@@ -16,10 +16,7 @@ from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan
 from dasksim._version import __version__
 
-__all__ = ["ATTRIBUTE", "digest_array", "provenance", "source_digest"]
-
-#: Name of the attribute that holds the provenance, a JSON string, in a Dataset and in a store.
-ATTRIBUTE = "dasksim"
+__all__ = ["digest_array", "provenance", "source_digest"]
 
 _PACKAGES = ("dask", "numpy", "xarray", "zarr")
 

@@ -1,0 +1,276 @@
+"""Durable generation: where compiled simulators and stores meet."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import xarray as xr
+
+from dasksim._compile import Program
+from dasksim._executors import Pool, check_scheduler, open_pool
+from dasksim._pipeline import Pipeline
+from dasksim._plan import Plan, as_shape
+from dasksim._progress import Progress
+from dasksim._provenance import provenance
+from dasksim._streams import check_seed
+from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError, StoreMismatchError
+from dasksim.simulators import Simulator
+from dasksim.store import (
+    FORMAT,
+    ArrayLayout,
+    ChunkWriter,
+    Receipt,
+    StoreLayout,
+    choose_inner_rows,
+    create_store,
+    open_dataset,
+    open_receipts,
+    read_record,
+    remove_leftovers,
+    remove_store,
+    stored_dtypes,
+)
+
+__all__ = ["generate"]
+
+# What must agree between a store and a call that continues it, with the name that the message uses.
+_COMPARED = ("n_samples", "further", "seed", "sub_batch_size", "chunk_size", "conditions", "variables", "coords")
+
+# Copies of a chunk that a worker holds at once: the variables, their encoded shards, and a stage's temporaries.
+_COPIES = 4
+
+
+def generate(
+    simulator: Simulator,
+    store: str | os.PathLike[str],
+    n_samples: int | Sequence[int],
+    *,
+    seed: int | None = None,
+    conditions: Mapping[str, Any] | None = None,
+    sub_batch_size: int | None = None,
+    chunk_size: int | None = None,
+    dtypes: Any = None,
+    overwrite: bool = False,
+    scheduler: Any = None,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Simulate a dataset into a Zarr store, chunk by chunk, and open it.
+
+    A chunk is complete when its receipt is written, after its data. A run that was stopped in whatever way is continued
+    by the same call; complete chunks are not simulated again, and the result has the same bits as if nothing had
+    happened.
+
+    Parameters
+    ----------
+    simulator
+        What to sample from.
+    store
+        Path of the store, a directory that is made.
+    n_samples
+        Number of samples, or a batch shape as in :meth:`~dasksim.Simulator.sample`.
+    seed
+        Any integer >= 0. By default fresh entropy, or the seed of the store that is continued.
+    conditions
+        Values of variables, as in :meth:`~dasksim.Simulator.sample`.
+    sub_batch_size, chunk_size
+        Sizes in samples, as in :meth:`~dasksim.Simulator.sample`. A chunk is a shard of each array of the store.
+    dtypes
+        In which dtype to store variables: one for all floating-point variables, or a mapping. By default as simulated.
+    overwrite
+        Whether to remove a store made by dasksim that is at the path. Nothing else is ever removed.
+    scheduler
+        ``"synchronous"``, ``"threads"``, ``"processes"``, a ``distributed.Client`` or the address of its scheduler.
+        By default the active client if there is one, else threads if all stages are batched, else processes.
+    progress
+        Whether to show a progress bar; by default in terminals and notebooks.
+
+    Returns
+    -------
+    xarray.Dataset
+        The store, opened lazily.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used.
+    SimulatorError, OutputError
+        If the simulator's stages or a function's outputs do not fit.
+    StoreError
+        If the path holds something else, or cannot be written.
+    StoreMismatchError
+        If the store was made by other arguments; the message lists what differs.
+
+    Examples
+    --------
+    >>> import dasksim, tempfile
+    >>> simulator = dasksim.make_simulator(lambda rng: {"x": rng.normal(size=3)})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ds = dasksim.generate(simulator, f"{folder}/train.zarr", 1000, seed=1, scheduler="synchronous")
+    ...     dict(ds.sizes)
+    {'batch': 1000, 'x_dim_0': 3}
+    """
+    if not isinstance(simulator, Simulator):
+        raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
+    if not isinstance(store, str | os.PathLike):
+        raise ArgumentTypeError(f"store must be a path; got {store!r}")
+    shape = as_shape(n_samples)
+    seed = None if seed is None else check_seed(seed)
+    scheduler = check_scheduler(scheduler, is_batched=True) if scheduler is not None else None
+    path = Path(store).absolute()
+    found = read_record(path)
+    if found is not None and not overwrite:
+        seed = found["seed"] if seed is None else seed
+        sub_batch_size = sub_batch_size or found["sub_batch_size"]
+        chunk_size = chunk_size or found["chunk_size"]
+    pipeline, plan = simulator.plan(
+        shape, seed=seed, sub_batch_size=sub_batch_size, chunk_size=chunk_size, conditions=dict(conditions or {})
+    )
+    layout = _layout(pipeline, plan, dtypes)
+    if found is not None and overwrite:
+        remove_store(path)
+    elif found is not None:
+        _check_same(path, found, layout.record)
+    _run(path, layout, pipeline, plan, check_scheduler(scheduler, pipeline.is_batched), progress)
+    return open_dataset(path)
+
+
+def _layout(pipeline: Pipeline, plan: Plan, dtypes: Any) -> StoreLayout:
+    stored = stored_dtypes(dtypes, {v.name: v.dtype for v in pipeline.variables})
+    shapes = {v.name: (plan.n_samples, *pipeline.array_shape(v)) for v in pipeline.variables}
+    row_bytes = max(math.prod(shape[1:]) * stored[name].itemsize for name, shape in shapes.items())
+    inner_rows = choose_inner_rows(plan.chunk_size, plan.sub_batch_size, row_bytes)
+    arrays = tuple(
+        ArrayLayout(v.name, shapes[v.name], pipeline.array_dims(v), stored[v.name], plan.chunk_size, inner_rows)
+        for v in pipeline.variables
+    )
+    record = {
+        "format": FORMAT,
+        **provenance(pipeline, plan),
+        "n_samples": plan.n_samples,
+        "further": list(plan.further),
+        "chunk_size": plan.chunk_size,
+        "variables": {a.name: {"dims": a.dims, "shape": a.shape[1:], "dtype": a.dtype.name} for a in arrays},
+        "coords": {dim: [str(value) for value in values] for dim, values in pipeline.coords.items()},
+    }
+    return StoreLayout(arrays, pipeline.coords, plan.n_chunks, plan.chunk_size, json.loads(json.dumps(record)))
+
+
+def _check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    differences = [
+        f"{name}: {found.get(name)!r} in the store, {wanted[name]!r} asked for"
+        for name in _COMPARED
+        if found.get(name) != wanted[name]
+    ]
+    differences += _stage_differences(found.get("stages", []), wanted["stages"])
+    if differences:
+        error = StoreMismatchError(
+            f"the store at {str(path)!r} was made by other arguments:\n  "
+            + "\n  ".join(differences)
+            + "\nGive the same arguments to continue it, choose another path, or pass overwrite=True to make it anew"
+        )
+        raise error
+
+
+def _stage_differences(found: Sequence[Any], wanted: Sequence[Any]) -> list[str]:
+    old = {stage["name"]: stage for stage in found}
+    new = {stage["name"]: stage for stage in wanted}
+    if list(old) != list(new):
+        return [f"stages: {list(old)} in the store, {list(new)} asked for"]
+    return [
+        f"stage {name!r}: its source or its arguments have changed since the store was made"
+        for name in new
+        if new[name] != old[name]
+    ]
+
+
+@dataclass(frozen=True)
+class _ChunkJob:
+    """Simulate a chunk and write it, in one task that returns only a receipt."""
+
+    program: Program
+    writer: ChunkWriter
+
+    def __call__(self, chunk: int, conditions: Mapping[str, Any]) -> Receipt:
+        pipeline, plan = self.program.pipeline, self.program.plan
+        return self.writer.write(chunk, lambda: pipeline.simulate_all(plan, chunk, conditions))
+
+
+def _run(
+    path: Path, layout: StoreLayout, pipeline: Pipeline, plan: Plan, scheduler: Any, progress: bool | None
+) -> None:
+    """Simulate the chunks that have no receipt."""
+    create_store(path, layout)
+    _check_same(path, read_record(path) or {}, layout.record)  # another writer may have come first
+    remove_leftovers(path)
+    receipts = open_receipts(path)
+    complete = receipts.complete_chunks() if receipts else set()
+    missing = [chunk for chunk in range(plan.n_chunks) if chunk not in complete]
+    n_done = sum(plan.n_rows(chunk) for chunk in complete)
+    if not missing:
+        return
+    job = _ChunkJob(Program(pipeline, plan), ChunkWriter(path, layout))
+    try:
+        with Progress(plan.n_samples, n_done, progress) as bar, open_pool(scheduler, job) as pool:
+            _check_memory(plan, pipeline, pool)
+            for receipt in _windowed(pool, pipeline, plan, missing):
+                bar.advance(plan.n_rows(receipt.chunk))
+    except KeyboardInterrupt as error:
+        error.add_note(_how_to_resume(path))
+        raise
+    except BrokenProcessPool as error:
+        error.add_note(
+            "A worker process died, often because memory ran out: a smaller chunk_size needs less. " + _how_to_resume(path)
+        )
+        raise
+    except OSError as error:
+        raise StoreError(f"writing to {str(path)!r} failed: {error}. {_how_to_resume(path)}") from error
+
+
+def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int]) -> Iterator[Receipt]:
+    """Keep a few chunks more than there are workers under way, so that neither tasks nor results pile up."""
+    todo = iter(chunks)
+    running: set[Future[Receipt]] = set()
+    while True:
+        for chunk in todo:
+            running.add(pool.submit(chunk, _in_memory(pipeline.condition_rows(chunk, plan))))
+            if len(running) >= 2 * pool.n_workers:
+                break
+        if not running:
+            return
+        done, running = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield future.result()
+
+
+def _in_memory(conditions: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: c.compute() if isinstance(c, da.Array) else c for name, c in conditions.items()}
+
+
+def _check_memory(plan: Plan, pipeline: Pipeline, pool: Pool) -> None:
+    """Refuse before work what this machine cannot hold."""
+    if not pool.is_local:
+        return
+    needed = plan.chunk_size * pipeline.sample_bytes * _COPIES * pool.n_workers
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ArgumentError(
+            f"chunk_size={plan.chunk_size} needs about {needed / 1e9:.1f} GB for {pool.n_workers} workers, but this "
+            f"machine has {memory / 1e9:.1f} GB; give a chunk_size of at most "
+            f"{max(int(plan.chunk_size * memory / needed) // plan.sub_batch_size, 1) * plan.sub_batch_size}"
+        )
+
+
+def _how_to_resume(path: Path) -> str:
+    receipts = open_receipts(path)
+    n_complete = len(receipts.complete_chunks()) if receipts else 0
+    return f"{n_complete} chunks are complete and kept; run generate again with the same arguments to go on."
+
+
+

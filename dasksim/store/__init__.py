@@ -1,0 +1,35 @@
+"""Stores: Zarr groups written chunk by chunk, with a receipt for each complete chunk."""
+
+from dasksim.store._layout import ArrayLayout, StoreLayout, choose_inner_rows, stored_dtypes
+from dasksim.store._read import (
+    ATTRIBUTE,
+    FORMAT,
+    Status,
+    open_dataset,
+    open_receipts,
+    read_record,
+    remove_leftovers,
+    status,
+)
+from dasksim.store._receipts import Receipt, Receipts
+from dasksim.store._write import ChunkWriter, create_store, remove_store
+
+__all__ = [
+    "ATTRIBUTE",
+    "FORMAT",
+    "ArrayLayout",
+    "ChunkWriter",
+    "Receipt",
+    "Receipts",
+    "Status",
+    "StoreLayout",
+    "choose_inner_rows",
+    "create_store",
+    "open_dataset",
+    "open_receipts",
+    "read_record",
+    "remove_leftovers",
+    "remove_store",
+    "status",
+    "stored_dtypes",
+]

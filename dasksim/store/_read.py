@@ -1,0 +1,196 @@
+"""Find out what a path holds, and open stores."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+import zarr
+from zarr.storage import LocalStore
+
+from dasksim.errors import IncompleteStoreError, StoreError
+from dasksim.store._receipts import RECEIPTS, Receipts
+
+__all__ = ["ATTRIBUTE", "FORMAT", "Status", "open_dataset", "open_receipts", "read_record", "remove_leftovers", "status"]
+
+#: Name of the attribute that holds a store's record, a JSON string.
+ATTRIBUTE = "dasksim"
+
+#: Version of the store's layout.
+FORMAT = 1
+
+# A file that is being written has a name of its own; one that has lain for so long belongs to a writer that was killed.
+_LEFTOVER_SECONDS = 600
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Return what a store says of itself, or None if there is nothing at the path.
+
+    Raises
+    ------
+    StoreError
+        If something else is there, or a store of a newer format.
+    """
+    if not path.exists() or (path.is_dir() and all(_is_unfinished(child) for child in path.iterdir())):
+        return None
+    if not path.is_dir():
+        raise StoreError(f"{str(path)!r} is a file, not a store; choose another path")
+    try:
+        record = json.loads(json.loads((path / "zarr.json").read_text())["attributes"][ATTRIBUTE])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{str(path)!r} is not empty and is no store made by dasksim; choose another path") from error
+    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+        raise StoreError(f"{str(path)!r} is no store made by dasksim.generate; choose another path")
+    if record["format"] > FORMAT:
+        raise StoreError(
+            f"the store at {str(path)!r} has format {record['format']}, this dasksim knows up to {FORMAT}; upgrade it"
+        )
+    return record
+
+
+def _is_unfinished(path: Path) -> bool:
+    return path.name.endswith(".partial")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the unfinished files of writers that were killed."""
+    oldest = time.time() - _LEFTOVER_SECONDS
+    for file in path.rglob("*.partial"):
+        try:
+            if file.stat().st_mtime < oldest:
+                file.unlink()
+        except FileNotFoundError:  # its writer finished
+            continue
+
+
+def open_receipts(path: Path) -> Receipts | None:
+    """Return the receipts of a store, or None if its creation was cut off before them."""
+    try:
+        array = zarr.open_array(LocalStore(path, read_only=True), path=RECEIPTS, mode="r")
+    except FileNotFoundError:
+        return None
+    return Receipts(array)
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a store is.
+
+    Parameters
+    ----------
+    path
+        Where the store is.
+    n_samples
+        Samples that it is made for.
+    n_complete_samples
+        Samples in complete chunks.
+    n_chunks
+        Chunks that it is made of.
+    n_complete
+        Complete chunks.
+    seed
+        The seed.
+    sub_batch_size, chunk_size
+        Sizes in samples.
+    seconds
+        Time spent on the complete chunks, summed over workers.
+    """
+
+    path: str
+    n_samples: int
+    n_complete_samples: int
+    n_chunks: int
+    n_complete: int
+    seed: int
+    sub_batch_size: int
+    chunk_size: int
+    seconds: float
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all chunks are complete."""
+        return self.n_complete == self.n_chunks
+
+    def __str__(self) -> str:
+        state = "complete" if self.is_complete else "incomplete; run generate again with the same arguments to finish it"
+        rate = f", {self.n_complete_samples / self.seconds:,.0f} samples/s a worker" if self.seconds else ""
+        return (
+            f"{self.path}: {state}\n"
+            f"  samples  {self.n_complete_samples:,} of {self.n_samples:,}\n"
+            f"  chunks   {self.n_complete:,} of {self.n_chunks:,} (of {self.chunk_size:,} samples)\n"
+            f"  seed     {self.seed} (sub-batches of {self.sub_batch_size:,} samples)\n"
+            f"  time     {self.seconds:,.1f} s{rate}"
+        )
+
+
+def status(store: str | Path) -> Status:
+    """Return how far a store is, from its receipts.
+
+    Parameters
+    ----------
+    store
+        Path of the store.
+
+    Raises
+    ------
+    StoreError
+        If there is no store made by dasksim.
+    """
+    path, record = _existing(store)
+    receipts = open_receipts(path)
+    complete = receipts.complete_chunks() if receipts else set()
+    n, size = record["n_samples"], record["chunk_size"]
+    return Status(
+        path=str(path),
+        n_samples=n,
+        n_complete_samples=sum(min(size, n - chunk * size) for chunk in complete),
+        n_chunks=-(-n // size),
+        n_complete=len(complete),
+        seed=record["seed"],
+        sub_batch_size=record["sub_batch_size"],
+        chunk_size=size,
+        seconds=receipts.totals()[1] if receipts else 0.0,
+    )
+
+
+def open_dataset(store: str | Path) -> xr.Dataset:
+    """Open a complete store as a lazy Dataset, one Dask chunk for each chunk of the store.
+
+    Parameters
+    ----------
+    store
+        Path of the store.
+
+    Returns
+    -------
+    xarray.Dataset
+
+    Raises
+    ------
+    StoreError
+        If there is no store made by dasksim.
+    IncompleteStoreError
+        If chunks are missing.
+    """
+    path, record = _existing(store)
+    receipts = open_receipts(path)
+    n_chunks = -(-record["n_samples"] // record["chunk_size"])
+    n_complete = len(receipts.complete_chunks()) if receipts else 0
+    if n_complete < n_chunks:
+        raise IncompleteStoreError(
+            f"the store at {str(path)!r} has {n_complete} of {n_chunks} chunks; run generate again with the same "
+            "arguments to finish it"
+        )
+    chunks = {"batch": record["chunk_size"]}
+    dataset = xr.open_zarr(LocalStore(path, read_only=True), consolidated=False, chunks=chunks)
+    return dataset[list(record["variables"])]
+
+
+def _existing(store: str | Path) -> tuple[Path, dict[str, Any]]:
+    path = Path(store)
+    record = read_record(path)
+    if record is None:
+        raise StoreError(f"there is no store at {str(path)!r}")
+    return path, record
