@@ -1,8 +1,8 @@
 """From a pipeline and a plan to a Dask graph, and to an xarray Dataset.
 
 One task for each stage and chunk, which returns all of the stage's variables; an edge wherever a stage takes another's
-output; one cheap task for each variable and chunk on top. The layer of a stage is an own one, not a Blockwise: Dask would
-fuse a Blockwise source into everything that uses it, and so run the stage several times.
+output; one cheap task for each variable and chunk on top. The layer of a stage is an own one, not a Blockwise: Dask
+would fuse a Blockwise source into everything that uses it, and so run the stage several times.
 """
 
 import json
@@ -108,7 +108,7 @@ def _take(chunk: StageChunk, variable: Variable, shape: tuple[int, ...], sub_bat
     return to_rows(variable, chunk.values[variable.name], (chunk.n_rows, *shape), sub_batch_size)
 
 
-class StageLayer(Layer):  # type: ignore[misc]
+class StageLayer(Layer):
     """The tasks of one stage, one a chunk, made when they are asked for.
 
     Parameters
@@ -162,7 +162,7 @@ class StageLayer(Layer):  # type: ignore[misc]
     def __len__(self) -> int:
         return len(self.chunks)
 
-    def __getitem__(self, key: Key) -> Task:
+    def __getitem__(self, key: Any) -> Task:
         if key not in self:
             raise KeyError(key)
         chunk = key[1]
@@ -204,8 +204,8 @@ def compile_dataset(pipeline: Pipeline, plan: Plan) -> xr.Dataset:
     """
     if dask.config.get("array.query-planning", False):
         raise ArgumentError(
-            "Dask's option array.query-planning is on, and its arrays cannot hold a simulator's graph; turn it off with "
-            "dask.config.set({'array.query-planning': False}) before dask.array is imported"
+            "Dask's option array.query-planning is on, and its arrays cannot hold a simulator's graph; turn it off "
+            "with dask.config.set({'array.query-planning': False}) before dask.array is imported"
         )
     graph = _Graph(pipeline, plan)
     variables = {v.name: (pipeline.array_dims(v), graph.array(v)) for v in pipeline.variables}
@@ -231,11 +231,14 @@ class _Graph:
         shape = self.pipeline.array_shape(variable)
         if source is not None:
             return self._made(variable, self.names[source], shape)
+        array: da.Array
         if variable.name in self.conditions:
-            return self.conditions[variable.name].reshape(self.plan.n_samples, *shape)
-        value = self.pipeline.conditions[variable.name].values
-        chunks = (self.plan.chunk_sizes, *((size,) for size in shape))
-        return da.full((self.plan.n_samples, *shape), value, dtype=variable.dtype, chunks=chunks)
+            array = self.conditions[variable.name].reshape(self.plan.n_samples, *shape)
+        else:
+            value = self.pipeline.conditions[variable.name].values
+            chunks = (self.plan.chunk_sizes, *((size,) for size in shape))
+            array = da.full((self.plan.n_samples, *shape), value, dtype=variable.dtype, chunks=chunks)
+        return array
 
     def _made(self, variable: Variable, stage: str, shape: tuple[int, ...]) -> da.Array:
         name = f"{variable.name}-{self.program.token}"
@@ -276,6 +279,7 @@ class _Graph:
         """Return a condition cut into the plan's chunks, and add its layers to the graph."""
         values = self.pipeline.conditions[name].values
         chunks = (self.plan.chunk_sizes, *((size,) for size in values.shape[1:]))
+        array: da.Array
         if isinstance(values, da.Array):
             array = values.rechunk(chunks)
         else:

@@ -1,6 +1,6 @@
 """Conditions: variables that the caller gives instead of having them simulated."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from dasksim._schema import Variable, batch_dims, check_name
+from dasksim._schema import Variable, batch_dims, check_name, is_supported
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["Condition", "pad_rows", "read_conditions"]
@@ -27,37 +27,51 @@ class Condition:
         A scalar, or a NumPy or Dask array that begins with the batch axes.
     is_scalar
         Whether one value was given for all samples.
+    dims
+        The feature dims of a DataArray.
     """
 
     variable: Variable
     values: Any
     is_scalar: bool
+    dims: tuple[Hashable, ...] = ()
 
     def without_rows(self) -> "Condition":
         """Return the condition without its rows, which travel by chunk."""
         return self if self.is_scalar else replace(self, values=None)
 
-    def standing_for(self, produced: Variable, axes: tuple[int, ...]) -> "Condition":
+    def standing_for(self, produced: Variable, axes: tuple[int, ...], dims: Sequence[str]) -> "Condition":
         """Return the condition in the shape and dtype of the variable that it replaces.
+
+        Parameters
+        ----------
+        produced
+            The variable.
+        axes
+            The batch shape.
+        dims
+            The feature dims of the variable.
 
         Raises
         ------
         ArgumentError
             If it does not fit.
         """
-        name, dtype, shape = produced.name, produced.dtype, self.variable.shape
-        if not np.can_cast(self.variable.dtype, dtype, "same_kind"):
+        name, dtype = produced.name, produced.dtype
+        is_integer = {self.variable.dtype.kind, dtype.kind} <= {"i", "u"}
+        if not is_integer and not np.can_cast(self.variable.dtype, dtype, "same_kind"):
             raise ArgumentError(
-                f"condition {name!r} has dtype {self.variable.dtype}, which cannot stand for {name!r} of dtype {dtype}; "
-                f"give values of dtype {dtype}"
+                f"condition {name!r} has dtype {self.variable.dtype}, which cannot stand for a variable of dtype "
+                f"{dtype}; give values of dtype {dtype}"
             )
         if self.is_scalar:
-            return Condition(produced, dtype.type(self.values), is_scalar=True)
+            return Condition(produced, _fitting(np.asarray(self.values), name, dtype)[()], is_scalar=True)
         if produced.is_shared:
             raise ArgumentError(
                 f"condition {name!r} stands for a context, which a whole sub-batch shares; give one scalar"
             )
-        values = self.values
+        values = self._in_order(name, len(axes), dims)
+        shape = values.shape[len(axes) :]
         if not produced.shape and shape == (1,):
             values, shape = values[..., 0], ()
         if shape != produced.shape:
@@ -65,14 +79,32 @@ class Condition:
                 f"condition {name!r} must be a scalar or have shape {(*axes, *produced.shape)}, the batch axes in "
                 f"front; got {(*axes, *self.variable.shape)}"
             )
-        return Condition(produced, values if values.dtype == dtype else values.astype(dtype), is_scalar=False)
+        if isinstance(values, da.Array):
+            values = da.map_blocks(_fitting, values, name, dtype, dtype=dtype)
+        else:
+            values = _fitting(values, name, dtype)
+        return Condition(produced, values, is_scalar=False)
+
+    def _in_order(self, name: str, n_axes: int, dims: Sequence[str]) -> Any:
+        """Return the values with the feature dims of a DataArray, if they bear the variable's names, in its order."""
+        if self.dims and set(self.dims) == set(dims):
+            order = [n_axes + self.dims.index(dim) for dim in dims]
+            return self.values.transpose(*range(n_axes), *order)
+        if set(self.dims) & set(dims) and len(self.dims) == len(dims):
+            raise ArgumentError(
+                f"condition {name!r} has the feature dims {self.dims}, but those of the variable are {tuple(dims)}; "
+                "rename them"
+            )
+        return self.values
 
     def rows(self, samples: slice, further: tuple[int, ...]) -> Any:
         """Return the values of some samples; Dask arrays stay lazy."""
         if not self.is_scalar:
             return self.values[samples]
+        if self.variable.is_shared and not self.variable.shape:
+            return self.values.item() if self.variable.is_python else self.values
         if self.variable.is_shared:
-            return self.values
+            return np.broadcast_to(self.values, self.variable.shape)
         shape = (samples.stop - samples.start, *further, *self.variable.shape)
         return np.full(shape, self.values, self.variable.dtype)
 
@@ -97,13 +129,22 @@ def read_conditions(conditions: Mapping[str, Any], axes: tuple[int, ...]) -> dic
 
 def _read(name: str, value: Any, axes: tuple[int, ...]) -> Condition:
     check_name(name, "the call gives", ArgumentError)
+    dims: tuple[Hashable, ...] = ()
     if isinstance(value, xr.DataArray):
-        value = _in_order(name, value, axes).data
-    if not isinstance(value, da.Array | np.generic | int | float | complex):
-        value = np.asarray(value)
-    dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
-    if dtype.kind not in "biufc":
-        raise ArgumentTypeError(f"condition {name!r} must be boolean or numeric; got {value!r}")
+        array = _batch_first(name, value, axes)
+        value, dims = array.data, array.dims[len(axes) :]
+    if isinstance(value, np.ma.MaskedArray):
+        raise ArgumentTypeError(f"condition {name!r} is a masked array, whose mask would be lost; give it filled")
+    try:
+        if not isinstance(value, da.Array | np.generic | int | float | complex):
+            value = np.asarray(value)
+        dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
+    except ValueError as error:
+        raise ArgumentError(f"condition {name!r} has rows of different shapes: {error}") from error
+    if not is_supported(dtype):
+        raise ArgumentTypeError(
+            f"condition {name!r} must be boolean or numeric, at most float64 or complex128; got {value!r}"
+        )
     shape = np.shape(value)
     if not shape:
         value = value if isinstance(value, np.generic | int | float | complex) else np.asarray(value)[()]
@@ -114,10 +155,25 @@ def _read(name: str, value: Any, axes: tuple[int, ...]) -> Condition:
             "array with one row a sample, or bind a value that all samples share into the function "
             "(functools.partial)"
         )
-    return Condition(Variable(name, shape[len(axes) :], dtype), value, is_scalar=False)
+    return Condition(Variable(name, shape[len(axes) :], dtype), value, is_scalar=False, dims=dims)
 
 
-def _in_order(name: str, array: xr.DataArray, axes: tuple[int, ...]) -> xr.DataArray:
+def _fitting(values: npt.NDArray[Any], name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return values in the dtype of the variable that they stand for, if they fit."""
+    if values.dtype == dtype:
+        return values
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype)
+    fits = np.isfinite(cast) == np.isfinite(values) if dtype.kind in "fc" else cast == values
+    if not fits.all():
+        raise ArgumentError(
+            f"condition {name!r} has values that do not fit into {dtype}, the dtype of the variable; got "
+            f"{values[~fits].flat[0]!r}"
+        )
+    return cast
+
+
+def _batch_first(name: str, array: xr.DataArray, axes: tuple[int, ...]) -> xr.DataArray:
     dims = batch_dims(len(axes))
     missing = [dim for dim in dims if dim not in array.dims]
     if array.dims and missing:

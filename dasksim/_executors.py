@@ -8,6 +8,7 @@ import contextlib
 import pickle
 import signal
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from loky import ProcessPoolExecutor
 
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
-__all__ = ["Job", "Pool", "check_scheduler", "open_pool"]
+__all__ = ["Job", "Pool", "check_scheduler", "connect", "n_local_workers", "open_pool"]
 
 _LOCAL = ("synchronous", "threads", "processes")
 
@@ -41,13 +42,10 @@ class Pool:
         Start the job on a chunk.
     n_workers
         How many chunks run at once.
-    is_local
-        Whether the workers share this machine's memory.
     """
 
     submit: Callable[[int, Any], "Future[Any]"]
     n_workers: int
-    is_local: bool = True
 
 
 def check_scheduler(scheduler: Any, is_batched: bool) -> Any:
@@ -92,6 +90,33 @@ def _active_client() -> Any:
         return None
 
 
+def n_local_workers(scheduler: Any) -> int:
+    """Return how many chunks a scheduler simulates at once in this machine's memory; none if it is a cluster's."""
+    return {"synchronous": 1, "threads": CPU_COUNT, "processes": CPU_COUNT}.get(scheduler, 0)
+
+
+@contextlib.contextmanager
+def connect(scheduler: Any) -> Iterator[Any]:
+    """Give a client where the scheduler is an address, else the scheduler itself.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no scheduler at the address.
+    """
+    if not isinstance(scheduler, str) or scheduler in _LOCAL:
+        yield scheduler
+        return
+    from distributed import Client  # only where a cluster is asked for: importing it takes half a second
+
+    try:
+        client = Client(scheduler, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"cannot reach a scheduler at scheduler={scheduler!r}: {error}") from error
+    with client:
+        yield client
+
+
 @contextlib.contextmanager
 def open_pool(scheduler: Any, job: Job) -> Iterator[Pool]:
     """Send a job to the workers of a scheduler.
@@ -103,15 +128,16 @@ def open_pool(scheduler: Any, job: Job) -> Iterator[Pool]:
         yield Pool(lambda chunk, conditions: _done(job, chunk, conditions), 1)
     elif scheduler == "threads":
         threads = ThreadPoolExecutor(CPU_COUNT, thread_name_prefix="dasksim")
-        with _shut_down(threads):
+        with _shut_down(threads, cancel_futures=True):
             yield Pool(lambda chunk, conditions: threads.submit(job, chunk, conditions), CPU_COUNT)
     elif scheduler == "processes":
         processes = ProcessPoolExecutor(CPU_COUNT, initializer=_start_worker, initargs=(cloudpickle.dumps(job),))
         with _shut_down(processes, kill_workers=True):
             yield Pool(lambda chunk, conditions: processes.submit(_run_in_worker, chunk, conditions), CPU_COUNT)
     else:
-        with _client(scheduler) as client:
-            yield _cluster_pool(client, job)
+        executor = scheduler.get_executor(pure=False)
+        with _shut_down(executor, wait=True):
+            yield _cluster_pool(scheduler, executor, job)
 
 
 def _done(job: Job, chunk: int, conditions: Any) -> "Future[Any]":
@@ -125,8 +151,7 @@ def _shut_down(executor: Executor, **when_interrupted: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        options = when_interrupted or {"cancel_futures": True}
-        executor.shutdown(wait=True, **options)
+        executor.shutdown(**{"wait": True, **when_interrupted})
         raise
     except BaseException:
         executor.shutdown(wait=True)
@@ -153,33 +178,29 @@ def _run_picklably(job: Job, chunk: int, conditions: Any) -> Any:
     """Run a job; an exception that could not travel is replaced by one that says the same."""
     try:
         return job(chunk, conditions)
-    except Exception as error:
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # noqa: BLE001
-            stand_in = RuntimeError(f"{type(error).__name__}: {error}")
-            for note in getattr(error, "__notes__", ()):
-                stand_in.add_note(note)
-            raise stand_in from None
-        raise
+    except Exception as error:  # noqa: BLE001
+        travels = _travelling(error)
+    raise travels  # not in the block above, where it would take the original along as its context
 
 
-@contextlib.contextmanager
-def _client(scheduler: Any) -> Iterator[Any]:
-    if not isinstance(scheduler, str):
-        yield scheduler
-        return
-    from distributed import Client  # only where a cluster is asked for: importing it takes half a second
+def _travelling(error: BaseException) -> BaseException:
+    """Return an exception that can be pickled, and whose causes can: distributed sends them too."""
+    if error.__context__ is not None:
+        error.__context__ = _travelling(error.__context__)
+    if error.__cause__ is not None:
+        error.__cause__ = _travelling(error.__cause__)
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001
+        stand_in = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
+        for note in getattr(error, "__notes__", ()):
+            stand_in.add_note(note)
+        return stand_in
+    return error
 
-    with Client(scheduler, set_as_default=False) as client:
-        yield client
 
-
-def _cluster_pool(client: Any, job: Job) -> Pool:
+def _cluster_pool(client: Any, executor: Executor, job: Job) -> Pool:
     n_workers = max(sum(client.nthreads().values()), 1)
     # a task like any other, so that the scheduler makes it again where a worker that held it has died
-    sent = client.submit(pickle.loads, cloudpickle.dumps(job), pure=False, key=f"dasksim-job-{id(job)}")
-    executor = client.get_executor(pure=False)
-    return Pool(lambda chunk, conditions: executor.submit(_run_picklably, sent, chunk, conditions), n_workers, False)
-
-
+    sent = client.submit(pickle.loads, cloudpickle.dumps(job), pure=False, key=f"dasksim-job-{uuid.uuid4().hex}")
+    return Pool(lambda chunk, conditions: executor.submit(_run_picklably, sent, chunk, conditions), n_workers)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import dask.array as da
 import xarray as xr
 
 from dasksim._compile import Program
-from dasksim._executors import Pool, check_scheduler, open_pool
+from dasksim._executors import Pool, check_scheduler, connect, n_local_workers, open_pool
 from dasksim._pipeline import Pipeline
-from dasksim._plan import Plan, as_shape
+from dasksim._plan import Plan, as_shape, check_flag
 from dasksim._progress import Progress
 from dasksim._provenance import provenance
 from dasksim._streams import check_seed
@@ -30,6 +30,7 @@ from dasksim.store import (
     StoreLayout,
     choose_inner_rows,
     create_store,
+    finish_store,
     open_dataset,
     open_receipts,
     read_record,
@@ -120,24 +121,34 @@ def generate(
         raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
     if not isinstance(store, str | os.PathLike):
         raise ArgumentTypeError(f"store must be a path; got {store!r}")
-    shape = as_shape(n_samples)
+    if "://" in str(store):
+        raise ArgumentError(f"store must be a path of this machine's file system, not a URL; got {store!r}")
+    if not isinstance(conditions, Mapping | None):
+        raise ArgumentTypeError(f"conditions must be a mapping of variables to values; got {conditions!r}")
+    overwrite = check_flag("overwrite", overwrite)
+    progress = progress if progress is None else check_flag("progress", progress)
+    shape = as_shape("n_samples", n_samples)
     seed = None if seed is None else check_seed(seed)
     scheduler = check_scheduler(scheduler, is_batched=True) if scheduler is not None else None
     path = Path(store).absolute()
     found = read_record(path)
     if found is not None and not overwrite:
         seed = found["seed"] if seed is None else seed
-        sub_batch_size = sub_batch_size or found["sub_batch_size"]
-        chunk_size = chunk_size or found["chunk_size"]
+        sub_batch_size = found["sub_batch_size"] if sub_batch_size is None else sub_batch_size
+        if chunk_size is None and sub_batch_size == found["sub_batch_size"]:  # of others it may be no multiple
+            chunk_size = found["chunk_size"]
     pipeline, plan = simulator.plan(
         shape, seed=seed, sub_batch_size=sub_batch_size, chunk_size=chunk_size, conditions=dict(conditions or {})
     )
     layout = _layout(pipeline, plan, dtypes)
-    if found is not None and overwrite:
-        remove_store(path)
-    elif found is not None:
-        _check_same(path, found, layout.record)
-    _run(path, layout, pipeline, plan, check_scheduler(scheduler, pipeline.is_batched), progress)
+    with connect(check_scheduler(scheduler, pipeline.is_batched)) as executor:
+        _check_memory(plan, pipeline, executor)
+        if found is not None and overwrite:
+            remove_store(path)
+        elif found is not None:
+            _check_same(path, found, layout.record)
+        _run(path, layout, pipeline, plan, executor, progress)
+    finish_store(path)
     return open_dataset(path)
 
 
@@ -207,7 +218,8 @@ def _run(
 ) -> None:
     """Simulate the chunks that have no receipt."""
     create_store(path, layout)
-    _check_same(path, read_record(path) or {}, layout.record)  # another writer may have come first
+    found = read_record(path) or {}
+    _check_same(path, found, layout.record)  # another writer may have come first
     remove_leftovers(path)
     receipts = open_receipts(path)
     complete = receipts.complete_chunks() if receipts else set()
@@ -215,10 +227,9 @@ def _run(
     n_done = sum(plan.n_rows(chunk) for chunk in complete)
     if not missing:
         return
-    job = _ChunkJob(Program(pipeline, plan), ChunkWriter(path, layout))
+    job = _ChunkJob(Program(pipeline, plan), ChunkWriter(path, replace(layout, record=found)))
     try:
         with Progress(plan.n_samples, n_done, progress) as bar, open_pool(scheduler, job) as pool:
-            _check_memory(plan, pipeline, pool)
             for receipt in _windowed(pool, pipeline, plan, missing):
                 bar.advance(plan.n_rows(receipt.chunk))
     except KeyboardInterrupt as error:
@@ -226,11 +237,13 @@ def _run(
         raise
     except BrokenProcessPool as error:
         error.add_note(
-            "A worker process died, often because memory ran out: a smaller chunk_size needs less. " + _how_to_resume(path)
+            "A worker process died, often because memory ran out: a smaller chunk_size needs less. "
+            + _how_to_resume(path)
         )
         raise
-    except OSError as error:
-        raise StoreError(f"writing to {str(path)!r} failed: {error}. {_how_to_resume(path)}") from error
+    except StoreError as error:
+        error.add_note(_how_to_resume(path))
+        raise
 
 
 def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int]) -> Iterator[Receipt]:
@@ -253,17 +266,17 @@ def _in_memory(conditions: Mapping[str, Any]) -> dict[str, Any]:
     return {name: c.compute() if isinstance(c, da.Array) else c for name, c in conditions.items()}
 
 
-def _check_memory(plan: Plan, pipeline: Pipeline, pool: Pool) -> None:
+def _check_memory(plan: Plan, pipeline: Pipeline, scheduler: Any) -> None:
     """Refuse before work what this machine cannot hold."""
-    if not pool.is_local:
-        return
-    needed = plan.chunk_size * pipeline.sample_bytes * _COPIES * pool.n_workers
+    n_workers = n_local_workers(scheduler)
+    needed = plan.chunk_size * pipeline.sample_bytes * _COPIES * n_workers
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
+        largest = int(plan.chunk_size * memory / needed) // plan.sub_batch_size * plan.sub_batch_size
+        advice = f"give a chunk_size of at most {largest}" if largest else "give a smaller sub_batch_size too"
         raise ArgumentError(
-            f"chunk_size={plan.chunk_size} needs about {needed / 1e9:.1f} GB for {pool.n_workers} workers, but this "
-            f"machine has {memory / 1e9:.1f} GB; give a chunk_size of at most "
-            f"{max(int(plan.chunk_size * memory / needed) // plan.sub_batch_size, 1) * plan.sub_batch_size}"
+            f"chunk_size={plan.chunk_size} needs about {needed / 1e9:.1f} GB for {n_workers} workers, but this "
+            f"machine has {memory / 1e9:.1f} GB; {advice}"
         )
 
 
@@ -271,6 +284,3 @@ def _how_to_resume(path: Path) -> str:
     receipts = open_receipts(path)
     n_complete = len(receipts.complete_chunks()) if receipts else 0
     return f"{n_complete} chunks are complete and kept; run generate again with the same arguments to go on."
-
-
-

@@ -1,29 +1,30 @@
 """Seed whatever a user's function draws from, and leave the caller's generators as they were.
 
-A generator that a function reaches (see ``_reach``) is replaced by one on the sub-batch's own stream: the objects on the
-path to it are rebuilt around the replacement, all others stay shared. What cannot be replaced - ``numpy.random``,
+A generator that a function reaches (see ``_reach``) is replaced by one on the sub-batch's own stream: the objects on
+the path to it are rebuilt around the replacement, all others stay shared. What cannot be replaced - ``numpy.random``,
 ``random``, and generators behind a class - is seeded in place under a lock of the whole process, and restored.
+
+What a function assigns to an attribute or an item of a rebuilt object is forgotten after the sub-batch, so that no
+sub-batch depends on another.
 """
 
 import contextlib
 import functools
-import pickle
 import random
 import threading
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from dasksim._global_state import GlobalMark, Use, locked, seeded_globals
 from dasksim._reach import Reach, find_generators, instance_attributes
 from dasksim._streams import Address
 
-__all__ = ["GlobalMark", "Isolated", "global_mark"]
+__all__ = ["Isolated"]
 
-_lock = threading.RLock()
-_n_locked_sections = 0  # how often the lock was taken; odd while it is held
+T = TypeVar("T")
 
 
 class Isolated:
@@ -50,6 +51,10 @@ class Isolated:
         self._reach = find_generators(function)
         self.uses_globals = uses_globals or self._reach.uses_globals
         self.n_bytes = self._reach.n_bytes
+        self._changed = threading.Condition()
+        self._n_runs = 0  # runs that began without the lock and have not ended
+        self._free: set[object] = set()  # those of them that are not being done again
+        self._mark: GlobalMark | None = None  # the global generators before the first of them
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.function, self.uses_globals)
@@ -60,52 +65,68 @@ class Isolated:
 
         With ``watch``, the global generators are seeded too, and ``uses_globals`` is set if the function moved them.
         """
-        with contextlib.ExitStack() as stack:
-            use = None
-            if self.uses_globals or self._reach.in_place or watch:
-                stack.enter_context(_locked())
-                stack.enter_context(_seeded_in_place(self._reach, address))
-                use = stack.enter_context(_seeded_globals(address))
-            if self._reach.generators:
-                rebuild = _Rebuild(self._reach, address)
-                stack.callback(rebuild.write_back)
-                yield rebuild(self.function)
-            else:
-                yield self.function
-        if use is not None and use.happened:
-            self.uses_globals = True
-
-
-@contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    global _n_locked_sections
-    with _lock:
-        _n_locked_sections += 1
+        use = Use()
         try:
-            yield
+            with contextlib.ExitStack() as stack:
+                if self.uses_globals or self._reach.in_place or watch:
+                    stack.enter_context(locked())
+                    stack.enter_context(_seeded_in_place(self._reach, address))
+                    use = stack.enter_context(seeded_globals(address, watch=not self.uses_globals))
+                yield _Rebuild(self._reach, address)(self.function) if self._reach.generators else self.function
         finally:
-            _n_locked_sections += 1
+            self.uses_globals = self.uses_globals or use.happened
 
+    def run(self, work: Callable[[bool], T]) -> T:
+        """Return ``work(watch)``, which calls :meth:`at`, and do it again if it moved the global generators unseeded.
 
-@dataclass
-class _Use:
-    happened: bool = False
+        Either the probe did not see that the function uses them, or the caller drew in another thread: the second run
+        finds out which. It waits until no first run is left that could draw in between. What it misses: a function that
+        starts to use them in one thread while another function has them seeded in a second thread.
+        """
+        token = object()
+        if not self._begin(token):
+            return work(False)
+        try:
+            try:
+                result = work(False)
+            except Exception:
+                if not self._is_suspect(token):
+                    raise
+            else:
+                if not self._is_suspect(token):
+                    return result
+            return work(True)
+        finally:
+            self._end(token)
 
+    def _begin(self, token: object) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self.uses_globals or len(self._free) == self._n_runs)
+            if self.uses_globals:
+                return False
+            if not self._n_runs:
+                self._mark = GlobalMark.now()
+            self._n_runs += 1
+            self._free.add(token)
+            return True
 
-@contextlib.contextmanager
-def _seeded_globals(address: Address) -> Iterator[_Use]:
-    numpy_before, python_before = np.random.get_bit_generator(), random.getstate()
-    stand_in = address.numpy_global()
-    np.random.set_bit_generator(stand_in)
-    random.seed(address.python_global())
-    numpy_seeded, python_seeded = pickle.dumps(stand_in.state), random.getstate()
-    use = _Use()
-    try:
-        yield use
-    finally:
-        use.happened = pickle.dumps(stand_in.state) != numpy_seeded or random.getstate() != python_seeded
-        np.random.set_bit_generator(numpy_before)
-        random.setstate(python_before)
+    def _is_suspect(self, token: object) -> bool:
+        with self._changed:
+            self._free.discard(token)
+            self._changed.notify_all()
+            if not self.uses_globals and not (self._mark and self._mark.moved()):
+                return False
+            self._changed.wait_for(lambda: not self._free)
+            return True
+
+    def _end(self, token: object) -> None:
+        with self._changed:
+            self._free.discard(token)
+            self._n_runs -= 1
+            if self.uses_globals and self._mark:
+                self._mark.restore()
+                self._mark = None
+            self._changed.notify_all()
 
 
 @contextlib.contextmanager
@@ -125,7 +146,9 @@ def _replacement(obj: Any, address: Address, k: int) -> Any:
     if isinstance(obj, random.Random):
         return random.Random(address.hidden_int(k))
     if isinstance(obj, np.random.RandomState):
-        return np.random.RandomState(type(obj._bit_generator)(address.hidden(k)))  # type: ignore[attr-defined]
+        return np.random.RandomState(type(obj._bit_generator)(address.hidden(k)))
+    if isinstance(obj, np.random.BitGenerator):
+        return type(obj)(address.hidden(k))
     return np.random.Generator(type(obj.bit_generator)(address.hidden(k)))
 
 
@@ -133,17 +156,17 @@ def _get_state(obj: Any) -> Any:
     if isinstance(obj, random.Random):
         return obj.getstate()
     if isinstance(obj, np.random.RandomState):
-        return obj._bit_generator.state  # type: ignore[attr-defined]
-    return obj.bit_generator.state
+        return obj.get_state(legacy=False)  # with the normal that it holds back
+    return getattr(obj, "bit_generator", obj).state
 
 
 def _set_state(obj: Any, state: Any) -> None:
     if isinstance(obj, random.Random):
         obj.setstate(state)
     elif isinstance(obj, np.random.RandomState):
-        obj._bit_generator.state = state  # type: ignore[attr-defined]
+        obj.set_state(state)
     else:
-        obj.bit_generator.state = state
+        getattr(obj, "bit_generator", obj).state = state
 
 
 class _Rebuild:
@@ -152,7 +175,6 @@ class _Rebuild:
     def __init__(self, reach: Reach, address: Address) -> None:
         self._reach = reach
         self._done: dict[int, Any] = {id(obj): _replacement(obj, address, k) for k, obj in enumerate(reach.generators)}
-        self._scopes: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def __call__(self, obj: Any) -> Any:
         key = id(obj)
@@ -161,14 +183,6 @@ class _Rebuild:
         if key not in self._done:
             self._done[key] = self._rebuild(obj)
         return self._done[key]
-
-    def write_back(self) -> None:
-        """Carry what functions assigned to their globals over to the real ones."""
-        for scope, copy in self._scopes:
-            ours = self._reach.names[id(scope)]
-            for name in self._reach.stores.get(id(scope), ()):
-                if name in copy and name not in ours:
-                    scope[name] = copy[name]
 
     def _rebuild(self, obj: Any) -> Any:
         if isinstance(obj, types.FunctionType):
@@ -187,7 +201,8 @@ class _Rebuild:
             return self._fill(obj, {}, lambda new: new.update({k: self(v) for k, v in obj.items()}))
         if isinstance(obj, types.ModuleType):
             return self._fill(obj, types.ModuleType(obj.__name__), lambda new: self._module(obj, new))
-        return self._fill(obj, object.__new__(type(obj)), lambda new: self._instance(obj, new))
+        cls: Any = type(obj)
+        return self._fill(obj, cls.__new__(cls), lambda new: self._instance(obj, new))
 
     def _fill(self, obj: Any, new: Any, fill: Callable[[Any], None]) -> Any:
         """Remember ``new`` before its contents are rebuilt, so that a cycle finds it."""
@@ -197,7 +212,12 @@ class _Rebuild:
 
     def _instance(self, obj: Any, new: Any) -> None:
         for name, value in instance_attributes(obj).items():
-            object.__setattr__(new, name, self(value))
+            if name in getattr(obj, "__dict__", ()):
+                vars(new)[name] = self(value)
+            else:
+                object.__setattr__(new, name, self(value))
+        if isinstance(obj, np.vectorize):
+            new._ufunc = {}  # it keeps ufuncs made of the function that is replaced
 
     def _module(self, module: types.ModuleType, new: types.ModuleType) -> None:
         vars(new).update(vars(module))
@@ -214,8 +234,10 @@ class _Rebuild:
             new.__defaults__ = tuple(map(self, function.__defaults__))
         if function.__kwdefaults__:
             new.__kwdefaults__ = {name: self(value) for name, value in function.__kwdefaults__.items()}
-        if vars(function):
+        if any(id(value) in self._reach.path for value in vars(function).values()):
             vars(new).update({name: self(value) for name, value in vars(function).items()})
+        else:
+            new.__dict__ = vars(function)
         for cell, copy in zip(function.__closure__ or (), closure or (), strict=True):
             if copy is not cell:
                 copy.cell_contents = self(cell.cell_contents)
@@ -237,34 +259,6 @@ class _Rebuild:
             return scope
         if id(scope) not in self._done:
             copy = self._done[id(scope)] = dict(scope)
-            self._scopes.append((scope, copy))
             copy.update({name: self(child) for name, child in names.items()})
         copied: dict[str, Any] = self._done[id(scope)]
         return copied
-
-
-@dataclass(frozen=True, eq=False)
-class GlobalMark:
-    """The state of the global generators at one moment."""
-
-    n_locked_sections: int
-    numpy_state: Any
-    python_state: Any
-
-    def moved(self) -> bool:
-        """Whether the global generators have moved since, and no function seeded them in between."""
-        now = global_mark()
-        if now.n_locked_sections != self.n_locked_sections or now.n_locked_sections % 2:
-            return False
-        return now.python_state != self.python_state or pickle.dumps(now.numpy_state) != pickle.dumps(self.numpy_state)
-
-    def restore(self) -> None:
-        """Put the global generators back to where they were."""
-        with _lock:
-            np.random.get_bit_generator().state = self.numpy_state
-            random.setstate(self.python_state)
-
-
-def global_mark() -> GlobalMark:
-    """Return the state of the global generators of ``numpy.random`` and ``random``."""
-    return GlobalMark(_n_locked_sections, np.random.get_bit_generator().state, random.getstate())

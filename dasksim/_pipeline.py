@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
 from dasksim._conditions import Condition, pad_rows, read_conditions
-from dasksim._isolation import global_mark
 from dasksim._plan import Plan
-from dasksim._schema import Variable, batch_dims, check_dims
+from dasksim._schema import RESERVED, Variable, batch_dims, check_dims, feature_dims
 from dasksim._stage import Binding, Stage, SubBatch
 from dasksim._streams import PROBE_SUB_BATCH, Address
-from dasksim.errors import ArgumentTypeError, SimulatorError, nearest
+from dasksim.errors import ArgumentError, ArgumentTypeError, SimulatorError, nearest
 
 __all__ = ["Lowering", "Pipeline", "ProbeCache", "Step", "resolve", "to_rows"]
 
@@ -165,28 +165,17 @@ class Pipeline:
             Arrays with one row a sample; contexts have one row a sub-batch.
         """
         function = self.steps[index].stage.function
-        if function.uses_globals:
-            return self._simulate(index, plan, chunk, inputs)
-        mark = global_mark()
-        outputs = self._simulate(index, plan, chunk, inputs)
-        if mark.moved():  # the probe did not see it, or the caller drew in another thread: find out which
-            watched = self._simulate(index, plan, chunk, inputs, watch=True)
-            if function.uses_globals:
-                mark.restore()
-                return watched
-        return outputs
+        return function.run(lambda watch: self._simulate(index, plan, chunk, inputs, watch))
 
-    def _simulate(
-        self, index: int, plan: Plan, chunk: int, inputs: Mapping[str, Any], *, watch: bool = False
-    ) -> dict[str, Array]:
+    def _simulate(self, index: int, plan: Plan, chunk: int, inputs: Mapping[str, Any], watch: bool) -> dict[str, Array]:
         step = self.steps[index]
         parts = []
         for j, sub_batch in enumerate(plan.sub_batches(chunk)):
-            batch = self._sub_batch(step, plan, j, sub_batch, inputs)
+            batch = self._sub_batch(step, plan, j, sub_batch, inputs, watch)
             try:
-                parts.append(step.stage.simulate(step.binding, replace(batch, watch=watch), step.outputs))
+                parts.append(step.stage.simulate(step.binding, batch, step.outputs))
             except Exception as error:
-                error.add_note(_how_to_reproduce(batch, plan, bool(self.conditions)))
+                _explain(error, _how_to_reproduce(step.stage.name, batch, plan, self.conditions))
                 raise
         if step.stage.is_context:
             return {v.name: np.stack([part[v.name] for part in parts]) for v in step.outputs}
@@ -194,7 +183,9 @@ class Pipeline:
             return parts[0]
         return {v.name: np.concatenate([part[v.name] for part in parts]) for v in step.outputs}
 
-    def _sub_batch(self, step: Step, plan: Plan, j: int, sub_batch: int, inputs: Mapping[str, Any]) -> SubBatch:
+    def _sub_batch(
+        self, step: Step, plan: Plan, j: int, sub_batch: int, inputs: Mapping[str, Any], watch: bool
+    ) -> SubBatch:
         size, first = plan.sub_batch_size, sub_batch * plan.sub_batch_size
         n_rows = size if step.is_full else min(size, plan.n_samples - first)
         rows: dict[str, Array] = {}
@@ -210,9 +201,9 @@ class Pipeline:
             elif source is None:
                 shared[name] = inputs[name]
             else:
-                shared[name] = inputs[name][j].item() if variable.is_python else inputs[name][j]
+                shared[name] = inputs[name][j].item() if variable.is_python else _read_only(inputs[name][j])
         address = Address(plan.seed, step.stage.key, sub_batch)
-        return SubBatch(address, (n_rows, *self.further), rows, shared, frozenset(python), first)
+        return SubBatch(address, (n_rows, *self.further), rows, shared, frozenset(python), first, watch)
 
     def _variable(self, name: str, source: int | None) -> Variable:
         if source is None:
@@ -273,14 +264,27 @@ def to_rows(variable: Variable, values: Any, shape: tuple[int, ...], sub_batch_s
     return array[: shape[0]].reshape(shape).astype(variable.dtype, copy=False)
 
 
-def _how_to_reproduce(batch: SubBatch, plan: Plan, has_conditions: bool) -> str:
+def _read_only(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value.flags.writeable = False
+    return value
+
+
+def _explain(error: Exception, where: str) -> None:
+    if isinstance(error, ValueError) and "read-only" in str(error):
+        error.add_note("what a function is given is read-only, since others see it too; change a copy of it")
+    error.add_note(where)
+
+
+def _how_to_reproduce(stage: str, batch: SubBatch, plan: Plan, conditions: Mapping[str, Condition]) -> str:
     first, size = batch.first_sample, plan.sub_batch_size
     stop = first + size
-    shape: Any = (stop, *plan.further) if plan.further else stop
+    n_samples = stop if all(condition.is_scalar for condition in conditions.values()) else plan.n_samples
+    shape: Any = (n_samples, *plan.further) if plan.further else n_samples
     last = min(stop, plan.n_samples) - 1
-    more = ", **conditions" if has_conditions else ""
+    more = ", **conditions" if conditions else ""
     return (
-        f"in sub-batch {batch.address.sub_batch} (samples {first} to {last}); run it alone with\n"
+        f"in stage {stage!r}, sub-batch {batch.address.sub_batch} (samples {first} to {last}); run it alone with\n"
         f"    simulator.sample({shape}, seed={plan.seed}, sub_batch_size={size}, chunk_size={size}{more})"
         f".isel(batch=slice({first}, {stop})).compute()"
     )
@@ -345,6 +349,7 @@ class _Resolver:
             self.steps.append(step)
             self._add(index, step, stage.declared or self._probe(index)[0])
         self._check_names()
+        self._check_use()
         return self._pipeline()
 
     def _source(self, name: str) -> int | None:
@@ -360,11 +365,13 @@ class _Resolver:
                     f"stages {self.steps[other].stage.name!r} and {step.stage.name!r} both make the variable "
                     f"{variable.name!r}; rename one of them"
                 )
-            if variable.name in self.conditions and self.lowering.replace_inputs:
-                condition = self.conditions[variable.name]
-                self.conditions[variable.name] = condition.standing_for(variable, self.shape)
         if self.lowering.expand_outputs:
             outputs = tuple(v if v.is_shared else v.expanded() for v in outputs)
+        for variable in outputs:
+            if variable.name in self.conditions and self.lowering.replace_inputs:
+                dims = feature_dims(variable, self.lowering.dims)
+                condition = self.conditions[variable.name]
+                self.conditions[variable.name] = condition.standing_for(variable, self.shape, dims)
         is_run = not self.lowering.replace_inputs or not all(v.name in self.conditions for v in outputs)
         self.steps[index] = replace(step, outputs=outputs, is_run=is_run)
 
@@ -390,6 +397,8 @@ class _Resolver:
         return variables, values
 
     def _probe_input(self, name: str, source: int | None) -> tuple[Variable, Any]:
+        if source is None and name in self.made and isinstance(self.conditions[name].values, da.Array):
+            source = self.made[name]  # what its stage made of the probe stands in, so that nothing is computed
         if source is None:
             condition = self.conditions[name]
             n_rows = min(self.n_rows, self.shape[0])
@@ -408,7 +417,7 @@ class _Resolver:
         return variable, value
 
     def _check_names(self) -> None:
-        taken = {name for stage in self.lowering.stages for name in stage.names}
+        taken = {name for stage in self.lowering.stages for name in stage.names} - RESERVED
         if any(stage.takes_all for stage in self.lowering.stages):
             return
         for name in self.conditions:
@@ -416,6 +425,16 @@ class _Resolver:
                 known = [*self.made, *sorted(taken - set(self.made))]
                 raise ArgumentTypeError(
                     f"the simulator has no variable or argument {name!r} to give a value; {nearest(name, known)}"
+                )
+
+    def _check_use(self) -> None:
+        """Refuse a condition that changes nothing: with ``replace_inputs=False``, stages before its own see it."""
+        used = {name for step in self.steps for name, source in step.sources.items() if source is None}
+        for name in self.conditions:
+            if name in self.made and name not in used and not self.lowering.replace_inputs:
+                raise ArgumentError(
+                    f"condition {name!r} changes nothing: with replace_inputs=False only the stages before "
+                    f"{self.steps[self.made[name]].stage.name!r}, which makes it, see it, and none takes it"
                 )
 
     def _pipeline(self) -> Pipeline:
@@ -450,7 +469,7 @@ def _run_twice(step: Step, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[
         variables, values = stage.probe(step.binding, batch)
         again = stage.probe(step.binding, batch)
     except Exception as error:
-        error.add_note(f"while stage {stage.name!r} was probed, before any sample was simulated")
+        _explain(error, f"while stage {stage.name!r} was probed, before any sample was simulated")
         raise
     if _signature(again[1]) != _signature(values):
         warnings.warn(

@@ -12,7 +12,7 @@ import numpy as np
 
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
-__all__ = ["Plan", "as_shape", "check_count", "plan_samples"]
+__all__ = ["Plan", "as_shape", "check_count", "check_flag", "plan_samples"]
 
 # Rows of a sub-batch. Unbatched: what a sub-batch costs by itself (about 0.1 ms) is 10 % of 256 rows of 4 microseconds.
 # Batched: large enough that NumPy's overhead a call is lost, small enough that temporaries stay in a core's cache.
@@ -20,9 +20,14 @@ _UNBATCHED_ROWS = 256
 _BATCHED_BYTES = 1 << 20
 _BATCHED_MAX_ROWS = 1 << 16
 
-# Bytes of a chunk, all its variables together, and the number of chunks below which chunks get smaller instead.
+# Bytes of a chunk at most, all its variables together, and the number of chunks to which a small dataset is cut (16 to 32)
+# so that workers have something to share.
 _CHUNK_BYTES = 1 << 25
-_MIN_CHUNKS = 32
+_MAX_CHUNKS = 32
+
+
+# Chunks of a dataset at most: each is an entry of a Dask graph, and two files or more of a store.
+_LARGEST_N_CHUNKS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,7 @@ class Plan:
 
     def n_rows(self, chunk: int) -> int:
         """Return the number of samples of a chunk."""
-        samples = self.samples(chunk)
-        return samples.stop - samples.start
+        return min(self.chunk_size, self.n_samples - chunk * self.chunk_size)
 
     def sub_batches(self, chunk: int) -> range:
         """Return the numbers of the sub-batches of a chunk."""
@@ -75,25 +79,25 @@ class Plan:
         return range(samples.start // self.sub_batch_size, -(-samples.stop // self.sub_batch_size))
 
 
-def as_shape(batch_shape: object, batch_size: object = None) -> tuple[int, ...]:
-    """Return a batch shape, given as an int or a tuple of ints under one of its two names.
+def as_shape(name: str, value: object) -> tuple[int, ...]:
+    """Return a batch shape, given as an int or a sequence of ints.
 
     Raises
     ------
     ArgumentTypeError
-        If it is missing, or is no int or sequence of ints.
+        If it is no int or sequence of ints.
     ArgumentError
-        If a size is less than 1.
+        If a size is less than 1, or there are too many samples to count.
     """
-    if (batch_shape is None) == (batch_size is None):
-        got = "neither" if batch_shape is None else "both"
-        raise ArgumentTypeError(f"give the number of samples as batch_shape or its synonym batch_size; got {got}")
-    name, value = ("batch_shape", batch_shape) if batch_size is None else ("batch_size", batch_size)
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         if not value:
             raise ArgumentError(f"{name} must have at least one axis; got {value!r}")
-        return tuple(check_count(name, size, whole=value) for size in value)
-    return (check_count(name, value),)
+        shape = tuple(check_count(name, size, whole=value) for size in value)
+    else:
+        shape = (check_count(name, value),)
+    if math.prod(shape) > np.iinfo(np.int64).max:
+        raise ArgumentError(f"{name} must hold fewer than 2**63 samples; got {value!r}")
+    return shape
 
 
 def check_count(name: str, value: Any, *, whole: Any = None) -> int:
@@ -104,6 +108,13 @@ def check_count(name: str, value: Any, *, whole: Any = None) -> int:
     if value < 1:
         raise ArgumentError(f"{name} must be >= 1; got {shown!r}")
     return int(value)
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Return ``value`` if it is True or False, or raise."""
+    if not isinstance(value, bool | np.bool_):
+        raise ArgumentTypeError(f"{name} must be True or False; got {value!r}")
+    return bool(value)
 
 
 def plan_samples(
@@ -136,7 +147,7 @@ def plan_samples(
     Raises
     ------
     ArgumentError
-        If the chunk size is no multiple of the sub-batch size.
+        If the chunk size is no multiple of the sub-batch size, or makes more chunks than can be kept count of.
     """
     n = shape[0]
     size = min(n, sub_batch_size or _default_sub_batch(sample_bytes, is_batched))
@@ -149,6 +160,11 @@ def plan_samples(
         raise ArgumentError(_misfit(chunk_size, size))
     else:
         chunk = chunk_size
+    if n > chunk * _LARGEST_N_CHUNKS:
+        raise ArgumentError(
+            f"chunks of {chunk} samples cut {n} samples into more than {_LARGEST_N_CHUNKS:,} chunks; give a chunk_size "
+            f"of at least {-(-n // (_LARGEST_N_CHUNKS * size)) * size}"
+        )
     return Plan(n, shape[1:], seed, size, chunk)
 
 
@@ -161,9 +177,9 @@ def _default_sub_batch(sample_bytes: int, is_batched: bool) -> int:
 
 def _default_sub_batches(n: int, size: int, sample_bytes: int) -> int:
     """Return how many sub-batches make a chunk: a power of two, so that a shard can be cut into equal parts."""
-    largest = _CHUNK_BYTES // max(size * sample_bytes, 1)
-    wanted = math.ceil(n / (size * _MIN_CHUNKS))
-    return 1 << (max(min(largest, wanted), 1).bit_length() - 1)
+    largest = max(_CHUNK_BYTES // max(size * sample_bytes, 1), 1)
+    wanted = math.ceil(n / (size * _MAX_CHUNKS))
+    return min(1 << (largest.bit_length() - 1), 1 << (wanted - 1).bit_length())
 
 
 def _misfit(chunk_size: int, size: int) -> str:

@@ -4,17 +4,23 @@ A function may draw from a generator that it does not take as an argument: a glo
 default, an attribute of ``self``, one behind a helper function. :func:`find_generators` walks from a function along
 everything that its code names and says which generators it found, and which objects lie between. It only reads.
 
-It cannot see a generator that the function makes itself, one behind an import inside the function, one held by compiled
-code, one in a container of more than 1000 elements, or one in the objects of the packages in ``_OPAQUE``.
+What cannot be rebuilt around another generator - a class, a subclass of a container, a scope that functions assign to -
+bars the path through it, and a generator behind it has to be seeded in place.
+
+It cannot see a generator that the function makes itself, one behind an import inside the function, behind ``getattr``,
+``globals()`` or a module in a local variable, in an iterator, an ``lru_cache``, a set or a ``threading.local``, one
+held by compiled code, one in a container of more than 1000 elements, or one in the objects of the packages in
+``_OPAQUE``. If such a generator moves at every call, the probe notices and warns.
 """
 
+import collections
 import dis
 import functools
 import random
 import sys
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -31,7 +37,7 @@ _OPAQUE = frozenset(sys.stdlib_module_names) | {
 _OPAQUE -= {"__main__"}
 
 _NUMPY_GLOBAL = np.random.mtrand._rand
-_PYTHON_GLOBAL = random._inst  # type: ignore[attr-defined]
+_PYTHON_GLOBAL = random._inst
 
 Chain = tuple[str, ...]
 
@@ -45,15 +51,13 @@ class Reach:
     generators
         Generators at the end of a path along which every object can be rebuilt, in the order in which they were found.
     in_place
-        Generators that can also be reached by a path through a class, which cannot be rebuilt.
+        Generators that can also be reached by a path that cannot be rebuilt.
     path
         All objects on the paths to ``generators``, by id.
     names
         For each globals dict (by id), the names in it that lead to ``generators``.
     attributes
         For each module (by id), the attributes that lead to ``generators``.
-    stores
-        For each globals dict (by id), the names that functions assign to it.
     uses_globals
         Whether the code names the global generator of ``numpy.random`` or of ``random``.
     n_bytes
@@ -65,7 +69,6 @@ class Reach:
     path: dict[int, object] = field(default_factory=dict)
     names: dict[int, dict[str, object]] = field(default_factory=dict)
     attributes: dict[int, dict[str, object]] = field(default_factory=dict)
-    stores: dict[int, set[str]] = field(default_factory=dict)
     uses_globals: bool = False
     n_bytes: int = 0
 
@@ -79,7 +82,14 @@ def find_generators(function: object) -> Reach:
 
 def is_generator(obj: object) -> bool:
     """Whether ``obj`` is a generator of random numbers that can be seeded."""
-    return isinstance(obj, np.random.Generator | np.random.RandomState) or type(obj) is random.Random
+    if isinstance(obj, random.Random):
+        return not isinstance(obj, random.SystemRandom)
+    return isinstance(obj, np.random.Generator | np.random.RandomState | np.random.BitGenerator)
+
+
+def _can_replace(generator: object) -> bool:
+    plain = (np.random.Generator, np.random.RandomState, random.Random)
+    return type(generator) in plain or isinstance(generator, np.random.BitGenerator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,28 +106,36 @@ class _Walk:
         self.objects: dict[int, object] = {}
         self.edges: dict[int, list[_Edge]] = {}
         self.module_edges: dict[int, dict[str, _Edge]] = {}
+        self.assigned: set[int] = set()  # ids of globals dicts that functions assign to, and of their modules
+        self.stack: list[object] = []
 
     def run(self, root: object) -> None:
         """Find all objects first, then which of them lead to a generator, and whether by a path we can rebuild."""
-        stack = [root]
-        while stack and len(self.objects) < _MAX_OBJECTS:
-            obj = stack.pop()
+        self.stack.append(root)
+        while self.stack and len(self.objects) < _MAX_OBJECTS:
+            obj = self.stack.pop()
             if id(obj) in self.objects:
                 continue
             self.objects[id(obj)] = obj
             edges = self.edges[id(obj)] = list(self._children(obj))
-            stack.extend(edge.child for edge in reversed(edges))
+            self.stack.extend(edge.child for edge in reversed(edges))
         for module, attributes in self.module_edges.items():
             self.edges.setdefault(module, []).extend(attributes.values())
+        self._bar_assigned()
         self._classify(root)
+
+    def _bar_assigned(self) -> None:
+        """Keep scopes that functions assign to as they are: other functions read them, or assign to them too."""
+        for key, edges in self.edges.items():
+            self.edges[key] = [replace(e, can_rebuild=False) if e.name_in in self.assigned else e for e in edges]
 
     def _classify(self, root: object) -> None:
         down = self._below([root], only_rebuildable=True)
         barred = [e.child for edges in self.edges.values() for e in edges if not e.can_rebuild]
         behind_bar = self._below(barred, only_rebuildable=False)
         generators = {key: obj for key, obj in self.objects.items() if is_generator(obj)}
-        self.reach.generators = [obj for key, obj in generators.items() if key in down]
-        self.reach.in_place = [obj for key, obj in generators.items() if key in behind_bar]
+        self.reach.generators = [obj for key, obj in generators.items() if key in down and _can_replace(obj)]
+        self.reach.in_place = [obj for key, obj in generators.items() if key in behind_bar or not _can_replace(obj)]
 
         parents: dict[int, list[int]] = {}
         for key in down:
@@ -161,10 +179,11 @@ class _Walk:
                 yield _Edge(obj.__self__)
         elif isinstance(obj, functools.partial):
             yield from (_Edge(obj.func), _Edge(obj.args), _Edge(obj.keywords))
-        elif type(obj) in (list, tuple) and len(obj) <= _MAX_ELEMENTS:  # type: ignore[arg-type]
-            yield from map(_Edge, obj)  # type: ignore[call-overload]
-        elif type(obj) is dict and len(obj) <= _MAX_ELEMENTS:
-            yield from map(_Edge, obj.values())
+        elif isinstance(obj, list | tuple | dict | collections.deque):
+            elements = list(obj.values() if isinstance(obj, dict) else obj)
+            for element in elements if len(elements) <= _MAX_ELEMENTS else ():
+                yield _Edge(element, type(obj) in (list, tuple, dict))
+            yield from self._of_instance(obj)
         elif isinstance(obj, type):
             yield from self._of_class(obj)
         elif not isinstance(obj, types.ModuleType) and not is_generator(obj):
@@ -181,8 +200,9 @@ class _Walk:
         yield from map(_Edge, function.__defaults__ or ())
         yield from map(_Edge, (function.__kwdefaults__ or {}).values())
         yield from (_Edge(value) for name, value in vars(function).items() if name != "__wrapped__")
-        chains, stores = _names(code)
-        self.reach.stores.setdefault(id(scope), set()).update(stores)
+        chains, assigns = _names(code)
+        if assigns:
+            self.assigned |= {id(scope), id(sys.modules.get(scope.get("__name__", "")))}
         for head, *attributes in chains:
             if head in cells:
                 value = _contents(cells[head])
@@ -205,15 +225,20 @@ class _Walk:
                 edge = _Edge(child, name_in=id(value), name=name)
                 self.module_edges.setdefault(id(value), {})[name] = edge
             value = child
-        yield _Edge(value, can_rebuild=False) if opaque else _Edge(value)
+        if opaque:
+            yield _Edge(value, can_rebuild=False)
+        else:
+            self.stack.append(value)
 
     def _of_class(self, cls: type) -> Iterator[_Edge]:
         for base in cls.__mro__:
             if _top(base.__module__) in _OPAQUE:
                 continue
-            for value in vars(base).values():
+            for _, value in sorted(vars(base).items()):  # cloudpickle does not keep their order
                 if isinstance(value, property):
                     yield _Edge(value.fget, can_rebuild=False)
+                elif isinstance(value, functools.cached_property | functools.partialmethod):
+                    yield _Edge(value.func, can_rebuild=False)
                 else:
                     yield _Edge(getattr(value, "__func__", value), can_rebuild=False)
 
@@ -232,18 +257,20 @@ def instance_attributes(obj: object) -> dict[str, object]:
     """Return the attributes of an instance, those in slots included."""
     found = dict(getattr(obj, "__dict__", {}))
     for cls in type(obj).__mro__:
-        slots = vars(cls).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(obj, name):
+        for name, member in sorted(vars(cls).items()):
+            if isinstance(member, types.MemberDescriptorType) and name != "__dict__" and hasattr(obj, name):
                 found[name] = getattr(obj, name)
     return found
 
 
 @functools.lru_cache(maxsize=1024)
-def _names(code: types.CodeType) -> tuple[tuple[Chain, ...], frozenset[str]]:
-    """Return the dotted names that ``code`` loads from outside, such as ``("np", "random", "normal")``, and stores."""
+def _names(code: types.CodeType) -> tuple[tuple[Chain, ...], bool]:
+    """Return the dotted names that ``code`` loads from outside, such as ``("np", "random", "normal")``.
+
+    And whether it assigns to globals.
+    """
     chains: dict[Chain, None] = {}
-    stores: set[str] = set()
+    assigns = False
     chain: list[str] = []
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"):
@@ -252,17 +279,16 @@ def _names(code: types.CodeType) -> tuple[tuple[Chain, ...], frozenset[str]]:
             chain = [*chain, instruction.argval]
         elif instruction.opname != "EXTENDED_ARG":
             chain = []
-        if instruction.opname == "STORE_GLOBAL":
-            stores.add(instruction.argval)
+        assigns = assigns or instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")
         if chain:
             chains.pop(tuple(chain[:-1]), None)
             chains[tuple(chain)] = None
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            inner, inner_stores = _names(constant)
+            inner, inner_assigns = _names(constant)
             chains.update(dict.fromkeys(inner))
-            stores |= inner_stores
-    return tuple(chains), frozenset(stores)
+            assigns = assigns or inner_assigns
+    return tuple(chains), assigns
 
 
 def _contents(cell: types.CellType) -> object:

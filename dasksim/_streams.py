@@ -18,8 +18,8 @@ __all__ = ["PROBE_SUB_BATCH", "Address", "check_seed", "stage_key"]
 PROBE_SUB_BATCH = 2**63
 
 # Children of a stage's own stream, for what is not the `rng` argument. Numbers from _HIDDEN on are the generators
-# that a function reaches by itself, in the order in which they are found.
-_SEEDS, _NUMPY_GLOBAL, _PYTHON_GLOBAL, _HIDDEN = range(4)
+# that a function reaches by itself, in the order in which they are found. `rng.spawn` counts its children from 0.
+_SEEDS, _NUMPY_GLOBAL, _PYTHON_GLOBAL, _HIDDEN = range(1 << 63, (1 << 63) + 4)
 
 
 def stage_key(name: str) -> int:
@@ -68,9 +68,9 @@ class Address:
         raw = np.random.SFC64(self.sequence(_SEEDS)).random_raw(n)
         return [int(word) >> 1 for word in raw]
 
-    def numpy_global(self) -> np.random.BitGenerator:
-        """Return the bit generator that stands in for the one of ``numpy.random``."""
-        return np.random.SFC64(self.sequence(_NUMPY_GLOBAL))
+    def numpy_global(self) -> list[int]:
+        """Return the seed that stands in for the state of ``numpy.random``."""
+        return [int(word) for word in self.sequence(_NUMPY_GLOBAL).generate_state(8)]
 
     def python_global(self) -> int:
         """Return the seed that stands in for the state of ``random``."""

@@ -130,7 +130,7 @@ def load_simulator(target: str) -> Simulator:
     found: Any = _load_file(Path(module_name)) if module_name.endswith(".py") else _load_module(module_name)
     for name in path.split("."):
         if not hasattr(found, name):
-            raise ArgumentError(f"{module_name!r} has no {name!r}; {nearest(name, vars(found))}")
+            raise ArgumentError(f"{module_name!r} has no {name!r}; {nearest(name, dir(found))}")
         found = getattr(found, name)
     return found if isinstance(found, Simulator) else make_simulator(found)
 

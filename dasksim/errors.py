@@ -62,7 +62,7 @@ class IncompleteStoreError(StoreError):
     """A store lacks chunks."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[object]) -> str:
     """Return a hint that offers the known name closest to ``name``, or lists the known names.
 
     Examples
@@ -73,7 +73,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     "known: 'theta', 'x'"
     """
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(str(name), map(str, known), n=1)
     if close:
         return f"did you mean {close[0]!r}?"
     return "known: " + (", ".join(map(repr, known)) or "none")

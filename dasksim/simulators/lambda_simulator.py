@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dasksim._pipeline import Lowering
-from dasksim._schema import declared_variables
+from dasksim._plan import check_flag
+from dasksim._schema import check_labels, declared_variables
 from dasksim._stage import BatchedStage, ContextStage, RowStage, function_name
 from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.simulator import Simulator
@@ -54,13 +55,10 @@ class LambdaSimulator(Simulator):
         super().__init__()
         if not callable(sample_fn):
             raise ArgumentTypeError(f"sample_fn must be callable; got {sample_fn!r}")
-        if not isinstance(is_batched, bool):
-            raise ArgumentTypeError(f"is_batched must be True or False; got {is_batched!r}")
         self.sample_fn = sample_fn
-        self.is_batched = is_batched
-        self.is_context = is_context
-        self.dims = dict(dims or {})
-        self.coords = dict(coords or {})
+        self.is_batched = check_flag("is_batched", is_batched)
+        self.is_context = check_flag("is_context", is_context)
+        self.dims, self.coords = check_labels(dims, coords)
         self._declared = declared_variables(schema)
 
     def lower(self, path: str = "") -> Lowering:

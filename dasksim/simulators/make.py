@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dasksim._plan import check_flag
 from dasksim._stage import function_name
 from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
 from dasksim.simulators.lambda_simulator import LambdaSimulator
@@ -73,7 +74,9 @@ def make_simulator(
     ('batch', 'time')
     """
     options = {"is_batched": is_batched, **({} if schema is None else {"schema": schema})}
-    if isinstance(obj, Mapping | Sequence) and not isinstance(obj, str):
+    check_flag("expand_outputs", expand_outputs)
+    check_flag("replace_inputs", replace_inputs)
+    if isinstance(obj, Mapping | Sequence) and not isinstance(obj, str | bytes):
         if schema is not None:
             raise ArgumentError("schema is for a single function; give obj_kwargs a mapping with 'schema' for each")
         simulators = _wrap_all(obj, obj_kwargs, options)
@@ -82,8 +85,11 @@ def make_simulator(
         if obj_kwargs is not None and not isinstance(obj_kwargs, Mapping):
             raise ArgumentTypeError(f"obj_kwargs must be a mapping for a single function; got {obj_kwargs!r}")
         if isinstance(obj, Simulator) and meta_fn is None:
-            if dims or coords:
-                raise ArgumentError("dims and coords belong to the simulator that is given; set them where it is made")
+            if dims or coords or schema or is_batched:
+                raise ArgumentError(
+                    "is_batched, dims, coords and schema belong to the simulator that is given; set them where it is "
+                    "made"
+                )
             return _wrap(obj, obj_kwargs, options)
         if meta_fn is None:
             return _wrap(obj, obj_kwargs, {**options, "dims": dims, "coords": coords})
@@ -112,12 +118,16 @@ def _each(obj_kwargs: Any, n: int) -> Sequence[Mapping[str, Any] | None]:
     """Return one mapping (or None) for each of ``n`` objects."""
     if obj_kwargs is None or isinstance(obj_kwargs, Mapping):
         return [obj_kwargs] * n
+    if isinstance(obj_kwargs, str | bytes) or not isinstance(obj_kwargs, Sequence):
+        raise ArgumentTypeError(f"obj_kwargs must be a mapping, or a sequence of mappings or None; got {obj_kwargs!r}")
     if len(obj_kwargs) != n:
         raise ArgumentError(f"obj_kwargs has {len(obj_kwargs)} entries for {n} objects; give one for each, or None")
     return list(obj_kwargs)
 
 
 def _wrap(obj: Any, obj_kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Simulator:
+    if not isinstance(obj_kwargs, Mapping | None):
+        raise ArgumentTypeError(f"obj_kwargs must hold a mapping, or None, for each function; got {obj_kwargs!r}")
     for name in obj_kwargs or ():
         if name not in _LAMBDA_ARGUMENTS:
             raise ArgumentError(f"obj_kwargs holds {name!r}; {nearest(name, _LAMBDA_ARGUMENTS)}")
@@ -126,9 +136,13 @@ def _wrap(obj: Any, obj_kwargs: Mapping[str, Any] | None, options: Mapping[str, 
             raise ArgumentError(f"obj_kwargs {dict(obj_kwargs)!r} is for a function, but got the simulator {obj!r}")
         return obj
     if not callable(obj):
-        raise ArgumentTypeError(
-            f"cannot make a simulator of {obj!r}; give a function, a Simulator, or a sequence or mapping of them"
+        is_nested = isinstance(obj, Mapping | Sequence) and not isinstance(obj, str | bytes)
+        advice = (
+            "wrap the inner one in make_simulator first"
+            if is_nested
+            else "give a function, a Simulator, or a sequence or mapping of them"
         )
+        raise ArgumentTypeError(f"cannot make a simulator of {obj!r}; {advice}")
     return LambdaSimulator(obj, **{**options, **(obj_kwargs or {})})
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dasksim._pipeline import Lowering
+from dasksim._plan import check_flag
+from dasksim._schema import check_labels
 from dasksim._stage import Stage
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators.simulator import Simulator
@@ -34,7 +36,7 @@ class SequentialSimulator(Simulator):
     >>> prior = LambdaSimulator(lambda rng: {"loc": rng.normal()})
     >>> likelihood = LambdaSimulator(lambda loc, rng: {"x": rng.normal(loc, size=3)})
     >>> ds = SequentialSimulator([prior, likelihood]).sample(2, seed=1)
-    >>> ds.loc.shape, ds.x.shape
+    >>> ds["loc"].shape, ds["x"].shape
     ((2, 1), (2, 3))
     """
 
@@ -48,20 +50,24 @@ class SequentialSimulator(Simulator):
         coords: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(simulators, Mapping | Sequence):
+            raise ArgumentTypeError(f"simulators must be a sequence or a mapping of Simulators; got {simulators!r}")
+        named: list[tuple[Any, Any]]
         named = list(simulators.items()) if isinstance(simulators, Mapping) else [("", s) for s in simulators]
         if not named:
             raise ArgumentError("simulators must hold at least one simulator; got none")
-        for _, simulator in named:
+        for name, simulator in named:
+            if not isinstance(name, str) or (isinstance(simulators, Mapping) and not name):
+                raise ArgumentTypeError(f"the keys of simulators name stages and must be strings; got {name!r}")
             if not isinstance(simulator, Simulator):
                 raise ArgumentTypeError(
                     f"simulators must hold Simulators; got {simulator!r}, which make_simulator can wrap"
                 )
         self.simulators = tuple(simulator for _, simulator in named)
         self.names = tuple(name for name, _ in named)
-        self.expand_outputs = expand_outputs
-        self.replace_inputs = replace_inputs
-        self.dims = dict(dims or {})
-        self.coords = dict(coords or {})
+        self.expand_outputs = check_flag("expand_outputs", expand_outputs)
+        self.replace_inputs = check_flag("replace_inputs", replace_inputs)
+        self.dims, self.coords = check_labels(dims, coords)
 
     def lower(self, path: str = "") -> Lowering:
         stages: list[Stage] = []

@@ -11,6 +11,7 @@ from dasksim._compile import compile_dataset
 from dasksim._pipeline import Lowering, Pipeline, ProbeCache, resolve
 from dasksim._plan import Plan, as_shape, check_count, plan_samples
 from dasksim._streams import check_seed
+from dasksim.errors import ArgumentTypeError
 
 __all__ = ["Simulator"]
 
@@ -86,7 +87,10 @@ class Simulator(ABC):
         >>> dict(simulator.sample(500, seed=1).sizes)
         {'batch': 500, 'x_dim_0': 3}
         """
-        shape = as_shape(batch_shape, batch_size)
+        if (batch_shape is None) == (batch_size is None):
+            got = "neither" if batch_shape is None else "both"
+            raise ArgumentTypeError(f"give the number of samples as batch_shape or its synonym batch_size; got {got}")
+        shape = as_shape("batch_shape", batch_shape) if batch_size is None else as_shape("batch_size", batch_size)
         pipeline, plan = self.plan(
             shape, seed=seed, sub_batch_size=sub_batch_size, chunk_size=chunk_size, conditions=conditions
         )
@@ -101,7 +105,7 @@ class Simulator(ABC):
         chunk_size: int | None,
         conditions: dict[str, Any],
     ) -> tuple[Pipeline, Plan]:
-        """Check all arguments, find the schema, and cut the samples into chunks; the arguments are those of `sample`."""
+        """Check the arguments of :meth:`sample`, find the schema, and cut the samples into chunks."""
         if sub_batch_size is not None:
             sub_batch_size = check_count("sub_batch_size", sub_batch_size)
         if chunk_size is not None:

@@ -12,7 +12,7 @@ from dasksim.store._read import (
     status,
 )
 from dasksim.store._receipts import Receipt, Receipts
-from dasksim.store._write import ChunkWriter, create_store, remove_store
+from dasksim.store._write import ChunkWriter, create_store, finish_store, remove_store
 
 __all__ = [
     "ATTRIBUTE",
@@ -25,6 +25,7 @@ __all__ = [
     "StoreLayout",
     "choose_inner_rows",
     "create_store",
+    "finish_store",
     "open_dataset",
     "open_receipts",
     "read_record",

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._schema import is_supported
 from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
 
 __all__ = ["ArrayLayout", "StoreLayout", "choose_inner_rows", "stored_dtypes"]
 
-# Rows of an inner chunk, the same for all variables so that a reader can shuffle them together: about 1 MiB of the widest
-# variable, which reads at 0.4 to 0.5 of the speed of a whole shard with a tenth of the buffer, and at most 8192 rows,
-# where narrow variables lose little. See benchmarks/store_layout.py.
+# Rows of an inner chunk, the same for all variables so that a reader can shuffle them together: about 1 MiB of the
+# widest variable, which reads at 0.4 to 0.5 of the speed of a whole shard with a tenth of the buffer, and at most 8192
+# rows, where narrow variables lose little. See benchmarks/store_layout.py.
 _INNER_BYTES = 1 << 20
 _INNER_MAX_ROWS = 1 << 13
 
@@ -134,13 +135,20 @@ def stored_dtypes(dtypes: Any, made: Mapping[str, np.dtype[Any]]) -> dict[str, n
             raise ArgumentError(f"dtypes names {name!r}, which is no variable; {nearest(name, made)}")
     chosen = {name: _as_dtype(dtypes[name]) if name in dtypes else dtype for name, dtype in made.items()}
     for name, dtype in chosen.items():
+        if not is_supported(dtype):
+            raise ArgumentError(
+                f"dtypes[{name!r}]={dtype} is neither boolean nor numeric, at most float64 or complex128"
+            )
         if not np.can_cast(made[name], dtype, "same_kind"):
             raise ArgumentError(f"dtypes[{name!r}]={dtype} cannot hold {name!r} of dtype {made[name]}")
     return chosen
 
 
 def _as_dtype(value: Any) -> np.dtype[Any]:
+    if value is None:
+        raise ArgumentTypeError("dtypes must hold NumPy dtypes; got None")
     try:
-        return np.dtype(value)
+        dtype: np.dtype[Any] = np.dtype(value).newbyteorder("=")
+        return dtype
     except TypeError as error:
         raise ArgumentTypeError(f"dtypes must hold NumPy dtypes; got {value!r}") from error

@@ -1,19 +1,34 @@
 """Find out what a path holds, and open stores."""
 
+import contextlib
 import json
+import threading
 import time
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 import zarr
+from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
 from dasksim.errors import IncompleteStoreError, StoreError
 from dasksim.store._receipts import RECEIPTS, Receipts
 
-__all__ = ["ATTRIBUTE", "FORMAT", "Status", "open_dataset", "open_receipts", "read_record", "remove_leftovers", "status"]
+__all__ = [
+    "ATTRIBUTE",
+    "FORMAT",
+    "Status",
+    "expected_warnings",
+    "open_dataset",
+    "open_receipts",
+    "read_record",
+    "remove_leftovers",
+    "status",
+]
 
 #: Name of the attribute that holds a store's record, a JSON string.
 ATTRIBUTE = "dasksim"
@@ -23,6 +38,18 @@ FORMAT = 1
 
 # A file that is being written has a name of its own; one that has lain for so long belongs to a writer that was killed.
 _LEFTOVER_SECONDS = 600
+
+
+_filters_lock = threading.RLock()  # filters of warnings belong to the whole process
+
+
+@contextlib.contextmanager
+def expected_warnings() -> Iterator[None]:
+    """Silence Zarr's warnings of what is meant to be there: consolidated metadata, and files that are being written."""
+    with _filters_lock, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata", category=ZarrUserWarning)
+        warnings.filterwarnings("ignore", r"Object at .*\.partial is not", category=ZarrUserWarning)
+        yield
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -114,7 +141,9 @@ class Status:
         return self.n_complete == self.n_chunks
 
     def __str__(self) -> str:
-        state = "complete" if self.is_complete else "incomplete; run generate again with the same arguments to finish it"
+        state = (
+            "complete" if self.is_complete else "incomplete; run generate again with the same arguments to finish it"
+        )
         rate = f", {self.n_complete_samples / self.seconds:,.0f} samples/s a worker" if self.seconds else ""
         return (
             f"{self.path}: {state}\n"
@@ -184,7 +213,8 @@ def open_dataset(store: str | Path) -> xr.Dataset:
             "arguments to finish it"
         )
     chunks = {"batch": record["chunk_size"]}
-    dataset = xr.open_zarr(LocalStore(path, read_only=True), consolidated=False, chunks=chunks)
+    with expected_warnings():
+        dataset: xr.Dataset = xr.open_zarr(LocalStore(path, read_only=True), consolidated=False, chunks=chunks)
     return dataset[list(record["variables"])]
 
 

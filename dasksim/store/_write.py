@@ -4,7 +4,6 @@ import json
 import shutil
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,24 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
+from zarr.abc.buffer import BufferPrototype
+from zarr.abc.store import ByteRequest
 from zarr.buffer.cpu import Buffer
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
-from dasksim.errors import StoreError
+from dasksim.errors import OutputError, StoreError, StoreMismatchError
 from dasksim.store._layout import ArrayLayout, StoreLayout
-from dasksim.store._read import ATTRIBUTE
+from dasksim.store._read import ATTRIBUTE, expected_warnings, read_record
 from dasksim.store._receipts import RECEIPTS, Receipt, Receipts, digest_rows
 
-__all__ = ["ChunkWriter", "create_store", "remove_store"]
+__all__ = ["ChunkWriter", "create_store", "finish_store", "remove_store"]
 
 Array = npt.NDArray[Any]
+
+_RECEIPTS_FOLDER = RECEIPTS.partition("/")[0]
 
 
 def create_store(path: Path, layout: StoreLayout) -> None:
@@ -43,13 +46,11 @@ def create_store(path: Path, layout: StoreLayout) -> None:
     try:
         store = LocalStore(path)
         sync(store.set_if_not_exists("zarr.json", _root(layout.record)))
-        group = zarr.open_group(store, mode="r+")
+        group = zarr.open_group(store, mode="r+", use_consolidated=False)
         for array in layout.arrays:
             _create_array(group, array)
-        if any(dim not in group for dim in layout.coords):  # xarray knows how to encode times and strings
-            values = {dim: _storable(value) for dim, value in layout.coords.items()}
-            coords = xr.Dataset(coords=values, attrs=dict(group.attrs))
-            coords.to_zarr(store, mode="a", consolidated=False, zarr_format=3)
+        if RECEIPTS not in group:  # what comes before them may have been cut off
+            _write_coords(store, layout.coords)
         Receipts.create(group, layout.n_chunks, [array.name for array in layout.arrays])
     except OSError as error:
         raise StoreError(f"cannot write a store at {str(path)!r}: {error}") from error
@@ -58,6 +59,15 @@ def create_store(path: Path, layout: StoreLayout) -> None:
 def _root(record: Mapping[str, Any]) -> Buffer:
     root = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: json.dumps(record)}}
     return Buffer.from_bytes(json.dumps(root, indent=2).encode())
+
+
+def _write_coords(store: LocalStore, coords: Mapping[str, Array]) -> None:
+    """Write coordinates as xarray encodes them, file by whole file, so that two writers do each other no harm."""
+    encoded: dict[str, Any] = {}
+    values = {dim: _storable(value) for dim, value in coords.items()}
+    xr.Dataset(coords=values).to_zarr(MemoryStore(encoded), consolidated=False, zarr_format=3)
+    for key in sorted(encoded.keys() - {"zarr.json"}):
+        sync(store.set(key, encoded[key]))
 
 
 def _storable(values: Array) -> Array:
@@ -85,8 +95,21 @@ def _create_array(group: zarr.Group, array: ArrayLayout) -> None:
         return
 
 
+def finish_store(path: Path) -> None:
+    """Gather the metadata of a complete store in its root, so that readers open it at once and xarray has no warning.
+
+    The root is replaced as a whole; what it says of the store stays.
+    """
+    store = LocalStore(path)
+    if zarr.open_group(store, mode="r").metadata.consolidated_metadata is None:
+        with expected_warnings():
+            zarr.consolidate_metadata(store)
+
+
 def remove_store(path: Path) -> None:
-    """Remove a store that dasksim made.
+    """Remove a store that dasksim made; its folder stays.
+
+    Receipts go first and the record last, so that a removal that is cut off leaves an incomplete store.
 
     Raises
     ------
@@ -94,9 +117,24 @@ def remove_store(path: Path) -> None:
         If it cannot be removed.
     """
     try:
-        shutil.rmtree(path)
+        children = sorted(path.iterdir(), key=lambda child: (child.name == "zarr.json", child.name != _RECEIPTS_FOLDER))
+        for child in children:
+            if child.is_dir():
+                shutil.rmtree(child)
+            else:
+                child.unlink()
     except OSError as error:
         raise StoreError(f"cannot remove the store at {str(path)!r}: {error}") from error
+
+
+class _Unread(WrapperStore[LocalStore]):
+    """A store in which no chunk can be read: Zarr then writes shards whole, and does not merge them with what is there.
+
+    What is there without a receipt may be anything.
+    """
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Any:
+        return await super().get(key, prototype, byte_range) if key.endswith("zarr.json") else None
 
 
 class ChunkWriter:
@@ -123,14 +161,35 @@ class ChunkWriter:
         vars(self).update(state, _lock=threading.Lock())
 
     def write(self, chunk: int, simulate: Callable[[], Mapping[str, Array]]) -> Receipt:
-        """Simulate a chunk, write it, write its receipt, and return the receipt."""
-        arrays, receipts = self._open()
+        """Simulate a chunk, write it, write its receipt, and return the receipt.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be written.
+        StoreMismatchError
+            If the store was made anew in the meantime.
+        """
         start = time.perf_counter_ns()
         values = simulate()
+        try:
+            return self._write(chunk, values, start)
+        except StoreError:
+            raise
+        except OSError as error:
+            raise StoreError(f"writing to {str(self.path)!r} failed: {error}") from error
+
+    def _write(self, chunk: int, values: Mapping[str, Array], start: int) -> Receipt:
+        if read_record(self.path) != self.layout.record:
+            raise StoreMismatchError(
+                f"the store at {str(self.path)!r} was removed or made anew by another run; this run has stopped, so as "
+                "not to mix its samples in"
+            )
+        arrays, receipts = self._open()
         digests = {}
         first = chunk * self.layout.chunk_size
         for array in self.layout.arrays:
-            rows = values[array.name].astype(array.dtype, copy=False)
+            rows = _cast(values[array.name], array)
             arrays[array.name][first : first + len(rows)] = rows
             digests[array.name] = digest_rows(rows)
         n_rows = len(rows)
@@ -141,10 +200,36 @@ class ChunkWriter:
     def _open(self) -> tuple[dict[str, zarr.Array[Any]], Receipts]:
         with self._lock:
             if self._opened is None:
-                group = zarr.open_group(LocalStore(self.path), mode="r+")
+                group = zarr.open_group(_Unread(LocalStore(self.path)), mode="r+")
                 arrays = {array.name: _array(group, array.name) for array in self.layout.arrays}
                 self._opened = arrays, Receipts(_array(group, RECEIPTS))
             return self._opened
+
+
+def _cast(values: Array, array: ArrayLayout) -> Array:
+    """Return values in the dtype in which they are stored.
+
+    Raises
+    ------
+    OutputError
+        If a value does not fit into it.
+    """
+    if values.dtype == array.dtype:
+        return values
+    try:
+        with np.errstate(over="raise"):
+            rows = values.astype(array.dtype)
+    except FloatingPointError as error:
+        raise OutputError(_does_not_fit(array)) from error
+    if array.dtype.kind in "iu" and not np.array_equal(rows, values):
+        raise OutputError(_does_not_fit(array))
+    return rows
+
+
+def _does_not_fit(array: ArrayLayout) -> str:
+    return (
+        f"a value of {array.name!r} does not fit into {array.dtype}, in which it is to be stored; choose a wider dtype"
+    )
 
 
 def _array(group: zarr.Group, path: str) -> zarr.Array[Any]:

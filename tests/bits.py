@@ -1,0 +1,51 @@
+"""Compare datasets and stores bit by bit."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+__all__ = ["array_bytes", "bits", "chunk_files", "file_bytes", "prefix_of", "receipt_files"]
+
+#: For each variable its dims, dtype, shape and bytes.
+Bits = dict[str, tuple[Any, ...]]
+
+
+def bits(dataset: xr.Dataset, **how: Any) -> Bits:
+    """Compute a dataset and return its variables' bits."""
+    return {str(name): _bits_of(array) for name, array in dataset.compute(**how).data_vars.items()}
+
+
+def prefix_of(dataset: xr.Dataset, n_samples: int, **how: Any) -> Bits:
+    """Return the bits of the first samples of a dataset, all of which is computed."""
+    return {
+        str(name): _bits_of(array[:n_samples]) for name, array in dataset.compute(**how).data_vars.items()
+    }
+
+
+def _bits_of(array: xr.DataArray) -> tuple[Any, ...]:
+    values = np.ascontiguousarray(array.values)
+    return array.dims, values.dtype.str, values.shape, values.tobytes()
+
+
+def file_bytes(path: Path) -> dict[str, bytes]:
+    """Return the bytes of every file below a path."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def array_bytes(path: Path) -> dict[str, bytes]:
+    """Return the bytes of every file of a store but for receipts, which hold times."""
+    return {name: content for name, content in file_bytes(path).items() if not name.startswith("_dasksim/receipts/c.")}
+
+
+def receipt_files(path: Path) -> dict[int, Path]:
+    """Return the files of a store's receipts, by chunk."""
+    files = (path / "_dasksim" / "receipts").glob("c.*")
+    return {int(file.name.split(".")[1]): file for file in files}
+
+
+def chunk_files(path: Path, variable: str) -> dict[int, Path]:
+    """Return the files of a variable's shards, by chunk."""
+    folder = path / variable / "c"
+    return {int(file.relative_to(folder).parts[0]): file for file in folder.rglob("*") if file.is_file()}

@@ -1,0 +1,24 @@
+"""Real clusters, shared by the session."""
+
+from collections.abc import Iterator
+
+import pytest
+from distributed import Client, LocalCluster
+
+
+def _client(n_workers: int) -> Iterator[Client]:
+    with (
+        LocalCluster(n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="session")
+def one_worker() -> Iterator[Client]:
+    yield from _client(1)
+
+
+@pytest.fixture(scope="session")
+def two_workers() -> Iterator[Client]:
+    yield from _client(2)

@@ -1,0 +1,1 @@
+"""Modules that hold generators, for test_isolation."""

@@ -1,0 +1,132 @@
+"""The public names, what importing them costs, their docstrings, and the tree of errors."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dasksim
+from dasksim import errors
+
+REFERENCE = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
+MODULES = [
+    importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(dasksim.__path__, "dasksim.")
+    if not module.name.endswith("__main__")
+]
+PUBLIC = [name for name in dasksim.__all__ if name not in ("__version__", "models")]
+CALLABLES = [getattr(dasksim, name) for name in PUBLIC] + [getattr(dasksim.models, n) for n in ("two_moons",)]
+
+
+def test_the_public_names_are_those_documented() -> None:
+    entries = set(re.findall(r"^\.\. auto(?:function|class):: (\S+)$", REFERENCE, flags=re.MULTILINE))
+    documented = entries | set(errors.__all__ if ".. automodule:: dasksim.errors" in REFERENCE else ())
+    models = {f"dasksim.models.{name}" for name in dasksim.models.__all__ if name.islower()}
+
+    assert set(PUBLIC) | models == documented
+
+
+def test_all_lists_exactly_what_can_be_imported() -> None:
+    assert dasksim.__all__ == sorted(dasksim.__all__)
+    assert all(hasattr(dasksim, name) for name in dasksim.__all__)
+    exposed = {
+        name for name, value in vars(dasksim).items() if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert exposed <= set(dasksim.__all__)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_every_module_says_what_is_public(module: Any) -> None:
+    assert module.__doc__
+    names = getattr(module, "__all__", ["__version__"])
+    assert names
+    assert all(hasattr(module, name) for name in names)
+
+
+def test_importing_dasksim_imports_no_optional_package() -> None:
+    optional = ("torch", "keras", "matplotlib", "cupy", "distributed", "tensorflow", "jax")
+    code = f"import sys, dasksim; print(*(name for name in {optional} if name in sys.modules))"
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+
+    assert run.stdout.split() == []
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+", dasksim.__version__)
+    assert importlib.metadata.version("dasksim") == dasksim.__version__
+
+
+# Docstrings
+
+
+def sections(docstring: str) -> dict[str, str]:
+    """Return the sections of a numpydoc docstring, by title; the text before them has none."""
+    parts = re.split(r"^(\w[\w ]*)\n-+$", inspect.cleandoc(docstring), flags=re.MULTILINE)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def described(section: str) -> set[str]:
+    """Return the names that a section describes, such as ``chunk_size`` or ``**conditions``."""
+    lines = re.findall(r"^(\S.*)$", section, flags=re.MULTILINE)
+    return {name.strip("* ") for line in lines for name in line.split(",")}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_public_functions_and_classes_have_a_summary(module: Any) -> None:
+    for name in getattr(module, "__all__", ()):
+        obj = getattr(module, name)
+        if inspect.isfunction(obj) or inspect.isclass(obj):
+            summary = sections(obj.__doc__ or "")[""].strip().partition("\n\n")[0]
+            assert re.fullmatch(r"[A-Z`](?s:.*)[.:]", summary), f"{module.__name__}.{name}"
+
+
+@pytest.mark.parametrize("obj", [*CALLABLES, dasksim.Simulator.sample], ids=lambda obj: obj.__qualname__)
+def test_every_argument_and_result_of_the_public_interface_is_described(obj: Any) -> None:
+    if inspect.isclass(obj) and (issubclass(obj, Exception) or inspect.isabstract(obj)):
+        return
+    found = sections(obj.__doc__)
+    parameters = set(inspect.signature(obj).parameters) - {"self"}
+
+    assert described(found.get("Parameters", "")) == parameters
+    if inspect.isfunction(obj) and obj is not dasksim.status:
+        assert "Returns" in found
+
+
+# Errors
+
+
+def test_the_tree_of_errors_is_small_and_each_is_what_a_caller_expects() -> None:
+    classes = [getattr(errors, name) for name in errors.__all__]
+    builtins = {"ArgumentError": ValueError, "ArgumentTypeError": TypeError, "SimulatorError": ValueError}
+    builtins |= {"OutputError": ValueError, "StoreError": OSError, "StoreMismatchError": ValueError}
+
+    assert len(classes) <= 8
+    assert all(issubclass(error, errors.DasksimError) for error in classes)
+    assert all(issubclass(getattr(errors, name), builtin) for name, builtin in builtins.items())
+    defined = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
+    assert defined == set(errors.__all__)
+
+
+def test_no_error_is_raised_but_those_of_the_tree() -> None:
+    raised = {
+        name
+        for module in MODULES
+        for name in re.findall(r"raise (\w+)\(", inspect.getsource(module))
+        if name not in errors.__all__
+    }
+
+    # a key that a layer lacks, and a worker process that dasksim did not start: no user's doing
+    assert raised <= {"KeyError", "RuntimeError", "error"}
+
+
+def test_the_nearest_name_is_offered() -> None:
+    assert errors.nearest("tehta", ["theta", "x"]) == "did you mean 'theta'?"
+    assert errors.nearest("q", ["theta", "x"]) == "known: 'theta', 'x'"
+    assert errors.nearest(1, ["theta"]) == "known: 'theta'"
+    assert errors.nearest("q", []) == "known: none"

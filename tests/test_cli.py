@@ -1,0 +1,317 @@
+"""The command line: what it does, what it prints where, and its exit codes."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bits import array_bytes
+
+import dasksim
+from dasksim.cli import FAILED, INCOMPLETE, INTERRUPTED, OK, main
+
+MODEL = """
+    def prior(rng):
+        return {"theta": rng.normal()}
+
+    def likelihood(theta, rng):
+        return {"x": rng.normal(theta, size=3)}
+
+    model = [prior, likelihood]
+    simulator = __import__("dasksim").make_simulator(model)
+
+    class Holder:
+        inner = simulator
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a file of simulators and a package of the same."""
+    (tmp_path / "simulator_file.py").write_text(textwrap.dedent(MODEL))
+    (tmp_path / "simulator_package").mkdir()
+    (tmp_path / "simulator_package" / "__init__.py").write_text("")
+    (tmp_path / "simulator_package" / "models.py").write_text(textwrap.dedent(MODEL))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    return tmp_path
+
+
+def generate(target: str, store: str, *options: str) -> int:
+    return main(["generate", target, store, "-n", "40", "--seed", "1", "--sub-batch-size", "8", *options])
+
+
+def run(*arguments: str, cwd: Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "dasksim", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+
+# generate
+
+
+def test_generate_makes_a_store_of_a_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate("two_moons", "s.zarr", "--chunk-size", "16", "--dtype", "float64") == OK
+
+    captured = capsys.readouterr()
+    dataset = dasksim.open_dataset("s.zarr")
+    assert captured.out == ""
+    assert "s.zarr: complete" in captured.err
+    assert "samples  40 of 40" in captured.err
+    assert "chunks   3 of 3 (of 16 samples)" in captured.err
+    assert dataset.sizes["batch"] == 40
+    assert dataset.parameters.dtype == "float64"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "simulator_file.py:model",
+        "simulator_file.py:simulator",
+        "simulator_file.py:Holder.inner",
+        "./simulator_file.py:model",
+        "simulator_package.models:model",
+        "simulator_package.models:Holder.inner",
+    ],
+)
+def test_targets_of_all_forms_name_one_simulator(target: str, folder: Path) -> None:
+    assert generate(target, "s.zarr", "--scheduler", "synchronous") == OK
+
+    expected = dasksim.make_simulator([_prior, _likelihood]).sample(40, seed=1, sub_batch_size=8).compute()
+    for name, array in dasksim.open_dataset("s.zarr").items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+def _prior(rng: np.random.Generator) -> dict[str, object]:
+    return {"theta": rng.normal()}
+
+
+def _likelihood(theta: float, rng: np.random.Generator) -> dict[str, object]:
+    return {"x": rng.normal(theta, size=3)}
+
+
+_prior.__name__, _likelihood.__name__ = "prior", "likelihood"
+
+
+def test_a_plain_function_is_a_target(folder: Path) -> None:
+    assert generate("simulator_file.py:prior", "s.zarr", "--scheduler", "synchronous") == OK
+
+    assert dasksim.open_dataset("s.zarr").theta.dims == ("batch",)
+
+
+@pytest.mark.parametrize("target", ["simulator_file.py:model", "simulator_package.models:model"])
+def test_worker_processes_find_what_lies_in_the_current_folder(target: str, folder: Path) -> None:
+    done = run("generate", target, "s.zarr", "-n", "40", "--seed", "1", "--scheduler", "processes", cwd=folder)
+
+    assert done.returncode == OK, done.stderr
+    assert dasksim.status("s.zarr").is_complete
+
+
+def test_generate_goes_on_with_a_store_and_overwrites_on_demand(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate("two_moons", "s.zarr") == OK
+    assert generate("two_moons", "s.zarr") == OK
+    assert main(["generate", "two_moons", "s.zarr", "-n", "80"]) == FAILED
+    assert "n_samples: 40 in the store, 80 asked for" in capsys.readouterr().err
+    assert main(["generate", "two_moons", "s.zarr", "-n", "80", "--overwrite", "--no-progress"]) == OK
+    assert dasksim.status("s.zarr").n_samples == 80
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "two_moon",
+            "target 'two_moon' is no model, and no package.module:object or file.py:object; did you mean 'two_moons'?",
+        ),
+        ("simulator_file.py", "target 'simulator_file.py' is no model, and no package.module:object or file.py:object"),
+        ("simulator_file.py:", "target 'simulator_file.py:' is no model"),
+        (":model", "target ':model' is no model"),
+        ("simulator_file.py:modle", "'simulator_file.py' has no 'modle'; did you mean 'model'?"),
+        ("simulator_file.py:model.copi", "'simulator_file.py' has no 'copi'; did you mean 'copy'?"),
+        (
+            "simulator_file.py:likelihood",
+            "stage 'likelihood' needs 'theta', but no earlier stage, context or condition",
+        ),
+        ("simulator_file.py:__doc__", "cannot make a simulator of None; give a function, a Simulator, or a sequence"),
+        ("absent.py:model", "there is no file 'absent.py'"),
+        ("absent_package:model", "cannot import 'absent_package': No module named 'absent_package'"),
+        ("simulator_package.modles:model", "cannot import 'simulator_package.modles': No module named"),
+    ],
+)
+def test_a_bad_target_is_explained_on_stderr(
+    target: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(target, "s.zarr") == FAILED
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"dasksim: {message}")
+    assert not Path("s.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seed", "-1"], "seed must be >= 0; got -1"),
+        (["--chunk-size", "12"], "chunk_size=12 is not a multiple of sub_batch_size=8; use 8 or 16, or leave"),
+        (["--dtype", "flaot32"], "dtypes must hold NumPy dtypes; got 'flaot32'"),
+        (["--scheduler", "thread"], "scheduler must be one of 'synchronous', 'threads', 'processes', a Client or an"),
+        (["-n", "0"], "n_samples must be >= 1; got 0"),
+    ],
+)
+def test_a_bad_option_is_explained_on_stderr(
+    options: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate("two_moons", "s.zarr", *options) == FAILED
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"dasksim: {message}")
+    assert not Path("s.zarr").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["generate"], ["generate", "two_moons", "s.zarr"], ["statsu", "s.zarr"]])
+def test_a_call_that_cannot_be_parsed_shows_the_usage(
+    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(arguments)
+
+    assert capsys.readouterr().err.startswith("usage: dasksim")
+
+
+# status, models, version
+
+
+def test_status_tells_complete_from_incomplete_by_its_exit_code(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate("two_moons", "s.zarr", "--chunk-size", "8")
+    capsys.readouterr()
+
+    assert main(["status", "s.zarr"]) == OK
+    assert "s.zarr: complete\n" in capsys.readouterr().out
+    (folder / "s.zarr" / "_dasksim" / "receipts" / "c.1.0").unlink()
+    assert main(["status", "s.zarr"]) == INCOMPLETE
+    printed = capsys.readouterr().out
+    assert "s.zarr: incomplete; run generate again with the same arguments to finish it" in printed
+    assert "samples  32 of 40" in printed
+
+
+def test_status_of_no_store_is_explained_on_stderr(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "full").mkdir()
+    (folder / "full" / "thesis.txt").write_text("")
+
+    assert main(["status", "absent.zarr"]) == FAILED
+    assert "dasksim: there is no store at" in capsys.readouterr().err
+    assert main(["status", "full"]) == FAILED
+    assert "is not empty and is no store made by dasksim" in capsys.readouterr().err
+
+
+def test_models_are_listed_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == OK
+
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(dasksim.models.MODELS)
+    assert "Two moons: two parameters, two observables" in lines[0]
+
+
+def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
+    done = run("--version", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout, done.stderr) == (OK, f"dasksim {dasksim.__version__}\n", "")
+    assert run("status", "absent.zarr", cwd=tmp_path).returncode == FAILED
+
+
+# Interruption
+
+SLOW = """
+    import time
+
+    def slow(rng):
+        time.sleep(0.01)
+        return {"x": rng.normal()}
+"""
+
+LAYOUT = ["-n", "160", "--seed", "3", "--sub-batch-size", "8", "--chunk-size", "8", "--no-progress"]
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
+def test_ctrl_c_keeps_what_is_complete_and_the_same_call_goes_on(
+    scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_file.py").write_text(textwrap.dedent(SLOW))
+    arguments = ["generate", "slow_file.py:slow", "s.zarr", *LAYOUT, "--scheduler", scheduler]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dasksim", *arguments],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    _wait_for_receipts(tmp_path / "s.zarr", process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    message = process.communicate(timeout=60)[1]
+    stopped = dasksim.status(tmp_path / "s.zarr")
+
+    assert process.returncode == INTERRUPTED, message
+    assert message.startswith("dasksim: interrupted\n")
+    assert f"{stopped.n_complete} chunks are complete and kept; run generate again with the same arguments" in message
+    assert "Traceback" not in message
+    assert 0 < stopped.n_complete < stopped.n_chunks == 20
+
+    kept = array_bytes(tmp_path / "s.zarr")
+    assert run(*arguments, cwd=tmp_path).returncode == OK
+    resumed = array_bytes(tmp_path / "s.zarr")
+    assert {name: resumed[name] for name in kept if "/c/" in name} == {n: kept[n] for n in kept if "/c/" in n}
+    whole = ["generate", "slow_file.py:slow", "whole.zarr", *LAYOUT, "--scheduler", "threads"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    assert main(whole) == OK
+    assert resumed == array_bytes(tmp_path / "whole.zarr")
+
+
+def _wait_for_receipts(store: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 60
+    while not list(store.glob("_dasksim/receipts/c.*")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_scripts_without_a_main_guard_can_use_processes(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        textwrap.dedent(
+            """
+            import dasksim
+            import numpy as np
+
+            print("started")
+
+            def prior(rng):
+                return {"theta": rng.normal()}
+
+            def likelihood(theta):
+                return {"x": np.random.normal(theta, size=3)}
+
+            simulator = dasksim.make_simulator([prior, likelihood])
+            options = dict(seed=1, sub_batch_size=8, chunk_size=16)
+            ds = dasksim.generate(simulator, "s.zarr", 64, scheduler="processes", **options)
+            assert ds.compute().equals(simulator.sample(64, **options).compute())
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "started\n"

@@ -1,0 +1,279 @@
+"""Promise 1: every value is a pure function of simulator, conditions, seed and sub-batch size."""
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+from bits import bits, prefix_of
+from distributed import Client
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import KINDS, Cut, Recipe, cuts, recipes
+
+from dasksim import Simulator, generate, make_simulator, open_dataset
+
+SEEDS = st.integers(0, 2**130)
+
+thorough = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def row_simulator() -> Simulator:
+    def prior(rng: np.random.Generator) -> dict[str, Any]:
+        return {"theta": rng.normal(size=2)}
+
+    def likelihood(theta: Any, rng: np.random.Generator) -> dict[str, Any]:
+        return {"x": rng.normal(theta[0], 1.0, size=3)}
+
+    return make_simulator([prior, likelihood])
+
+
+def batched_simulator() -> Simulator:
+    def prior(batch_shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Any]:
+        return {"theta": rng.normal(size=(*batch_shape, 2))}
+
+    def likelihood(batch_shape: tuple[int, ...], theta: Any, rng: np.random.Generator) -> dict[str, Any]:
+        return {"x": theta[..., :1] + rng.normal(size=(*batch_shape, 3))}
+
+    return make_simulator([prior, likelihood], is_batched=True)
+
+
+@thorough
+@given(recipes(), cuts(), SEEDS, st.integers(1, 20))
+def test_smaller_dataset_is_prefix_of_larger(recipe: Recipe, cut: Cut, seed: int, more: int) -> None:
+    simulator = recipe.simulator()
+    small = simulator.sample(cut.shape, seed=seed, **cut.options)
+    larger = simulator.sample((cut.n_samples + more, *cut.further), seed=seed, **cut.options)
+    assert bits(small, scheduler="synchronous") == prefix_of(larger, cut.n_samples, scheduler="synchronous")
+
+
+@thorough
+@given(recipes(), cuts(), SEEDS, st.integers(1, 5), st.sampled_from(["synchronous", "threads"]))
+def test_chunk_size_and_scheduler_change_no_bit(
+    recipe: Recipe, cut: Cut, seed: int, sub_batches: int, scheduler: str
+) -> None:
+    wanted = bits(recipe.simulator().sample(cut.shape, seed=seed, **cut.options), scheduler="synchronous")
+    options = {**cut.options, "chunk_size": cut.sub_batch_size * sub_batches}
+    got = bits(recipe.simulator().sample(cut.shape, seed=seed, **options), scheduler=scheduler)
+    assert got == wanted
+
+
+@thorough
+@given(recipes(), cuts(), SEEDS, st.data())
+def test_subset_of_variables_has_same_bits(recipe: Recipe, cut: Cut, seed: int, data: st.DataObject) -> None:
+    dataset = recipe.simulator().sample(cut.shape, seed=seed, **cut.options)
+    names = data.draw(st.lists(st.sampled_from(sorted(map(str, dataset.data_vars))), min_size=1, unique=True))
+    whole = bits(dataset, scheduler="synchronous")
+    assert bits(dataset[names], scheduler="threads") == {name: whole[name] for name in names}
+
+
+@settings(max_examples=15, deadline=None)
+@given(recipes(), cuts(), SEEDS, st.sampled_from(["synchronous", "threads"]))
+def test_generated_store_equals_sample(recipe: Recipe, cut: Cut, seed: int, scheduler: str) -> None:
+    wanted = bits(recipe.simulator().sample(cut.shape, seed=seed, **cut.options), scheduler="synchronous")
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = generate(
+            recipe.simulator(), f"{folder}/s.zarr", cut.shape, seed=seed, scheduler=scheduler, **cut.options
+        )
+        assert bits(dataset, scheduler="synchronous") == wanted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_of_a_cluster_change_no_bit(kind: str, one_worker: Client, two_workers: Client) -> None:
+    simulator = KINDS[kind].simulator()
+    wanted = bits(simulator.sample(37, seed=3, sub_batch_size=5, chunk_size=35), scheduler="synchronous")
+    dataset = simulator.sample(37, seed=3, sub_batch_size=5, chunk_size=10)
+    assert bits(dataset, scheduler=one_worker) == wanted
+    assert bits(dataset, scheduler=two_workers) == wanted
+
+
+def test_worker_processes_change_no_bit() -> None:
+    datasets = [r.simulator().sample(37, seed=3, sub_batch_size=5, chunk_size=10) for r in KINDS.values()]
+    names = [{n: f"{n}_{i}" for n in [*ds.data_vars, *ds.dims] if n != "batch"} for i, ds in enumerate(datasets)]
+    whole = xr.merge([ds.rename(new) for ds, new in zip(datasets, names, strict=True)], combine_attrs="drop")
+    assert bits(whole, scheduler="processes", num_workers=2) == bits(whole, scheduler="synchronous")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generate_on_a_cluster_equals_sample(kind: str, two_workers: Client, tmp_path: Path) -> None:
+    simulator = KINDS[kind].simulator()
+    options = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}
+    wanted = bits(simulator.sample(37, **options), scheduler="synchronous")
+    address = two_workers.scheduler.address
+    by_client = generate(simulator, tmp_path / "client.zarr", 37, scheduler=two_workers, **options)
+    by_address = generate(simulator, tmp_path / "address.zarr", 37, scheduler=address, **options)
+    assert bits(by_client, scheduler="synchronous") == wanted
+    assert bits(by_address, scheduler="synchronous") == wanted
+
+
+@pytest.mark.parametrize("kind", ["three_stages", "hidden", "legacy"])
+def test_generate_in_processes_equals_sample(kind: str, tmp_path: Path) -> None:
+    simulator = KINDS[kind].simulator()
+    options = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}
+    dataset = generate(simulator, tmp_path / "s.zarr", 37, scheduler="processes", **options)
+    assert bits(dataset, scheduler="synchronous") == bits(simulator.sample(37, **options), scheduler="synchronous")
+
+
+def test_active_client_generates_the_same_bits(two_workers: Client, tmp_path: Path) -> None:
+    simulator = row_simulator()
+    with two_workers.as_current():
+        dataset = generate(simulator, tmp_path / "s.zarr", 37, seed=3, sub_batch_size=5, chunk_size=10)
+    assert bits(dataset, scheduler="synchronous") == bits(simulator.sample(37, seed=3, sub_batch_size=5))
+
+
+def test_two_runs_on_one_cluster_do_not_mix(two_workers: Client, tmp_path: Path) -> None:
+    for i in range(5):
+        simulator = make_simulator(lambda rng, i=i: {"x": i + rng.uniform()})
+        dataset = generate(simulator, tmp_path / f"{i}.zarr", 20, seed=i, scheduler=two_workers, chunk_size=20)
+        assert bits(dataset, scheduler="synchronous") == bits(simulator.sample(20, seed=i), scheduler="synchronous")
+
+
+@pytest.mark.parametrize("make", [row_simulator, batched_simulator])
+def test_seeds_stages_and_sub_batches_draw_differently(make: Any) -> None:
+    def noise(rng: np.random.Generator) -> dict[str, Any]:
+        return {"a": rng.normal(size=2)}
+
+    def same_noise(rng: np.random.Generator) -> dict[str, Any]:
+        return {"b": rng.normal(size=2)}
+
+    one, two = (make().sample(40, seed=seed, sub_batch_size=8).compute() for seed in (1, 2))
+    assert not np.isin(one.theta, two.theta).any()
+    assert len(np.unique(one.theta)) == one.theta.size
+    stages = make_simulator([noise, same_noise]).sample(40, seed=1).compute()
+    assert not np.isin(stages.a, stages.b).any()
+
+
+def test_sub_batch_size_changes_draws_after_the_first_sub_batch() -> None:
+    small, large = (row_simulator().sample(32, seed=1, sub_batch_size=s).compute() for s in (8, 16))
+    assert small.theta[:8].identical(large.theta[:8])
+    assert (small.theta[8:] != large.theta[8:]).all()
+
+
+def test_adding_a_stage_changes_no_other_draws() -> None:
+    def nuisance(rng: np.random.Generator) -> dict[str, Any]:
+        return {"nu": rng.normal(size=5)}
+
+    def prior(rng: np.random.Generator) -> dict[str, Any]:
+        return {"theta": rng.normal()}
+
+    def likelihood(theta: float, rng: np.random.Generator) -> dict[str, Any]:
+        return {"x": rng.normal(theta, size=3)}
+
+    without = bits(make_simulator([prior, likelihood]).sample(20, seed=1, sub_batch_size=6))
+    for stages in ([nuisance, prior, likelihood], [prior, nuisance, likelihood], [prior, likelihood, nuisance]):
+        with_it = bits(make_simulator(stages).sample(20, seed=1, sub_batch_size=6))
+        assert {name: with_it[name] for name in without} == without
+
+
+def test_values_at_their_addresses_are_pinned() -> None:
+    """A change of the address scheme must be noticed: such values are in the stores of users."""
+
+    def prior(rng: np.random.Generator) -> dict[str, Any]:
+        return {"theta": rng.uniform()}
+
+    def likelihood(batch_shape: tuple[int, ...], theta: Any, rng: np.random.Generator) -> dict[str, Any]:
+        return {"x": rng.integers(0, 1000, size=batch_shape)}
+
+    def tag(seed: int) -> dict[str, Any]:
+        return {"tag": seed}
+
+    generator = np.random.default_rng(1)
+
+    def hidden() -> dict[str, Any]:
+        return {"h": generator.uniform(), "l": np.random.uniform()}
+
+    simulator = make_simulator(
+        [prior, likelihood, tag, hidden], obj_kwargs=[None, {"is_batched": True}, None, None], expand_outputs=False
+    )
+    found = simulator.sample(5, seed=2025, sub_batch_size=2).compute()
+    assert {name: array.values.tolist() for name, array in found.data_vars.items()} == {
+        "theta": [0.8559993766653942, 0.9001358466956374, 0.5274401080366948, 0.6104193622878535, 0.7255251945596857],
+        "x": [786, 49, 887, 769, 497],
+        "tag": [
+            9023135661574636440,
+            4601629946907542052,
+            5519776518107511162,
+            7443940678792820035,
+            5718095342235019299,
+        ],
+        "h": [0.9648645344906566, 0.12474061471051745, 0.42627846330204233, 0.7867930519147242, 0.3653749364243407],
+        "l": [0.09574131981441691, 0.24100092288675712, 0.21154168395093753, 0.5961451844210899, 0.8745332025912835],
+    }
+
+
+def test_address_is_seed_stage_and_sub_batch() -> None:
+    """The scheme as the design states it, written out with NumPy alone."""
+
+    def prior(rng: np.random.Generator) -> dict[str, Any]:
+        return {"theta": rng.uniform()}
+
+    key = int.from_bytes(hashlib.blake2b(b"prior", digest_size=8).digest(), "little") | 1 << 63
+    streams = [np.random.SeedSequence(2025, spawn_key=(key, sub_batch, 0)) for sub_batch in range(3)]
+    expected = np.concatenate([np.random.Generator(np.random.SFC64(stream)).uniform(size=2) for stream in streams])
+    found = make_simulator(prior).sample(5, seed=2025, sub_batch_size=2)
+    np.testing.assert_array_equal(found.theta, expected[:5])
+
+
+@pytest.mark.parametrize("make", [row_simulator, batched_simulator])
+def test_conditions_of_every_kind_give_the_same_bits(make: Any, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(37, 2))
+    named = xr.DataArray(rows, dims=("batch", "k"))
+    lazy = xr.DataArray(da.from_array(rows, chunks=(7, 1)), dims=("batch", "k"))
+    wanted = bits(make().sample(37, seed=3, sub_batch_size=5, chunk_size=35, theta=rows), scheduler="synchronous")
+    for i, theta in enumerate([rows, named, named.transpose(), lazy, lazy.transpose(), da.from_array(rows)]):
+        for scheduler in ("synchronous", "threads"):
+            dataset = make().sample(37, seed=3, sub_batch_size=5, chunk_size=10, theta=theta)
+            assert bits(dataset, scheduler=scheduler) == wanted
+        stored = generate(
+            make(),
+            tmp_path / f"{i}.zarr",
+            37,
+            seed=3,
+            sub_batch_size=5,
+            chunk_size=10,
+            conditions={"theta": theta},
+            scheduler="threads",
+        )
+        assert bits(stored) == wanted
+
+
+@pytest.mark.parametrize("make", [row_simulator, batched_simulator])
+def test_conditions_travel_to_processes_and_clusters(make: Any, two_workers: Client, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(37, 2))
+    lazy = da.from_array(rows, chunks=(7, 1))
+    options: dict[str, Any] = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}
+    wanted = bits(make().sample(37, theta=rows, **options), scheduler="synchronous")
+    assert bits(make().sample(37, theta=rows, **options), scheduler=two_workers) == wanted
+    assert bits(make().sample(37, theta=lazy, **options), scheduler=two_workers) == wanted
+    for name, scheduler in (("p", "processes"), ("c", two_workers)):
+        path = tmp_path / f"{name}.zarr"
+        stored = generate(make(), path, 37, conditions={"theta": lazy}, scheduler=scheduler, **options)
+        assert bits(stored, scheduler="synchronous") == wanted
+
+
+@pytest.mark.parametrize("make", [row_simulator, batched_simulator])
+def test_scalar_condition_is_a_constant_row(make: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}
+    wanted = bits(make().sample(37, theta=np.full((37, 2), 0.25), **options), scheduler="synchronous")
+    assert bits(make().sample(37, theta=0.25, **options), scheduler="threads") == wanted
+    generate(make(), tmp_path / "s.zarr", 37, conditions={"theta": 0.25}, scheduler="threads", **options)
+    assert bits(open_dataset(tmp_path / "s.zarr")) == wanted
+
+
+def test_conditioned_variable_changes_no_other_draws() -> None:
+    free = row_simulator().sample(20, seed=3, sub_batch_size=5)
+    theta = free.theta.compute()
+    given_it = row_simulator().sample(20, seed=3, sub_batch_size=5, theta=theta)
+    assert bits(given_it) == bits(free)
+
+
+def test_seed_of_none_draws_fresh_entropy_and_records_it() -> None:
+    one, two = (row_simulator().sample(4) for _ in range(2))
+    seed = json.loads(one.attrs["dasksim"])["seed"]
+    assert seed != json.loads(two.attrs["dasksim"])["seed"]
+    assert bits(row_simulator().sample(4, seed=seed)) == bits(one)

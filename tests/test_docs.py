@@ -1,0 +1,56 @@
+"""Every code block of the README and the documentation runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def test_all_blocks_have_a_known_language() -> None:
+    fences = {fence for page in PAGES for fence in re.findall(r"^```(\S+)$", page.read_text(), flags=re.MULTILINE)}
+
+    assert fences <= {"python", "bash", "text", "{toctree}", "{eval-rst}"}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_python_blocks_run_as_one_script(page: Path, tmp_path: Path) -> None:
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(blocks(page, "python")))
+
+    run = subprocess.run([sys.executable, "-W", "error", script], cwd=tmp_path, capture_output=True, text=True)
+
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash")], ids=lambda page: page.name)
+def test_bash_blocks_run(page: Path, tmp_path: Path) -> None:
+    commands = [line for block in blocks(page, "bash") for line in block.splitlines()]
+
+    for command in commands:
+        if command.startswith("python -m pip"):  # .ci/run makes an environment and installs into it
+            command = command.partition("&&")[2].strip()
+        if command == "pytest":
+            continue
+        words = shlex.split(command)
+        assert words[0] == "dasksim", f"{command!r} is not tested"
+        run = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_examples_run(example: Path, tmp_path: Path) -> None:
+    run = subprocess.run([sys.executable, "-W", "error", example], cwd=tmp_path, capture_output=True, text=True)
+
+    assert run.returncode == 0, run.stderr
+    assert run.stdout

@@ -1,0 +1,35 @@
+"""Every example in a docstring runs."""
+
+import doctest
+import importlib
+import pkgutil
+from types import ModuleType
+
+import pytest
+
+import dasksim
+
+MODULES = [
+    importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(dasksim.__path__, "dasksim.")
+    if not module.name.endswith("__main__")
+]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_the_examples_of_a_module_run(module: ModuleType) -> None:
+    assert doctest.testmod(module).failed == 0
+
+
+def test_examples_are_found() -> None:
+    names = {test.name for module in MODULES for test in doctest.DocTestFinder().find(module) if test.examples}
+
+    assert {
+        "dasksim._generate.generate",
+        "dasksim.errors.nearest",
+        "dasksim.models.two_moons.two_moons",
+        "dasksim.simulators.lambda_simulator.LambdaSimulator",
+        "dasksim.simulators.make.make_simulator",
+        "dasksim.simulators.sequential_simulator.SequentialSimulator",
+        "dasksim.simulators.simulator.Simulator.sample",
+    } <= names
