@@ -49,12 +49,19 @@ class GlobalMark:
         """Return the present state, the normal that ``numpy.random`` holds back included."""
         return cls(_n_locked_sections, _NUMPY_GLOBAL.get_state(legacy=False), random.getstate())
 
-    def moved(self) -> bool:
-        """Whether the global generators have moved since, and no function seeded them in between."""
+    def numpy_moved(self) -> bool:
+        """Whether the generator of ``numpy.random`` has moved since, and no function seeded it in between.
+
+        That of ``random`` says nothing here: event loops, such as that of a cluster's worker, draw from it all the time.
+        """
         now = self.now()
         if now.n_locked_sections != self.n_locked_sections:
             return False
-        return now.python_state != self.python_state or pickle.dumps(now.numpy_state) != pickle.dumps(self.numpy_state)
+        return pickle.dumps(now.numpy_state) != pickle.dumps(self.numpy_state)
+
+    def moved(self) -> bool:
+        """Whether one of the two has moved since; to be asked under the lock that the mark was made under."""
+        return self.numpy_moved() or self.now().python_state != self.python_state
 
     def restore(self) -> None:
         """Put the global generators back to where they were."""

@@ -1,8 +1,9 @@
 """Seed whatever a user's function draws from, and leave the caller's generators as they were.
 
 A generator that a function reaches (see ``_reach``) is replaced by one on the sub-batch's own stream: the objects on
-the path to it are rebuilt around the replacement, all others stay shared. What cannot be replaced - ``numpy.random``,
-``random``, and generators behind a class - is seeded in place under a lock of the whole process, and restored.
+the path to it are rebuilt around the replacement, all others stay shared. ``random`` is such a generator too. What
+cannot be replaced - ``numpy.random``, and generators behind a class - is seeded in place under a lock of the whole
+process, and restored.
 
 What a function assigns to an attribute or an item of a rebuilt object is forgotten after the sub-batch, so that no
 sub-batch depends on another.
@@ -65,14 +66,18 @@ class Isolated:
 
         With ``watch``, the global generators are seeded too, and ``uses_globals`` is set if the function moved them.
         """
+        function = _Rebuild(self._reach, address)(self.function) if self._reach.generators else self.function
+        if not (self.uses_globals or self._reach.in_place or watch):
+            yield function
+            return
         use = Use()
         try:
-            with contextlib.ExitStack() as stack:
-                if self.uses_globals or self._reach.in_place or watch:
-                    stack.enter_context(locked())
-                    stack.enter_context(_seeded_in_place(self._reach, address))
-                    use = stack.enter_context(seeded_globals(address, watch=not self.uses_globals))
-                yield _Rebuild(self._reach, address)(self.function) if self._reach.generators else self.function
+            with (
+                locked(),
+                _seeded_in_place(self._reach, address),
+                seeded_globals(address, watch=not self.uses_globals) as use,
+            ):
+                yield function
         finally:
             self.uses_globals = self.uses_globals or use.happened
 
@@ -114,7 +119,7 @@ class Isolated:
         with self._changed:
             self._free.discard(token)
             self._changed.notify_all()
-            if not self.uses_globals and not (self._mark and self._mark.moved()):
+            if not self.uses_globals and not (self._mark and self._mark.numpy_moved()):
                 return False
             self._changed.wait_for(lambda: not self._free)
             return True

@@ -37,7 +37,6 @@ _OPAQUE = frozenset(sys.stdlib_module_names) | {
 _OPAQUE -= {"__main__"}
 
 _NUMPY_GLOBAL = np.random.mtrand._rand
-_PYTHON_GLOBAL = random._inst
 
 Chain = tuple[str, ...]
 
@@ -59,7 +58,7 @@ class Reach:
     attributes
         For each module (by id), the attributes that lead to ``generators``.
     uses_globals
-        Whether the code names the global generator of ``numpy.random`` or of ``random``.
+        Whether the code names the global generator of ``numpy.random``.
     n_bytes
         Bytes of the arrays seen on the way.
     """
@@ -165,7 +164,7 @@ class _Walk:
         return found
 
     def _children(self, obj: object) -> Iterator[_Edge]:
-        if obj is _NUMPY_GLOBAL or obj is _PYTHON_GLOBAL:
+        if obj is _NUMPY_GLOBAL:
             self.reach.uses_globals = True
             del self.objects[id(obj)]  # seeded and restored as a whole, not replaced
         elif isinstance(obj, np.ndarray):
@@ -219,7 +218,9 @@ class _Walk:
         for name in attributes:
             if not isinstance(value, types.ModuleType) or name not in vars(value):
                 break
-            opaque = opaque or _top(value.__name__) in _OPAQUE
+            # `random` is rebuilt like a user's module: other threads, such as a cluster worker's event loop, draw from
+            # the real one at any time, so that it cannot be seeded in place
+            opaque = opaque or (_top(value.__name__) in _OPAQUE and value is not random)
             child = vars(value)[name]
             if not opaque:
                 edge = _Edge(child, name_in=id(value), name=name)

@@ -696,7 +696,7 @@ def notes_of(error: BaseException) -> str:
 
 def test_an_exception_of_a_row_says_where_and_how_to_reproduce_it() -> None:
     def stage(i: Any) -> dict[str, Any]:
-        if i == BAD:
+        if i == 300:
             raise CholeskyError("not positive definite")
         return {"x": 1.0}
 
@@ -706,8 +706,8 @@ def test_an_exception_of_a_row_says_where_and_how_to_reproduce_it() -> None:
         simulator.sample(N, seed=5, sub_batch_size=SIZE, **conditions).compute()
 
     notes = notes_of(caught.value)
-    assert "raised by stage 'stage' at sample 777" in notes
-    assert "in stage 'stage', sub-batch 3 (samples 768 to 1023); run it alone with" in notes
+    assert "raised by stage 'stage' at sample 300" in notes
+    assert "in stage 'stage', sub-batch 1 (samples 256 to 511); run it alone with" in notes
     with pytest.raises(CholeskyError, match=r"not positive definite"):
         eval(notes.splitlines()[-1].strip(), {"simulator": simulator, "conditions": conditions})
 
