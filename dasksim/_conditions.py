@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from dasksim._schema import Variable, batch_dims, check_name, is_supported
+from dasksim._labels import batch_dims
+from dasksim._schema import Variable, check_name, is_supported
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["Condition", "pad_rows", "read_conditions"]

@@ -52,7 +52,7 @@ class GlobalMark:
     def numpy_moved(self) -> bool:
         """Whether the generator of ``numpy.random`` has moved since, and no function seeded it in between.
 
-        That of ``random`` says nothing here: event loops, such as that of a cluster's worker, draw from it all the time.
+        That of ``random`` says nothing here: event loops, such as a cluster worker's, draw from it all the time.
         """
         now = self.now()
         if now.n_locked_sections != self.n_locked_sections:

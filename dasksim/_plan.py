@@ -14,7 +14,7 @@ from dasksim.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["Plan", "as_shape", "check_count", "check_flag", "plan_samples"]
 
-# Rows of a sub-batch. Unbatched: what a sub-batch costs by itself (about 0.1 ms) is a tenth of 512 rows of 3 microseconds.
+# Rows of a sub-batch. Unbatched: what one costs by itself, about 0.1 ms, is a tenth of 512 rows of 3 microseconds.
 # Batched: large enough that NumPy's overhead a call is lost, small enough that temporaries stay in a core's cache.
 _UNBATCHED_ROWS = 512
 _BATCHED_BYTES = 1 << 20

@@ -16,16 +16,14 @@ import numpy.typing as npt
 
 from dasksim._arrays import namespace
 from dasksim._isolation import Isolated
-from dasksim._schema import RESERVED, Variable, as_values, can_hold, describe
+from dasksim._outputs import checked, describe, stacked
+from dasksim._schema import RESERVED, Variable
 from dasksim._streams import PROBE_SUB_BATCH, Address, stage_key
-from dasksim.errors import OutputError, SimulatorError, nearest
+from dasksim.errors import SimulatorError, nearest
 
 __all__ = ["BatchedStage", "Binding", "ContextStage", "RowStage", "Stage", "SubBatch", "function_name"]
 
 Array = npt.NDArray[Any]
-
-# What NumPy makes arrays of by its own choice of dtype.
-_PYTHON_KINDS = frozenset({bool, int, float, complex, list, tuple})
 
 
 @dataclass(frozen=True)
@@ -221,10 +219,10 @@ class BatchedStage(Stage):
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
         outputs = self._call(binding, batch)
         variables = describe(outputs, self.name, batch.axes)
-        return variables, _checked(outputs, f"stage {self.name!r}", variables, batch.axes)
+        return variables, checked(outputs, f"stage {self.name!r}", variables, batch.axes)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
-        return _checked(self._call(binding, batch), _where(self.name, batch), outputs, batch.axes)
+        return checked(self._call(binding, batch), _where(self.name, batch), outputs, batch.axes)
 
 
 class ContextStage(Stage):
@@ -237,10 +235,10 @@ class ContextStage(Stage):
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
         outputs = self._call(binding, batch)
         variables = describe(outputs, self.name, (), is_shared=True)
-        return variables, _checked(outputs, f"stage {self.name!r}", variables, ())
+        return variables, checked(outputs, f"stage {self.name!r}", variables, ())
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
-        return _checked(self._call(binding, batch), _where(self.name, batch), outputs, ())
+        return checked(self._call(binding, batch), _where(self.name, batch), outputs, ())
 
 
 class RowStage(Stage):
@@ -293,83 +291,17 @@ class RowStage(Stage):
 
     def _stack(self, rows: list[Any], batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         """Turn a list of dicts into a dict of arrays: all rows at a glance or, where that is not enough, one by one."""
-        arrays = _stacked(rows, outputs)
+        arrays = stacked(rows, outputs)
         if arrays is None:
             where = f"stage {self.name!r} at sample "
-            checked = [_checked(row, where + _sample(batch, i), outputs, ()) for i, row in enumerate(rows)]
-            arrays = {v.name: np.array([row[v.name] for row in checked]) for v in outputs}
+            one_by_one = [checked(row, where + _sample(batch, i), outputs, ()) for i, row in enumerate(rows)]
+            arrays = {v.name: np.array([row[v.name] for row in one_by_one]) for v in outputs}
         return {v.name: arrays[v.name].astype(v.dtype, copy=False).reshape(*batch.axes, *v.shape) for v in outputs}
-
-
-def _stacked(rows: list[Any], outputs: Sequence[Variable]) -> dict[str, Array] | None:
-    """Return one array for each variable, or None if a row needs a closer look; costs 0.1 microseconds a value."""
-    are_mappings = all(issubclass(kind, Mapping) for kind in set(map(type, rows)))
-    if not are_mappings or sum(map(len, rows)) != len(rows) * len(outputs):
-        return None
-    arrays: dict[str, Array] = {}
-    for variable in outputs:
-        try:
-            column = [row[variable.name] for row in rows]
-            if not _is_plain(column, variable):
-                return None
-            array = np.array(column)
-        except (KeyError, ValueError):
-            return None
-        is_python = not hasattr(column[0], "dtype")
-        if array.shape[1:] != variable.shape or not can_hold(variable.dtype, array.dtype, is_python):
-            return None
-        arrays[variable.name] = array
-    return arrays
-
-
-def _is_plain(column: list[Any], variable: Variable) -> bool:
-    """Whether NumPy stacks the values without a change of any one's dtype: not where kinds or dtypes are mixed."""
-    kinds = set(map(type, column))
-    if kinds <= _PYTHON_KINDS:
-        return True
-    if kinds == {np.ndarray}:
-        return [value.dtype for value in column].count(variable.dtype) == len(column)
-    return len(kinds) == 1 and issubclass(kinds.pop(), np.generic)
 
 
 def _where(stage: str, batch: SubBatch) -> str:
     first, last = batch.first_sample, batch.first_sample + batch.axes[0] - 1
     return f"stage {stage!r} in sub-batch {batch.address.sub_batch} (samples {first} to {last})"
-
-
-def _checked(outputs: Any, where: str, variables: Sequence[Variable], axes: tuple[int, ...]) -> dict[str, Array]:
-    """Return outputs as arrays.
-
-    Raises
-    ------
-    OutputError
-        If they are not what the schema says; ``where`` begins the message.
-    """
-    if not isinstance(outputs, Mapping):
-        raise OutputError(
-            f"{where} returned {type(outputs).__name__}, expected a dict of {[v.name for v in variables]}"
-        )
-    if set(outputs) != {v.name for v in variables}:
-        raise OutputError(
-            f"{where} returned the variables {sorted(map(str, outputs))}, expected "
-            f"{sorted(v.name for v in variables)}; return the same variables every time"
-        )
-    return {v.name: _checked_value(outputs[v.name], where, v, (*axes, *v.shape)) for v in variables}
-
-
-def _checked_value(value: Any, where: str, variable: Variable, shape: tuple[int, ...]) -> Array:
-    array = as_values(value, variable.name, where)
-    if array.shape != shape:
-        raise OutputError(
-            f"{where} returned {variable.name!r} with shape {array.shape}, expected {shape}; return the same shape "
-            "every time, or declare it with schema={...}"
-        )
-    if not can_hold(variable.dtype, array.dtype, not hasattr(value, "dtype")):
-        raise OutputError(
-            f"{where} returned {variable.name!r} with dtype {array.dtype}, expected {variable.dtype}; return the same "
-            "dtype every time, or declare it with schema={...}"
-        )
-    return array.astype(variable.dtype, copy=False)
 
 
 def _sample(batch: SubBatch, row: int) -> str:

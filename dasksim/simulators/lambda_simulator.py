@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dasksim._labels import check_labels
 from dasksim._pipeline import Lowering
 from dasksim._plan import check_flag
-from dasksim._schema import check_labels, declared_variables
+from dasksim._schema import declared_variables
 from dasksim._stage import BatchedStage, ContextStage, RowStage, function_name
 from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.simulator import Simulator

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dasksim._labels import check_labels
 from dasksim._pipeline import Lowering
 from dasksim._plan import check_flag
-from dasksim._schema import check_labels
 from dasksim._stage import Stage
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators.simulator import Simulator

@@ -8,8 +8,9 @@ from typing import Any
 import xarray as xr
 
 from dasksim._compile import compile_dataset
-from dasksim._pipeline import Lowering, Pipeline, ProbeCache, resolve
+from dasksim._pipeline import Lowering, Pipeline
 from dasksim._plan import Plan, as_shape, check_count, plan_samples
+from dasksim._resolve import ProbeCache, resolve
 from dasksim._streams import check_seed
 from dasksim.errors import ArgumentTypeError
 

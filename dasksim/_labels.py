@@ -1,0 +1,117 @@
+"""The labels of a dataset: names of dims, and coordinates."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._schema import Variable
+from dasksim.errors import ArgumentTypeError, SimulatorError, nearest
+
+__all__ = ["batch_dims", "check_dims", "check_labels", "feature_dims"]
+
+_COORD_KINDS = "biufMmU"
+
+
+def batch_dims(n_axes: int) -> tuple[str, ...]:
+    """Return the names of the batch dims: ``batch``, ``batch_1``, ..."""
+    return ("batch", *(f"batch_{i}" for i in range(1, n_axes)))
+
+
+def check_labels(dims: Any, coords: Any) -> tuple[dict[str, tuple[str, ...]], dict[str, npt.NDArray[Any]]]:
+    """Return the names of feature dims, and coordinates, as they are kept by a simulator.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If they are no mappings, or hold something else than names and values that a store can hold.
+    """
+    for argument, value in (("dims", dims), ("coords", coords)):
+        if not isinstance(value, Mapping | None):
+            raise ArgumentTypeError(f"{argument} must be a mapping; got {value!r}")
+    given: Mapping[Any, Any] = dims or {}
+    for name, names in given.items():
+        if isinstance(names, str) or not isinstance(names, Sequence) or not all(map(_is_label, names)):
+            raise ArgumentTypeError(
+                f"dims[{name!r}] must be a list of names, such as ['time'], none of them empty or with '/'; "
+                f"got {names!r}"
+            )
+    arrays = {dim: np.asarray(values) for dim, values in (coords or {}).items()}
+    for dim, array in arrays.items():
+        if array.dtype.kind not in _COORD_KINDS and not all(isinstance(value, str) for value in array.flat):
+            raise ArgumentTypeError(f"coords[{dim!r}] must hold numbers, strings or times; got {array!r}")
+    return {name: tuple(names) for name, names in given.items()}, arrays
+
+
+def _is_label(name: object) -> bool:
+    return isinstance(name, str) and name != "" and "/" not in name
+
+
+def feature_dims(variable: Variable, dims: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return the given names of a variable's feature dims, else ``{variable}_dim_{i}``."""
+    given = dims.get(variable.name)
+    if given is None:
+        return tuple(f"{variable.name}_dim_{i}" for i in range(len(variable.sample_shape)))
+    if len(given) != len(variable.sample_shape):
+        raise SimulatorError(
+            f"dims[{variable.name!r}]={list(given)} names {len(given)} dims, but one sample of {variable.name!r} has "
+            f"shape {variable.sample_shape}; name {len(variable.sample_shape)} dims"
+        )
+    return tuple(given)
+
+
+def check_dims(
+    variables: Sequence[Variable],
+    dims: Mapping[str, Sequence[str]],
+    coords: Mapping[str, Any],
+    batch: Sequence[str],
+) -> dict[str, tuple[str, ...]]:
+    """Return the feature dims of each variable, and check that all names and sizes agree.
+
+    Raises
+    ------
+    SimulatorError
+        If dims or coords name what does not exist, or sizes contradict each other.
+    """
+    names = [variable.name for variable in variables]
+    for name in dims:
+        if name not in names:
+            raise SimulatorError(f"dims names {name!r}, which is no variable of the simulator; {nearest(name, names)}")
+    found = {variable.name: feature_dims(variable, dims) for variable in variables}
+    for dim in batch:
+        if dim in names:
+            raise SimulatorError(f"variable {dim!r} has the name of a batch dim; rename it")
+    sizes: dict[str, tuple[int, str]] = dict.fromkeys(batch, (-1, "the batch"))
+    for variable in variables:
+        for dim, size in zip(found[variable.name], variable.sample_shape, strict=True):
+            if dim in names:
+                raise SimulatorError(
+                    f"dim {dim!r} of {variable.name!r} has the name of a variable; xarray would take that variable "
+                    "for its coordinate: rename one of them"
+                )
+            known, owner = sizes.setdefault(dim, (size, repr(variable.name)))
+            if known != size:
+                raise SimulatorError(
+                    f"dim {dim!r} has size {size} in {variable.name!r} but belongs to {owner} "
+                    f"{'' if known < 0 else f'with size {known} '}already; give the dims different names"
+                )
+        if len(set(found[variable.name])) < len(found[variable.name]):
+            raise SimulatorError(f"dims[{variable.name!r}]={list(found[variable.name])} names one dim twice")
+    for dim, values in coords.items():
+        _check_coord(dim, values, sizes)
+    return found
+
+
+def _check_coord(dim: str, values: Any, sizes: Mapping[str, tuple[int, str]]) -> None:
+    features = [name for name, (size, _) in sizes.items() if size >= 0]
+    if dim not in features:
+        raise SimulatorError(
+            f"coords names {dim!r}, which is no feature dim of the simulator; {nearest(dim, features)}"
+        )
+    array = np.asarray(values)
+    if array.shape != (sizes[dim][0],):
+        raise SimulatorError(
+            f"coords[{dim!r}] has shape {array.shape}, but dim {dim!r} has size {sizes[dim][0]}; give one value for "
+            "each position"
+        )

@@ -1,0 +1,129 @@
+"""What a user's function returned: describe it at the probe, and check it afterwards."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._schema import Variable, as_values, brief, can_hold, check_name
+from dasksim.errors import OutputError
+
+__all__ = ["checked", "describe", "stacked"]
+
+Array = npt.NDArray[Any]
+
+# What NumPy makes arrays of by its own choice of dtype.
+_PYTHON_KINDS = frozenset({bool, int, float, complex, list, tuple})
+
+
+def describe(outputs: object, stage: str, axes: tuple[int, ...], *, is_shared: bool = False) -> tuple[Variable, ...]:
+    """Return the variables that ``outputs``, returned by a probe, consist of.
+
+    Parameters
+    ----------
+    outputs
+        What the function returned.
+    stage
+        Name of the stage, for messages.
+    axes
+        The batch axes that each value must begin with.
+
+    Raises
+    ------
+    OutputError
+        If the outputs are not a mapping of names to numeric arrays that begin with ``axes``.
+    """
+    if not isinstance(outputs, Mapping):
+        raise OutputError(
+            f"stage {stage!r} returned {brief(outputs)}; a simulator function must return a dict of "
+            "variables, such as {'x': value}"
+        )
+    if not outputs:
+        raise OutputError(f"stage {stage!r} returned an empty dict; return at least one variable")
+    return tuple(_describe_one(name, value, stage, axes, is_shared) for name, value in outputs.items())
+
+
+def _describe_one(name: object, value: Any, stage: str, axes: tuple[int, ...], is_shared: bool) -> Variable:
+    check_name(name, f"stage {stage!r} returned")
+    array = as_values(value, str(name), f"stage {stage!r}")
+    if array.shape[: len(axes)] != axes:
+        raise OutputError(
+            f"stage {stage!r} returned {name!r} with shape {array.shape}; it is batched, so the shape must begin "
+            f"with batch_shape={axes}"
+        )
+    if 0 in array.shape:
+        raise OutputError(f"stage {stage!r} returned {name!r} with shape {array.shape}; a variable must have values")
+    return Variable(
+        str(name),
+        array.shape[len(axes) :],
+        array.dtype,
+        is_shared=is_shared,
+        is_python=type(value) in (bool, int, float, complex),
+    )
+
+
+def stacked(rows: list[Any], outputs: Sequence[Variable]) -> dict[str, Array] | None:
+    """Return one array for each variable, or None if a row needs a closer look; costs 0.1 microseconds a value."""
+    are_mappings = all(issubclass(kind, Mapping) for kind in set(map(type, rows)))
+    if not are_mappings or sum(map(len, rows)) != len(rows) * len(outputs):
+        return None
+    arrays: dict[str, Array] = {}
+    for variable in outputs:
+        try:
+            column = [row[variable.name] for row in rows]
+            if not _is_plain(column, variable):
+                return None
+            array = np.array(column)
+        except (KeyError, ValueError):
+            return None
+        is_python = not hasattr(column[0], "dtype")
+        if array.shape[1:] != variable.shape or not can_hold(variable.dtype, array.dtype, is_python):
+            return None
+        arrays[variable.name] = array
+    return arrays
+
+
+def _is_plain(column: list[Any], variable: Variable) -> bool:
+    """Whether NumPy stacks the values without a change of any one's dtype: not where kinds or dtypes are mixed."""
+    kinds = set(map(type, column))
+    if kinds <= _PYTHON_KINDS:
+        return True
+    if kinds == {np.ndarray}:
+        return [value.dtype for value in column].count(variable.dtype) == len(column)
+    return len(kinds) == 1 and issubclass(kinds.pop(), np.generic)
+
+
+def checked(outputs: Any, where: str, variables: Sequence[Variable], axes: tuple[int, ...]) -> dict[str, Array]:
+    """Return outputs as arrays.
+
+    Raises
+    ------
+    OutputError
+        If they are not what the schema says; ``where`` begins the message.
+    """
+    if not isinstance(outputs, Mapping):
+        raise OutputError(
+            f"{where} returned {type(outputs).__name__}, expected a dict of {[v.name for v in variables]}"
+        )
+    if set(outputs) != {v.name for v in variables}:
+        raise OutputError(
+            f"{where} returned the variables {sorted(map(str, outputs))}, expected "
+            f"{sorted(v.name for v in variables)}; return the same variables every time"
+        )
+    return {v.name: _checked_value(outputs[v.name], where, v, (*axes, *v.shape)) for v in variables}
+
+
+def _checked_value(value: Any, where: str, variable: Variable, shape: tuple[int, ...]) -> Array:
+    array = as_values(value, variable.name, where)
+    if array.shape != shape:
+        raise OutputError(
+            f"{where} returned {variable.name!r} with shape {array.shape}, expected {shape}; return the same shape "
+            "every time, or declare it with schema={...}"
+        )
+    if not can_hold(variable.dtype, array.dtype, not hasattr(value, "dtype")):
+        raise OutputError(
+            f"{where} returned {variable.name!r} with dtype {array.dtype}, expected {variable.dtype}; return the same "
+            "dtype every time, or declare it with schema={...}"
+        )
+    return array.astype(variable.dtype, copy=False)
