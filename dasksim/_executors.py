@@ -5,9 +5,12 @@ loky's: they start from nothing rather than run the user's script again, and rec
 """
 
 import contextlib
+import os
 import pickle
 import signal
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -131,7 +134,9 @@ def open_pool(scheduler: Any, job: Job) -> Iterator[Pool]:
         with _shut_down(threads, cancel_futures=True):
             yield Pool(lambda chunk, conditions: threads.submit(job, chunk, conditions), CPU_COUNT)
     elif scheduler == "processes":
-        processes = ProcessPoolExecutor(CPU_COUNT, initializer=_start_worker, initargs=(cloudpickle.dumps(job),))
+        processes = ProcessPoolExecutor(
+            CPU_COUNT, initializer=_start_worker, initargs=(cloudpickle.dumps(job), os.getpid())
+        )
         with _shut_down(processes, kill_workers=True):
             yield Pool(lambda chunk, conditions: processes.submit(_run_in_worker, chunk, conditions), CPU_COUNT)
     else:
@@ -162,10 +167,18 @@ def _shut_down(executor: Executor, **when_interrupted: bool) -> Iterator[None]:
 _worker_job: Job | None = None
 
 
-def _start_worker(payload: bytes) -> None:
+def _start_worker(payload: bytes, parent: int) -> None:
     global _worker_job
+    threading.Thread(target=_die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     _worker_job = pickle.loads(payload)
+
+
+def _die_with(parent: int) -> None:
+    """End this process once its parent has been killed; it would wait for work for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _run_in_worker(chunk: int, conditions: Any) -> Any:

@@ -19,9 +19,7 @@ def bits(dataset: xr.Dataset, **how: Any) -> Bits:
 
 def prefix_of(dataset: xr.Dataset, n_samples: int, **how: Any) -> Bits:
     """Return the bits of the first samples of a dataset, all of which is computed."""
-    return {
-        str(name): _bits_of(array[:n_samples]) for name, array in dataset.compute(**how).data_vars.items()
-    }
+    return {str(name): _bits_of(array[:n_samples]) for name, array in dataset.compute(**how).data_vars.items()}
 
 
 def _bits_of(array: xr.DataArray) -> tuple[Any, ...]:

@@ -102,7 +102,7 @@ def _level(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _scaled(theta: Any, level: int, axes: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    return level * np.asarray(theta, "float64").reshape((*axes, -1)).sum(-1)
+    return np.asarray(level * np.asarray(theta, "float64").reshape((*axes, -1)).sum(-1))
 
 
 _MAKERS = {"prior": _prior, "likelihood": _likelihood, "summary": _summary}
@@ -135,9 +135,7 @@ def fields() -> st.SearchStrategy[Field]:
 
 
 def recipes() -> st.SearchStrategy[Recipe]:
-    stage = st.tuples(
-        st.booleans(), st.sampled_from(SOURCES), st.lists(fields(), min_size=1, max_size=2).map(tuple)
-    )
+    stage = st.tuples(st.booleans(), st.sampled_from(SOURCES), st.lists(fields(), min_size=1, max_size=2).map(tuple))
     return st.builds(Recipe, st.lists(stage, min_size=1, max_size=3).map(tuple), st.booleans())
 
 
@@ -155,7 +153,7 @@ class Cut:
         return (self.n_samples, *self.further)
 
     @property
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, Any]:
         return {"sub_batch_size": self.sub_batch_size, "chunk_size": self.sub_batch_size * self.sub_batches}
 
 

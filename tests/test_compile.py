@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 from bits import bits
 from calls import Calls, counted_simulator
+from dask.base import compute, optimize
 from dask.highlevelgraph import HighLevelGraph
 from distributed import Client
 
@@ -59,7 +60,7 @@ def test_stage_runs_once_for_each_sub_batch(use: str, scheduler: str, calls: Cal
     dataset = counted_simulator(calls).sample(N, **OPTIONS)
     calls.take()
     with dask.config.set(scheduler=scheduler):
-        dask.compute(select(dataset))
+        compute(select(dataset))
     assert calls.take() == wanted
 
 
@@ -78,14 +79,14 @@ def test_stage_runs_once_on_a_cluster(use: str, calls: Calls, two_workers: Clien
     select, wanted = USES[use]
     dataset = counted_simulator(calls).sample(N, **OPTIONS)
     calls.take()
-    dask.compute(select(dataset), scheduler=two_workers)
+    compute(select(dataset), scheduler=two_workers)
     assert calls.take() == wanted
 
 
 def test_stage_runs_once_in_processes(calls: Calls) -> None:
     dataset = counted_simulator(calls).sample(N, **OPTIONS)
     calls.take()
-    dask.compute(dataset, scheduler="processes", num_workers=2)
+    compute(dataset, scheduler="processes", num_workers=2)
     assert calls.take() == ONCE
 
 
@@ -118,7 +119,7 @@ def test_rows_before_a_batched_stage_are_simulated_whole(calls: Calls) -> None:
 @pytest.mark.parametrize("is_generated", [False, True])
 def test_fully_conditioned_stage_does_not_run(is_generated: bool, calls: Calls, tmp_path: Path) -> None:
     simulator = counted_simulator(calls)
-    conditions = {"loc": 1.0, "scale": np.arange(1.0, N + 1)}
+    conditions: dict[str, Any] = {"loc": 1.0, "scale": np.arange(1.0, N + 1)}
     dataset = simulator.sample(N, **OPTIONS, **conditions)
     probes = calls.take()
     assert set(probes) == {"prior", "likelihood", "noise"}
@@ -179,6 +180,12 @@ def test_declared_schema_needs_no_probe(calls: Calls) -> None:
     assert np.isfinite(dataset.theta.values).all()
 
 
+def _graph(dataset: xr.Dataset) -> HighLevelGraph:
+    graph = dataset.__dask_graph__()  # type: ignore[no-untyped-call]
+    assert isinstance(graph, HighLevelGraph)
+    return graph
+
+
 def test_graph_of_a_billion_samples_is_small_and_lazy() -> None:
     def prior(batch_shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Any]:
         return {"theta": rng.normal(size=(*batch_shape, 2)), "tau": rng.normal(size=batch_shape)}
@@ -189,8 +196,7 @@ def test_graph_of_a_billion_samples_is_small_and_lazy() -> None:
     simulator = make_simulator([prior, likelihood], is_batched=True)
     dataset = simulator.sample(10**9, seed=1, sub_batch_size=1000, chunk_size=10_000)
     assert dataset.sizes["batch"] == 10**9
-    graph = dataset.__dask_graph__()
-    assert isinstance(graph, HighLevelGraph)
+    graph = _graph(dataset)
     layers = [layer for layer in graph.layers.values() if isinstance(layer, StageLayer)]
     assert len(layers) == 2
     assert [len(layer) for layer in layers] == [100_000, 100_000]
@@ -212,7 +218,7 @@ def test_large_captured_array_is_in_the_graph_once(n_variables: int) -> None:
         return {"x": v0 + table[0]}
 
     dataset = make_simulator([prior, likelihood]).sample(100, seed=1, sub_batch_size=5, chunk_size=10)
-    graph = dataset.__dask_graph__()
+    graph = _graph(dataset)
     pickled = cloudpickle.dumps(graph)
     assert pickled.count(table[1:100].tobytes()) == 1
     assert table.nbytes < len(pickled) < 1.1 * table.nbytes + 50_000
@@ -230,8 +236,7 @@ def test_large_captured_array_travels_to_a_cluster(two_workers: Client) -> None:
 
 
 def _stage_layer(dataset: xr.Dataset, stage: str) -> StageLayer:
-    graph = dataset.__dask_graph__()
-    assert isinstance(graph, HighLevelGraph)
+    graph = _graph(dataset)
     return next(a for a in graph.layers.values() if isinstance(a, StageLayer) and a.name.startswith(f"{stage}-"))
 
 
@@ -270,8 +275,8 @@ def test_layer_is_a_mapping_of_its_tasks(calls: Calls) -> None:
 
 def test_optimised_dataset_has_the_same_bits(calls: Calls) -> None:
     dataset = counted_simulator(calls).sample(N, **OPTIONS)
-    (optimised,) = dask.optimize(dataset)
-    (unoptimised,) = dask.compute(dataset, optimize_graph=False, scheduler="synchronous")
+    (optimised,) = optimize(dataset)
+    (unoptimised,) = compute(dataset, optimize_graph=False, scheduler="synchronous")
     assert bits(optimised) == bits(dataset) == bits(unoptimised)
 
 

@@ -102,9 +102,9 @@ def test_worker_processes_change_no_bit() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_generate_on_a_cluster_equals_sample(kind: str, two_workers: Client, tmp_path: Path) -> None:
     simulator = KINDS[kind].simulator()
-    options = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}
+    options: dict[str, Any] = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}
     wanted = bits(simulator.sample(37, **options), scheduler="synchronous")
-    address = two_workers.scheduler.address
+    address = two_workers.scheduler_info()["address"]
     by_client = generate(simulator, tmp_path / "client.zarr", 37, scheduler=two_workers, **options)
     by_address = generate(simulator, tmp_path / "address.zarr", 37, scheduler=address, **options)
     assert bits(by_client, scheduler="synchronous") == wanted
@@ -114,7 +114,7 @@ def test_generate_on_a_cluster_equals_sample(kind: str, two_workers: Client, tmp
 @pytest.mark.parametrize("kind", ["three_stages", "hidden", "legacy"])
 def test_generate_in_processes_equals_sample(kind: str, tmp_path: Path) -> None:
     simulator = KINDS[kind].simulator()
-    options = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}
+    options: dict[str, Any] = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}
     dataset = generate(simulator, tmp_path / "s.zarr", 37, scheduler="processes", **options)
     assert bits(dataset, scheduler="synchronous") == bits(simulator.sample(37, **options), scheduler="synchronous")
 

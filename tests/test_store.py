@@ -74,7 +74,7 @@ def test_store_is_plain_zarr_with_named_dims(tmp_path: Path) -> None:
     group = zarr.open_group(path, mode="r")
     arrays = dict(group.arrays())
     assert set(arrays) == {"theta", "k", "flag", "x", "channel"}
-    assert {name: array.metadata.dimension_names for name, array in arrays.items()} == {
+    assert {name: getattr(array.metadata, "dimension_names", None) for name, array in arrays.items()} == {
         "theta": ("batch", "theta_dim_0"),
         "k": ("batch", "k_dim_0"),
         "flag": ("batch", "flag_dim_0"),

@@ -68,6 +68,7 @@ class Receipts:
     def create(cls, group: zarr.Group, n_chunks: int, variables: Sequence[str]) -> None:
         """Create the array of receipts in a store, unless it is there."""
         fields = [*_FIELDS, *(f"digest:{name}" for name in variables)]
+        group.require_group(RECEIPTS.partition("/")[0])  # Zarr makes it with the array, but a kill may come between
         try:
             group.create_array(
                 RECEIPTS,

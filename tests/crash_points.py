@@ -1,0 +1,96 @@
+"""Kill a run at each of its changes to the file system, in a fork each; run as a script by test_kill.
+
+Usage: crash_points.py FOLDER new|overwrite FIRST STEP
+"""
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bits import array_bytes
+
+from dasksim import Simulator, StoreMismatchError, generate, make_simulator, status
+
+CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
+SIZES: dict[str, Any] = {"n_samples": 10, "sub_batch_size": 2, "chunk_size": 4, "scheduler": "synchronous"}
+
+
+def simulator() -> Simulator:
+    def prior(rng: np.random.Generator) -> dict[str, Any]:
+        return {"theta": rng.normal(size=2)}
+
+    def likelihood(theta: Any, rng: np.random.Generator) -> dict[str, Any]:
+        return {"k": int(rng.integers(9)) + int(theta[0])}
+
+    return make_simulator([prior, likelihood], dims={"theta": ["p"]}, coords={"p": ["a", "b"]})
+
+
+def in_fork(run: Callable[[], Any]) -> int:
+    """Run in a fork and return its exit status; 0 where it returned."""
+    child = os.fork()
+    if child == 0:
+        try:
+            run()
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def kill_at(change: int, run: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a run that dies just before its `change`-th change to the file system."""
+
+    def killed() -> None:
+        count = [0]
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            if event in CHANGES or (event == "open" and isinstance(arguments[2], int) and arguments[2] & 3):
+                count[0] += 1
+                if count[0] > change:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        run()
+
+    return killed
+
+
+def finish(path: Path, old: dict[str, bytes], new: dict[str, bytes]) -> None:
+    """Go on after a kill, as the same call would, and check what is there."""
+    try:
+        generate(simulator(), path, seed=2, **SIZES)
+    except StoreMismatchError:  # the old store is there still, perhaps with less in it
+        generate(simulator(), path, seed=1, **SIZES)
+        assert array_bytes(path) == old
+        generate(simulator(), path, seed=2, overwrite=True, **SIZES)
+    found = {name: content for name, content in array_bytes(path).items() if not name.endswith(".partial")}
+    assert found == new, {name for name in found.keys() | new.keys() if found.get(name) != new.get(name)}
+    assert status(path).is_complete
+
+
+def main(folder: Path, mode: str, first: int, step: int) -> None:
+    old_path, new_path, path = folder / "old.zarr", folder / "new.zarr", folder / "s.zarr"
+    for seed, where in ((1, old_path), (2, new_path)):
+        assert in_fork(lambda: generate(simulator(), where, seed=seed, **SIZES)) == 0  # noqa: B023
+    old, new = array_bytes(old_path), array_bytes(new_path)
+    for change in range(first, 10_000, step):
+        if mode == "overwrite":
+            shutil.copytree(old_path, path)
+        run = kill_at(change, lambda: generate(simulator(), path, seed=2, overwrite=mode == "overwrite", **SIZES))
+        was_killed = os.WIFSIGNALED(in_fork(run))
+        if in_fork(lambda: finish(path, old, new)) != 0:
+            sys.exit(f"after a kill before change {change}")
+        shutil.rmtree(path)
+        if not was_killed:
+            print(change)  # noqa: T201
+            return
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
