@@ -69,10 +69,18 @@ def unbatched(folder: Path, n: int, repeats: int) -> None:
         )
 
     lazy = simulator.sample(n, seed=2025)
-    row("unbatched, one worker, computed / bare loop",
-        *compare(lambda: lazy.compute(scheduler="synchronous"), lambda: bare_loop(n), repeats), n, "<= 1.25")
-    row("unbatched, one worker, into a store / bare loop",
-        *compare(generate("synchronous"), lambda: bare_loop(n), repeats), n, "<= 1.25")
+    row(
+        "unbatched, one worker, computed / bare loop",
+        *compare(lambda: lazy.compute(scheduler="synchronous"), lambda: bare_loop(n), repeats),
+        n,
+        "<= 1.25",
+    )
+    row(
+        "unbatched, one worker, into a store / bare loop",
+        *compare(generate("synchronous"), lambda: bare_loop(n), repeats),
+        n,
+        "<= 1.25",
+    )
     from distributed import Client
 
     with (
@@ -100,8 +108,15 @@ def moons_by_hand(folder: Path, n: int, like: Path) -> None:
     size = layout.shards[0]
     group = zarr.create_group(folder / "hand.zarr", overwrite=True)
     arrays = [
-        group.create_array(name, shape=(n, 2), dtype="float32", shards=(size, 2), chunks=layout.chunks,
-                           compressors=[Crc32cCodec()], fill_value=np.nan)
+        group.create_array(
+            name,
+            shape=(n, 2),
+            dtype="float32",
+            shards=(size, 2),
+            chunks=layout.chunks,
+            compressors=[Crc32cCodec()],
+            fill_value=np.nan,
+        )
         for name in ("parameters", "observables")
     ]
 

@@ -222,6 +222,9 @@ def test_large_captured_array_is_in_the_graph_once(n_variables: int) -> None:
     pickled = cloudpickle.dumps(graph)
     assert pickled.count(table[1:100].tobytes()) == 1
     assert table.nbytes < len(pickled) < 1.1 * table.nbytes + 50_000
+    layers = [_stage_layer(dataset, stage) for stage in ("prior", "likelihood")]
+    tasks = [layer[layer.name, chunk] for layer in layers for chunk in range(10)]  # a scheduler pickles each by itself
+    assert max(len(cloudpickle.dumps(task)) for task in tasks) < 10_000
     assert bits(dataset, scheduler="threads") == bits(dataset, scheduler="processes", num_workers=2)
 
 

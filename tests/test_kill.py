@@ -90,7 +90,9 @@ def check_kills(folder: Path, scheduler: str, n_kills: int, seed: int) -> None:
 
         assert dasksim.status(store).is_complete
         assert arrays(store) == expected
-    print(f"{scheduler}: {n_kills} runs of {n_chunks} chunks killed with {cut} chunks complete, all resumed to the same")
+    print(
+        f"{scheduler}: {n_kills} runs of {n_chunks} chunks killed with {cut} chunks complete, all resumed to the same"
+    )
     assert sum(0 < n < n_chunks for n in cut) >= n_kills // 2
 
 

@@ -4,6 +4,7 @@ A receipt is one chunk of one small Zarr array, so that any number of writers ca
 its presence alone says that the chunk is complete: it is written after the data.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.core.sync import sync
-from zarr.errors import ContainsArrayError
+from zarr.errors import ContainsArrayError, ContainsGroupError
 
 __all__ = ["RECEIPTS", "Receipt", "Receipts", "digest_rows"]
 
@@ -68,7 +69,8 @@ class Receipts:
     def create(cls, group: zarr.Group, n_chunks: int, variables: Sequence[str]) -> None:
         """Create the array of receipts in a store, unless it is there."""
         fields = [*_FIELDS, *(f"digest:{name}" for name in variables)]
-        group.require_group(RECEIPTS.partition("/")[0])  # Zarr makes it with the array, but a kill may come between
+        with contextlib.suppress(ContainsGroupError):  # Zarr makes it with the array, but a kill may come between
+            group.create_group(RECEIPTS.partition("/")[0])
         try:
             group.create_array(
                 RECEIPTS,
