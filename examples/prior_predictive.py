@@ -29,7 +29,7 @@ x = dataset.x.chunk(batch=-1)  # quantiles need the whole batch of a time point
 bands = x.quantile([0.05, 0.5, 0.95], "batch").compute()
 print("\n  time   5 % to 95 % of x, median marked")
 for time in times[::2]:
-    low, middle, high = (int(round(24 * (float(value) + 1.3))) for value in bands.sel(time=time))
+    low, middle, high = (round(24 * (float(value) + 1.3)) for value in bands.sel(time=time))
     line = ["-" if low <= i <= high else " " for i in range(64)]
     line[middle] = "|"
     print(f"{time:6.1f}   {''.join(line)}")

@@ -36,8 +36,8 @@ def in_fork(run: Callable[[], Any]) -> int:
     if child == 0:
         try:
             run()
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        except BaseException as error:  # noqa: BLE001
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
             os._exit(1)
         os._exit(0)
     return os.waitpid(child, 0)[1]
@@ -88,7 +88,7 @@ def main(folder: Path, mode: str, first: int, step: int) -> None:
             sys.exit(f"after a kill before change {change}")
         shutil.rmtree(path)
         if not was_killed:
-            print(change)  # noqa: T201
+            print(change)
             return
 
 
