@@ -195,7 +195,7 @@ def _stage_differences(found: Sequence[Any], wanted: Sequence[Any]) -> list[str]
     if list(old) != list(new):
         return [f"stages: {list(old)} in the store, {list(new)} asked for"]
     return [
-        f"stage {name!r}: its source or its arguments have changed since the store was made"
+        f"stage {name!r}: its source, its arguments or what it captures have changed since the store was made"
         for name in new
         if new[name] != old[name]
     ]

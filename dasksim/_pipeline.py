@@ -66,6 +66,9 @@ class Step:
         Whether it runs at all: not if all its outputs are given.
     is_full
         Whether it computes a last, short sub-batch whole: it is batched, or a batched stage needs its rows.
+    probe_digest
+        Digest of what it returned at the probe, where that is reproducible: it tells a change of what the function
+        captures, which its source does not.
     """
 
     stage: Stage
@@ -74,6 +77,7 @@ class Step:
     outputs: tuple[Variable, ...]
     is_run: bool = True
     is_full: bool = False
+    probe_digest: str | None = None
 
     @property
     def upstream(self) -> list[int]:

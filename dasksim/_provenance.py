@@ -32,6 +32,7 @@ def provenance(pipeline: Pipeline, plan: Plan) -> dict[str, Any]:
                 "name": step.stage.name,
                 "kind": type(step.stage).__name__,
                 "digest": source_digest(step.stage.function.function),
+                "probe": step.probe_digest,
                 "inputs": list(step.binding.inputs),
                 "outputs": [v.name for v in step.outputs],
             }

@@ -246,7 +246,8 @@ class _Walk:
     def _of_instance(self, obj: object) -> Iterator[_Edge]:
         cls = type(obj)
         if _top(cls.__module__) in _OPAQUE and cls not in (np.vectorize, types.SimpleNamespace):
-            self.reach.n_bytes += int(getattr(obj, "nbytes", 0) or 0)
+            n_bytes = getattr(obj, "nbytes", 0)
+            self.reach.n_bytes += n_bytes if isinstance(n_bytes, int) else 0
             return
         can_rebuild = cls.__new__ is object.__new__ or cls is types.SimpleNamespace
         for value in instance_attributes(obj).values():

@@ -3,6 +3,7 @@
 A probe runs a stage on one or two samples of a stream of its own. Nothing of a dataset is simulated here.
 """
 
+import hashlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,7 +26,7 @@ __all__ = ["ProbeCache", "resolve"]
 Array = npt.NDArray[Any]
 
 #: What probes returned, by stage and by the bits of what they were given.
-ProbeCache = dict[tuple[Any, ...], tuple[tuple[Variable, ...], dict[str, Array], bool]]
+ProbeCache = dict[tuple[Any, ...], tuple[tuple[Variable, ...], dict[str, Array], str | None, bool]]
 
 
 def resolve(
@@ -85,7 +86,7 @@ class _Resolver:
             sources = {name: self._source(name) for name in binding.inputs}
             step = Step(stage, binding, sources, stage.declared or ())
             self.steps.append(step)
-            self._add(index, step, stage.declared or self._probe(index)[0])
+            self._add(index, stage.declared or self._probe(index)[0])
         self._check_names()
         self._check_use()
         return self._pipeline()
@@ -95,7 +96,8 @@ class _Resolver:
             return None
         return self.made[name]
 
-    def _add(self, index: int, step: Step, outputs: tuple[Variable, ...]) -> None:
+    def _add(self, index: int, outputs: tuple[Variable, ...]) -> None:
+        step = self.steps[index]
         for variable in outputs:
             other = self.made.setdefault(variable.name, index)
             if other != index:
@@ -130,8 +132,9 @@ class _Resolver:
         key = (stage.name, stage.declared, address, batch.axes, _signature({**rows, **shared}))
         if key not in self.cache:
             self.cache[key] = (*_run_twice(step, batch), stage.function.uses_globals)
-        variables, values, uses_globals = self.cache[key]
+        variables, values, digest, uses_globals = self.cache[key]
         stage.function.uses_globals |= uses_globals
+        self.steps[index] = replace(self.steps[index], probe_digest=digest)
         return variables, values
 
     def _probe_input(self, name: str, source: int | None) -> tuple[Variable, Any]:
@@ -200,8 +203,11 @@ class _Resolver:
         return tuple(replace(step, is_full=full) for step, full in zip(self.steps, is_full, strict=True))
 
 
-def _run_twice(step: Step, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
-    """Probe a stage, and again with the same seed to notice randomness that no seed reaches."""
+def _run_twice(step: Step, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array], str | None]:
+    """Probe a stage, and again with the same seed to notice randomness that no seed reaches.
+
+    The third result is a digest of the values, or None if they differ.
+    """
     stage = step.stage
     try:
         variables, values = stage.probe(step.binding, batch)
@@ -217,7 +223,8 @@ def _run_twice(step: Step, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[
             UserWarning,
             stacklevel=2,
         )
-    return variables, values
+        return variables, values, None
+    return variables, values, hashlib.blake2b(repr(_signature(values)).encode(), digest_size=8).hexdigest()
 
 
 def _signature(values: Mapping[str, Any]) -> tuple[Any, ...]:

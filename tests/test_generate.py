@@ -123,7 +123,7 @@ OTHERS: dict[str, tuple[Callable[[], Simulator], dict[str, Any], list[str]]] = {
     "dtype": (row_simulator, {"dtypes": "float32"}, ["variables: .*float64.* in the store, .*float32.* asked for"]),
     "condition": (row_simulator, {"conditions": {"theta": 1.0}}, [r"conditions: \{\} in the store, .*theta.* asked"]),
     "further axes": (row_simulator, {"n_samples": (N, 2)}, [r"further: \[\] in the store, \[2\] asked for"]),
-    "source": (_changed, {}, ["stage 'likelihood': its source or its arguments have changed"]),
+    "source": (_changed, {}, ["stage 'likelihood': its source, its arguments or what it captures have changed"]),
     "stages": (_longer, {}, [r"stages: \['prior', 'likelihood'\] in the store, \['prior', 'likelihood', 'tail'\]"]),
     "two things": (
         row_simulator,
@@ -599,3 +599,16 @@ def test_progress_counts_samples_of_earlier_runs(tmp_path: Path, capsys: pytest.
     assert "80%" in capsys.readouterr().err
     generate(row_simulator(), path, N, overwrite=True, **OPTIONS)
     assert capsys.readouterr().err == ""
+
+
+def test_change_of_what_a_function_captures_is_refused(tmp_path: Path) -> None:
+    def with_noise(scale: float) -> Simulator:
+        return make_simulator(lambda rng: {"x": rng.normal(scale=scale)})
+
+    generate(with_noise(1.0), tmp_path / "s.zarr", 100, seed=1, scheduler="synchronous")
+    before = file_bytes(tmp_path)
+    with pytest.raises(StoreMismatchError, match="stage '<lambda>': its source, its arguments or what it captures"):
+        generate(with_noise(2.0), tmp_path / "s.zarr", 100, seed=1, scheduler="synchronous")
+
+    assert file_bytes(tmp_path) == before
+    generate(with_noise(1.0), tmp_path / "s.zarr", 100, seed=1, scheduler="synchronous")

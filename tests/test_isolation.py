@@ -1334,3 +1334,10 @@ def test_containers_of_more_than_a_thousand_elements_are_not_walked() -> None:
     many = [*few, 0]
     assert find_generators(lambda: few).generators == [few[0]]
     assert find_generators(lambda: many).generators == []
+
+
+def test_object_whose_nbytes_is_a_method_is_passed_over(one_worker: Any) -> None:
+    def simulate() -> dict[str, float]:
+        return {"x": float(len(one_worker.nthreads()))}
+
+    assert Isolated(simulate).n_bytes == 0
