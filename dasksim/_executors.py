@@ -124,8 +124,9 @@ def connect(scheduler: Any) -> Iterator[Any]:
 def open_pool(scheduler: Any, job: Job) -> Iterator[Pool]:
     """Send a job to the workers of a scheduler.
 
-    When the block ends by an exception, chunks that have not begun are dropped. Those under way are finished, but in
-    worker processes Ctrl-C ends them too.
+    When the block ends by an exception, the chunks that were submitted, at most twice as many as there are workers, are
+    finished first, so that nothing writes after the block. Ctrl-C drops those that threads have not begun, and ends
+    worker processes.
     """
     if scheduler == "synchronous":
         yield Pool(lambda chunk, conditions: _done(job, chunk, conditions), 1)
