@@ -13,16 +13,29 @@ from dasksim.errors import (
     StoreError,
     StoreMismatchError,
 )
-from dasksim.simulators import LambdaSimulator, SequentialSimulator, Simulator, make_simulator
+from dasksim.simulators import (
+    GraphicalSimulator,
+    HierarchicalSimulator,
+    LambdaSimulator,
+    ModelComparisonSimulator,
+    RejectionSimulator,
+    SequentialSimulator,
+    Simulator,
+    make_simulator,
+)
 from dasksim.store import Status, open_dataset, status
 
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "DasksimError",
+    "GraphicalSimulator",
+    "HierarchicalSimulator",
     "IncompleteStoreError",
     "LambdaSimulator",
+    "ModelComparisonSimulator",
     "OutputError",
+    "RejectionSimulator",
     "SequentialSimulator",
     "Simulator",
     "SimulatorError",

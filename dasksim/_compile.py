@@ -75,9 +75,9 @@ def _unpack(token: str, payload: bytes) -> Program:
 
 @dataclass(frozen=True)
 class StageChunk:
-    """What a stage made on one chunk: its variables' values, and how many rows of them the dataset has."""
+    """What a stage made on one chunk: its variables' values by sub-batch, and how many rows the dataset has of them."""
 
-    values: Mapping[str, Array]
+    values: Mapping[str, list[Array]]
     n_rows: int
 
 
@@ -93,7 +93,7 @@ def _run_stage(program: Program, index: int, chunk: int, *made: Any) -> StageChu
             return upstream[source].values[name]
         if name in rows:
             return rows[name]
-        return pipeline.conditions[name].rows(plan.samples(chunk), pipeline.further)
+        return pipeline.conditions[name].rows(plan.samples(chunk))
 
     inputs = {name: value(name, source) for name, source in step.sources.items()}
     return StageChunk(pipeline.simulate(index, plan, chunk, inputs), plan.n_rows(chunk))
@@ -104,8 +104,8 @@ def _row_conditions(pipeline: Pipeline, step: Step) -> list[str]:
     return [name for name, source in step.sources.items() if source is None and not pipeline.conditions[name].is_scalar]
 
 
-def _take(chunk: StageChunk, variable: Variable, shape: tuple[int, ...], sub_batch_size: int) -> Array:
-    return to_rows(variable, chunk.values[variable.name], (chunk.n_rows, *shape), sub_batch_size)
+def _take(chunk: StageChunk, variable: Variable, shape: tuple[int, ...], sub_batch_size: int, fill_value: Any) -> Array:
+    return to_rows(variable, chunk.values[variable.name], (chunk.n_rows, *shape), sub_batch_size, fill_value)
 
 
 class StageLayer(Layer):
@@ -235,7 +235,7 @@ class _Graph:
         if variable.name in self.conditions:
             array = self.conditions[variable.name].reshape(self.plan.n_samples, *shape)
         else:
-            value = self.pipeline.conditions[variable.name].values
+            value = np.asarray(self.pipeline.conditions[variable.name].values).reshape(-1)[0]
             chunks = (self.plan.chunk_sizes, *((size,) for size in shape))
             array = da.full((self.plan.n_samples, *shape), value, dtype=variable.dtype, chunks=chunks)
         return array
@@ -254,6 +254,7 @@ class _Graph:
             variable=variable,
             shape=shape,
             sub_batch_size=self.plan.sub_batch_size,
+            fill_value=self.pipeline.fill_value,
         )
         graph = HighLevelGraph({**self.layers, name: layer}, {**self.needs, name: {stage}})
         chunks = (self.plan.chunk_sizes, *((size,) for size in shape))

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from dasksim._labels import batch_dims
 from dasksim._schema import Variable, check_name, is_supported
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
@@ -41,15 +40,19 @@ class Condition:
         """Return the condition without its rows, which travel by chunk."""
         return self if self.is_scalar else replace(self, values=None)
 
-    def standing_for(self, produced: Variable, axes: tuple[int, ...], dims: Sequence[str]) -> "Condition":
+    def standing_for(
+        self, produced: Variable, n_samples: int, sizes: Mapping[str, int], dims: Sequence[str]
+    ) -> "Condition":
         """Return the condition in the shape and dtype of the variable that it replaces.
 
         Parameters
         ----------
         produced
             The variable.
-        axes
-            The batch shape.
+        n_samples
+            Length of the batch axis.
+        sizes
+            Sizes of plates.
         dims
             The feature dims of the variable.
 
@@ -71,14 +74,15 @@ class Condition:
             raise ArgumentError(
                 f"condition {name!r} stands for a context, which a whole sub-batch shares; give one scalar"
             )
-        values = self._in_order(name, len(axes), dims)
-        shape = values.shape[len(axes) :]
-        if not produced.shape and shape == (1,):
-            values, shape = values[..., 0], ()
-        if shape != produced.shape:
+        axes = (n_samples, *(sizes[plate] for plate in produced.plates))
+        values = self._in_order(name, 1 + len(self.variable.plates), (*produced.plates, *dims))
+        shape = tuple(values.shape)
+        if not produced.shape and shape == (*axes, 1):
+            values, shape = values[..., 0], axes
+        if shape != (*axes, *produced.shape):
             raise ArgumentError(
                 f"condition {name!r} must be a scalar or have shape {(*axes, *produced.shape)}, the batch axes in "
-                f"front; got {(*axes, *self.variable.shape)}"
+                f"front; got {shape}"
             )
         if isinstance(values, da.Array):
             values = da.map_blocks(_fitting, values, name, dtype, dtype=dtype)
@@ -88,29 +92,32 @@ class Condition:
 
     def _in_order(self, name: str, n_axes: int, dims: Sequence[str]) -> Any:
         """Return the values with the feature dims of a DataArray, if they bear the variable's names, in its order."""
+        dims = tuple(dim for dim in dims if dim not in self.variable.plates)
         if self.dims and set(self.dims) == set(dims):
             order = [n_axes + self.dims.index(dim) for dim in dims]
             return self.values.transpose(*range(n_axes), *order)
         if set(self.dims) & set(dims) and len(self.dims) == len(dims):
             raise ArgumentError(
-                f"condition {name!r} has the feature dims {self.dims}, but those of the variable are {tuple(dims)}; "
+                f"condition {name!r} has the feature dims {self.dims}, but those of the variable are {dims}; "
                 "rename them"
             )
         return self.values
 
-    def rows(self, samples: slice, further: tuple[int, ...]) -> Any:
-        """Return the values of some samples; Dask arrays stay lazy."""
+    def rows(self, samples: slice) -> Any:
+        """Return the values of some samples; Dask arrays stay lazy, and one value for all has plates of size 1."""
         if not self.is_scalar:
             return self.values[samples]
         if self.variable.is_shared and not self.variable.shape:
             return self.values.item() if self.variable.is_python else self.values
         if self.variable.is_shared:
             return np.broadcast_to(self.values, self.variable.shape)
-        shape = (samples.stop - samples.start, *further, *self.variable.shape)
+        shape = (samples.stop - samples.start, *(1 for _ in self.variable.plates), *self.variable.shape)
         return np.full(shape, self.values, self.variable.dtype)
 
 
-def read_conditions(conditions: Mapping[str, Any], axes: tuple[int, ...]) -> dict[str, Condition]:
+def read_conditions(
+    conditions: Mapping[str, Any], axes: tuple[int, ...], plates: Sequence[str], *, any_level: bool
+) -> dict[str, Condition]:
     """Read what the caller gave, before it is known which variables the simulator has.
 
     Parameters
@@ -119,20 +126,27 @@ def read_conditions(conditions: Mapping[str, Any], axes: tuple[int, ...]) -> dic
         Scalars, arrays with the batch axes in front, or DataArrays with the batch dims.
     axes
         The batch shape.
+    plates
+        Names of the further batch axes.
+    any_level
+        Whether an array may have only the first of the batch axes; it is then taken to have as many as match.
 
     Raises
     ------
     ArgumentError
         If an array does not begin with the batch axes, or is not numeric.
     """
-    return {name: _read(name, value, axes) for name, value in conditions.items()}
+    return {name: _read(name, value, axes, plates, any_level) for name, value in conditions.items()}
 
 
-def _read(name: str, value: Any, axes: tuple[int, ...]) -> Condition:
+def _read(name: str, value: Any, axes: tuple[int, ...], plates: Sequence[str], any_level: bool) -> Condition:
     check_name(name, "the call gives", ArgumentError)
     dims: tuple[Hashable, ...] = ()
     if isinstance(value, xr.DataArray):
-        array = _batch_first(name, value, axes)
+        if any_level and value.dims:
+            axes = axes[: 1 + sum(plate in value.dims for plate in plates)]
+            any_level = False
+        array = _batch_first(name, value, ("batch", *plates[: len(axes) - 1]))
         value, dims = array.data, array.dims[len(axes) :]
     if isinstance(value, np.ma.MaskedArray):
         raise ArgumentTypeError(f"condition {name!r} is a masked array, whose mask would be lost; give it filled")
@@ -150,13 +164,19 @@ def _read(name: str, value: Any, axes: tuple[int, ...]) -> Condition:
     if not shape:
         value = value if isinstance(value, np.generic | int | float | complex) else np.asarray(value)[()]
         return Condition(Variable(name, (), dtype, is_shared=True), value, is_scalar=True)
+    if any_level:
+        n_matching = next(
+            (i for i, (got, size) in enumerate(zip(shape, axes)) if got != size), min(len(shape), len(axes))
+        )
+        axes = axes[: max(n_matching, 1)]
     if shape[: len(axes)] != axes:
         raise ArgumentError(
             f"condition {name!r} has shape {shape}, which does not begin with the batch axes {axes}; give a scalar, an "
             "array with one row a sample, or bind a value that all samples share into the function "
             "(functools.partial)"
         )
-    return Condition(Variable(name, shape[len(axes) :], dtype), value, is_scalar=False, dims=dims)
+    variable = Variable(name, shape[len(axes) :], dtype, plates=tuple(plates[: len(axes) - 1]))
+    return Condition(variable, value, is_scalar=False, dims=dims)
 
 
 def _fitting(values: npt.NDArray[Any], name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -174,8 +194,7 @@ def _fitting(values: npt.NDArray[Any], name: str, dtype: np.dtype[Any]) -> npt.N
     return cast
 
 
-def _batch_first(name: str, array: xr.DataArray, axes: tuple[int, ...]) -> xr.DataArray:
-    dims = batch_dims(len(axes))
+def _batch_first(name: str, array: xr.DataArray, dims: Sequence[str]) -> xr.DataArray:
     missing = [dim for dim in dims if dim not in array.dims]
     if array.dims and missing:
         raise ArgumentError(

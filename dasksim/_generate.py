@@ -231,7 +231,7 @@ def _run(
     try:
         with Progress(plan.n_samples, n_done, progress) as bar, open_pool(scheduler, job) as pool:
             for receipt in _windowed(pool, pipeline, plan, missing):
-                bar.advance(plan.n_rows(receipt.chunk))
+                bar.advance(plan.n_rows(receipt.chunk), receipt.n_proposals, receipt.n_accepted)
     except KeyboardInterrupt as error:
         error.add_note(_how_to_resume(path))
         raise

@@ -1,6 +1,7 @@
 """The labels of a dataset: names of dims, and coordinates."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,9 @@ import numpy.typing as npt
 from dasksim._schema import Variable
 from dasksim.errors import ArgumentTypeError, SimulatorError, nearest
 
-__all__ = ["batch_dims", "check_dims", "check_labels", "feature_dims"]
+__all__ = ["check_dims", "check_labels", "check_sizes", "feature_dims", "ragged_variable"]
 
 _COORD_KINDS = "biufMmU"
-
-
-def batch_dims(n_axes: int) -> tuple[str, ...]:
-    """Return the names of the batch dims: ``batch``, ``batch_1``, ..."""
-    return ("batch", *(f"batch_{i}" for i in range(1, n_axes)))
 
 
 def check_labels(dims: Any, coords: Any) -> tuple[dict[str, tuple[str, ...]], dict[str, npt.NDArray[Any]]]:
@@ -44,6 +40,22 @@ def check_labels(dims: Any, coords: Any) -> tuple[dict[str, tuple[str, ...]], di
     return {name: tuple(names) for name, names in given.items()}, arrays
 
 
+def check_sizes(max_sizes: Any) -> dict[str, int]:
+    """Return declared largest sizes of dims.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If they are no mapping of names to integers >= 1.
+    """
+    if not isinstance(max_sizes, Mapping | None):
+        raise ArgumentTypeError(f"max_sizes must be a mapping, such as {{'obs': 100}}; got {max_sizes!r}")
+    for dim, size in (max_sizes or {}).items():
+        if not _is_label(dim) or isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+            raise ArgumentTypeError(f"max_sizes must map names of dims to integers >= 1; got {max_sizes!r}")
+    return {dim: int(size) for dim, size in (max_sizes or {}).items()}
+
+
 def _is_label(name: object) -> bool:
     return isinstance(name, str) and name != "" and "/" not in name
 
@@ -65,7 +77,8 @@ def check_dims(
     variables: Sequence[Variable],
     dims: Mapping[str, Sequence[str]],
     coords: Mapping[str, Any],
-    batch: Sequence[str],
+    plates: Mapping[str, int],
+    max_sizes: Mapping[str, int],
 ) -> dict[str, tuple[str, ...]]:
     """Return the feature dims of each variable, and check that all names and sizes agree.
 
@@ -79,10 +92,13 @@ def check_dims(
         if name not in names:
             raise SimulatorError(f"dims names {name!r}, which is no variable of the simulator; {nearest(name, names)}")
     found = {variable.name: feature_dims(variable, dims) for variable in variables}
-    for dim in batch:
+    for dim in ("batch", *plates):
         if dim in names:
-            raise SimulatorError(f"variable {dim!r} has the name of a batch dim; rename it")
-    sizes: dict[str, tuple[int, str]] = dict.fromkeys(batch, (-1, "the batch"))
+            raise SimulatorError(
+                f"variable {dim!r} has the name of a dim, along which samples or stages are repeated; rename one of them"
+            )
+    sizes: dict[str, tuple[int, str]] = {"batch": (-1, "the batch")}
+    sizes.update({plate: (size, "the stages") for plate, size in plates.items()})
     for variable in variables:
         for dim, size in zip(found[variable.name], variable.sample_shape, strict=True):
             if dim in names:
@@ -100,7 +116,33 @@ def check_dims(
             raise SimulatorError(f"dims[{variable.name!r}]={list(found[variable.name])} names one dim twice")
     for dim, values in coords.items():
         _check_coord(dim, values, sizes)
+    for dim in max_sizes:
+        if dim not in sizes or dim == "batch":
+            known = [name for name in sizes if name != "batch"]
+            raise SimulatorError(f"max_sizes names {dim!r}, which is no dim of the simulator; {nearest(dim, known)}")
     return found
+
+
+def ragged_variable(variable: Variable, dims: Mapping[str, Sequence[str]], max_sizes: Mapping[str, int]) -> Variable:
+    """Return a variable with the declared largest sizes of its dims.
+
+    Raises
+    ------
+    SimulatorError
+        If it is larger.
+    """
+    if not max_sizes or variable.is_shared or not variable.shape or variable.is_hidden:
+        return variable
+    names = feature_dims(variable, dims)
+    ragged = frozenset(axis for axis, name in enumerate(names) if name in max_sizes)
+    for axis in ragged:
+        if variable.shape[axis] > max_sizes[names[axis]]:
+            raise SimulatorError(
+                f"variable {variable.name!r} has size {variable.shape[axis]} along {names[axis]!r}, more than "
+                f"max_sizes[{names[axis]!r}]={max_sizes[names[axis]]}; give a larger one"
+            )
+    shape = tuple(max_sizes[names[axis]] if axis in ragged else size for axis, size in enumerate(variable.shape))
+    return replace(variable, shape=shape, ragged=ragged)
 
 
 def _check_coord(dim: str, values: Any, sizes: Mapping[str, tuple[int, str]]) -> None:

@@ -47,7 +47,7 @@ def describe(outputs: object, stage: str, axes: tuple[int, ...], *, is_shared: b
 def _describe_one(name: object, value: Any, stage: str, axes: tuple[int, ...], is_shared: bool) -> Variable:
     check_name(name, f"stage {stage!r} returned")
     array = as_values(value, str(name), f"stage {stage!r}")
-    if array.shape[: len(axes)] != axes:
+    if not is_shared and array.shape[: len(axes)] != axes:
         raise OutputError(
             f"stage {stage!r} returned {name!r} with shape {array.shape}; it is batched, so the shape must begin "
             f"with batch_shape={axes}"
@@ -78,7 +78,7 @@ def stacked(rows: list[Any], outputs: Sequence[Variable]) -> dict[str, Array] | 
         except (KeyError, ValueError):
             return None
         is_python = not hasattr(column[0], "dtype")
-        if array.shape[1:] != variable.shape or not can_hold(variable.dtype, array.dtype, is_python):
+        if not variable.fits(array.shape[1:]) or not can_hold(variable.dtype, array.dtype, is_python):
             return None
         arrays[variable.name] = array
     return arrays
@@ -111,15 +111,20 @@ def checked(outputs: Any, where: str, variables: Sequence[Variable], axes: tuple
             f"{where} returned the variables {sorted(map(str, outputs))}, expected "
             f"{sorted(v.name for v in variables)}; return the same variables every time"
         )
-    return {v.name: _checked_value(outputs[v.name], where, v, (*axes, *v.shape)) for v in variables}
+    return {v.name: _checked_value(outputs[v.name], where, v, () if v.is_shared else axes) for v in variables}
 
 
-def _checked_value(value: Any, where: str, variable: Variable, shape: tuple[int, ...]) -> Array:
+def _checked_value(value: Any, where: str, variable: Variable, axes: tuple[int, ...]) -> Array:
     array = as_values(value, variable.name, where)
-    if array.shape != shape:
+    if array.shape[: len(axes)] != axes or not variable.fits(array.shape[len(axes) :]):
+        advice = (
+            f"the sizes of its axes {sorted(variable.ragged)} are declared as at most these: give larger max_sizes"
+            if variable.ragged
+            else "return the same shape every time, or declare it with schema={...}; where a size follows a context, "
+            "name the dim and declare its largest size, dims={...: ['obs']}, max_sizes={'obs': ...}"
+        )
         raise OutputError(
-            f"{where} returned {variable.name!r} with shape {array.shape}, expected {shape}; return the same shape "
-            "every time, or declare it with schema={...}"
+            f"{where} returned {variable.name!r} with shape {array.shape}, expected {(*axes, *variable.shape)}; {advice}"
         )
     if not can_hold(variable.dtype, array.dtype, not hasattr(value, "dtype")):
         raise OutputError(

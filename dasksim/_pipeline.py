@@ -1,10 +1,11 @@
 """A simulator's stages, bound to each other and to the caller's conditions, with the schema of all variables.
 
-This is what is mapped over chunks: :meth:`Pipeline.simulate` evaluates one stage on one chunk, in memory.
+This is what is mapped over chunks: :meth:`Pipeline.simulate` evaluates one stage on one chunk, in memory. Between stages
+a variable's values on a chunk are a list with one array for each sub-batch.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,13 +13,24 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._conditions import Condition, pad_rows
-from dasksim._labels import batch_dims
 from dasksim._plan import Plan
 from dasksim._schema import Variable
-from dasksim._stage import Binding, Stage, SubBatch
+from dasksim._stage import Binding, Plate, Stage, SubBatch
 from dasksim._streams import Address
+from dasksim.errors import SimulatorError
 
-__all__ = ["Lowering", "Pipeline", "Step", "explain", "to_rows"]
+__all__ = [
+    "COUNTS",
+    "Lowering",
+    "Pipeline",
+    "Place",
+    "Step",
+    "aligned",
+    "explain",
+    "run_steps",
+    "sub_batch_of",
+    "to_rows",
+]
 
 Array = npt.NDArray[Any]
 
@@ -31,21 +43,27 @@ class Lowering:
     ----------
     stages
         Stages in the order in which they run.
-    expand_outputs
-        Whether scalars get a trailing axis of size 1 in the dataset.
     replace_inputs
         Whether a condition replaces the variable of its name for all later stages.
     dims
         Names of feature dims, by variable.
     coords
         Coordinates, by feature dim.
+    levels
+        Names of the further batch axes, if the simulator has a fixed number of them.
+    max_sizes
+        Largest sizes of dims that follow a context.
+    fill_value
+        What stands beyond the size of a sub-batch along such dims.
     """
 
     stages: tuple[Stage, ...]
-    expand_outputs: bool = False
     replace_inputs: bool = True
     dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
     coords: Mapping[str, Any] = field(default_factory=dict)
+    levels: tuple[str, ...] | None = None
+    max_sizes: Mapping[str, int] = field(default_factory=dict)
+    fill_value: Any = math.nan
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,8 @@ class Step:
         For each input, the number of the step that makes it, or None for a condition.
     outputs
         The variables that the stage makes.
+    plates
+        The axes along which it is repeated, those of the call first.
     is_run
         Whether it runs at all: not if all its outputs are given.
     is_full
@@ -75,6 +95,7 @@ class Step:
     binding: Binding
     sources: Mapping[str, int | None]
     outputs: tuple[Variable, ...]
+    plates: tuple[Plate, ...] = ()
     is_run: bool = True
     is_full: bool = False
     probe_digest: str | None = None
@@ -83,6 +104,35 @@ class Step:
     def upstream(self) -> list[int]:
         """The steps that this one takes inputs from, in order."""
         return sorted({source for source in self.sources.values() if source is not None})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which sub-batch is simulated, and on which attempt.
+
+    Parameters
+    ----------
+    seed
+        The seed in force.
+    sub_batch
+        Number of the sub-batch.
+    first_sample
+        Number of its first sample in the dataset.
+    full_rows
+        Rows of a whole sub-batch.
+    attempt
+        Number of the attempt.
+    """
+
+    seed: int
+    sub_batch: int
+    first_sample: int
+    full_rows: int
+    attempt: int = 0
+
+    def address(self, stage: Stage) -> Address:
+        """Return the address of a stage's stream."""
+        return Address(self.seed, stage.key, self.sub_batch, self.attempt)
 
 
 @dataclass(frozen=True)
@@ -103,8 +153,10 @@ class Pipeline:
         The feature dims of each variable.
     coords
         Coordinates of feature dims.
-    further
-        Sizes of further batch axes.
+    sizes
+        Sizes of plates in the dataset.
+    fill_value
+        What stands beyond the size of a sub-batch along dims that follow a context.
     """
 
     steps: tuple[Step, ...]
@@ -113,7 +165,8 @@ class Pipeline:
     sources: Mapping[str, int | None]
     dims: Mapping[str, tuple[str, ...]]
     coords: Mapping[str, Array]
-    further: tuple[int, ...]
+    sizes: Mapping[str, int]
+    fill_value: Any = math.nan
 
     @property
     def is_batched(self) -> bool:
@@ -123,28 +176,32 @@ class Pipeline:
     @property
     def sample_bytes(self) -> int:
         """Bytes of one sample of the dataset."""
-        return sum(v.sample_bytes * (1 if v.is_shared else math.prod(self.further)) for v in self.variables)
+        return sum(v.sample_bytes * math.prod(self.sizes[plate] for plate in v.plates) for v in self.variables)
 
     @property
     def n_bytes(self) -> int:
         """Bytes of the arrays that the functions capture."""
-        return sum(step.stage.function.n_bytes for step in self.steps)
+        return sum(function.n_bytes for step in self.steps for function in step.stage.functions)
 
     def array_dims(self, variable: Variable) -> tuple[str, ...]:
         """Return the dims of a variable in the dataset."""
-        n_axes = 1 if variable.is_shared else 1 + len(self.further)
-        return (*batch_dims(n_axes), *self.dims[variable.name])
+        return ("batch", *variable.plates, *self.dims[variable.name])
 
     def array_shape(self, variable: Variable) -> tuple[int, ...]:
         """Return the shape of a variable in the dataset, without its first axis."""
-        return (*(() if variable.is_shared else self.further), *variable.sample_shape)
+        return (*(self.sizes[plate] for plate in variable.plates), *variable.sample_shape)
 
     def condition_rows(self, chunk: int, plan: Plan) -> dict[str, Any]:
         """Return the conditions' values for a chunk; Dask arrays stay lazy."""
-        samples = plan.samples(chunk)
-        return {name: condition.rows(samples, self.further) for name, condition in self.conditions.items()}
+        return {name: condition.rows(plan.samples(chunk)) for name, condition in self.conditions.items()}
 
-    def simulate(self, index: int, plan: Plan, chunk: int, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    def variable(self, name: str, source: int | None) -> Variable:
+        """Return the variable that an input is, made by a step or given."""
+        if source is None:
+            return self.conditions[name].variable
+        return next(v for v in self.steps[source].outputs if v.name == name)
+
+    def simulate(self, index: int, plan: Plan, chunk: int, inputs: Mapping[str, Any]) -> dict[str, list[Array]]:
         """Evaluate one step on one chunk.
 
         Parameters
@@ -156,61 +213,46 @@ class Pipeline:
         chunk
             Number of the chunk.
         inputs
-            The values of its inputs on this chunk.
+            The values of its inputs on this chunk: one array for each sub-batch, or what a condition has for the chunk.
 
         Returns
         -------
         dict
-            Arrays with one row a sample; contexts have one row a sub-batch.
+            One array for each sub-batch, with one row a sample; contexts have no rows.
         """
-        function = self.steps[index].stage.function
-        return function.run(lambda watch: self._simulate(index, plan, chunk, inputs, watch))
+        return self.steps[index].stage.guarded(lambda watch: self._simulate(index, plan, chunk, inputs, watch))
 
-    def _simulate(self, index: int, plan: Plan, chunk: int, inputs: Mapping[str, Any], watch: bool) -> dict[str, Array]:
-        step = self.steps[index]
-        parts = []
+    def _simulate(
+        self, index: int, plan: Plan, chunk: int, inputs: Mapping[str, Any], watch: bool
+    ) -> dict[str, list[Array]]:
+        step, size = self.steps[index], plan.sub_batch_size
+        parts: dict[str, list[Array]] = {v.name: [] for v in step.outputs}
         for j, sub_batch in enumerate(plan.sub_batches(chunk)):
-            batch = self._sub_batch(step, plan, j, sub_batch, inputs, watch)
+            place = Place(plan.seed, sub_batch, sub_batch * size, size)
+            n_rows = size if step.is_full else min(size, plan.n_samples - place.first_sample)
+            given = {name: self._part(step, name, inputs[name], j, size) for name in step.sources}
+            batch = sub_batch_of(step, place, n_rows, self.inputs(step, given), watch)
             try:
-                parts.append(step.stage.simulate(step.binding, batch, step.outputs))
+                made = step.stage.simulate(step.binding, batch, step.outputs)
             except Exception as error:
                 explain(error, _how_to_reproduce(step.stage.name, batch, plan, self.conditions))
                 raise
-        if step.stage.is_context:
-            return {v.name: np.stack([part[v.name] for part in parts]) for v in step.outputs}
-        if len(parts) == 1:
-            return parts[0]
-        return {v.name: np.concatenate([part[v.name] for part in parts]) for v in step.outputs}
+            for name, values in made.items():
+                parts[name].append(values)
+        return parts
 
-    def _sub_batch(
-        self, step: Step, plan: Plan, j: int, sub_batch: int, inputs: Mapping[str, Any], watch: bool
-    ) -> SubBatch:
-        size, first = plan.sub_batch_size, sub_batch * plan.sub_batch_size
-        n_rows = size if step.is_full else min(size, plan.n_samples - first)
-        rows: dict[str, Array] = {}
-        shared: dict[str, Any] = {}
-        python = set()
-        for name, source in step.sources.items():
-            variable = self._variable(name, source)
-            if not variable.is_shared:
-                rows[name] = pad_rows(inputs[name][j * size :], n_rows)
-                rows[name].flags.writeable = False
-                if variable.is_python:
-                    python.add(name)
-            elif source is None:
-                shared[name] = inputs[name]
-            else:
-                shared[name] = inputs[name][j].item() if variable.is_python else _read_only(inputs[name][j])
-        address = Address(plan.seed, step.stage.key, sub_batch)
-        return SubBatch(address, (n_rows, *self.further), rows, shared, frozenset(python), first, watch)
+    def _part(self, step: Step, name: str, values: Any, j: int, size: int) -> Any:
+        """Return an input's values on the ``j``-th sub-batch of a chunk."""
+        if step.sources[name] is not None:
+            return values[j]
+        return values if self.conditions[name].variable.is_shared else values[j * size : (j + 1) * size]
 
-    def _variable(self, name: str, source: int | None) -> Variable:
-        if source is None:
-            return self.conditions[name].variable
-        return next(v for v in self.steps[source].outputs if v.name == name)
+    def inputs(self, step: Step, values: Mapping[str, Any]) -> dict[str, tuple[Variable, Any]]:
+        """Return what a step's inputs are, and their values."""
+        return {name: (self.variable(name, source), values[name]) for name, source in step.sources.items()}
 
     def simulate_all(self, plan: Plan, chunk: int, conditions: Mapping[str, Any]) -> dict[str, Array]:
-        """Evaluate all steps on one chunk and return the variables as they stand in the dataset.
+        """Evaluate all steps on one chunk and return the variables as they stand in the dataset, and hidden counts.
 
         Parameters
         ----------
@@ -222,49 +264,204 @@ class Pipeline:
             The conditions' values on this chunk.
         """
         made: dict[int | None, Mapping[str, Any]] = {None: conditions}
+        counts: dict[str, Array] = {}
         for index, step in enumerate(self.steps):
             if step.is_run:
                 inputs = {name: made[source][name] for name, source in step.sources.items()}
                 made[index] = self.simulate(index, plan, chunk, inputs)
-        return {
-            v.name: to_rows(
-                v,
-                made[self.sources[v.name]][v.name],
-                (plan.n_rows(chunk), *self.array_shape(v)),
-                plan.sub_batch_size,
-            )
-            for v in self.variables
-        }
+                counts.update({n: np.asarray(v) for n, v in made[index].items() if "//" in n})
+        arrays = {v.name: self._array(v, made, plan, chunk) for v in self.variables}
+        for kind in COUNTS:
+            found = [values.sum() for name, values in counts.items() if name.endswith(f"//{kind}")]
+            arrays[f"/{kind}"] = np.asarray(sum(found) if found else plan.n_rows(chunk))
+        return arrays
+
+    def _array(self, variable: Variable, made: Mapping[int | None, Mapping[str, Any]], plan: Plan, chunk: int) -> Array:
+        source = self.sources[variable.name]
+        shape = (plan.n_rows(chunk), *self.array_shape(variable))
+        values = made[source][variable.name]
+        if source is not None:
+            return to_rows(variable, values, shape, plan.sub_batch_size, self.fill_value)
+        array = np.asarray(values)
+        if self.conditions[variable.name].is_scalar:
+            array = np.ascontiguousarray(np.broadcast_to(array.reshape(-1)[0], shape))
+        return array.reshape(shape).astype(variable.dtype, copy=False)
 
     def without_rows(self) -> "Pipeline":
         """Return the pipeline without the conditions' rows, to send it elsewhere."""
         return replace(self, conditions={name: c.without_rows() for name, c in self.conditions.items()})
 
 
-def to_rows(variable: Variable, values: Any, shape: tuple[int, ...], sub_batch_size: int) -> Array:
+#: What a stage that filters counts; its hidden variables are named ``{stage}//{count}``.
+COUNTS = ("proposals", "accepted")
+
+
+def run_steps(
+    pipeline: Pipeline, indices: Sequence[int], place: Place, n_rows: int, given: Mapping[str, Any]
+) -> dict[int | None, dict[str, Array]]:
+    """Evaluate some steps of a pipeline on one sub-batch, or attempt at it, in memory.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline; its conditions are what is ``given``.
+    indices
+        The steps to run, in order.
+    place
+        Which sub-batch, and on which attempt.
+    n_rows
+        How many rows.
+    given
+        Values of the conditions, with ``n_rows`` rows.
+
+    Returns
+    -------
+    dict
+        The values by step, and under None what was given.
+    """
+    made: dict[int | None, dict[str, Any]] = {None: dict(given)}
+
+    def run(step: Step) -> Callable[[bool], dict[str, Array]]:
+        inputs = {name: made[source][name] for name, source in step.sources.items()}
+
+        def work(watch: bool) -> dict[str, Array]:
+            batch = sub_batch_of(step, place, n_rows, pipeline.inputs(step, inputs), watch)
+            try:
+                return step.stage.simulate(step.binding, batch, step.outputs)
+            except Exception as error:
+                error.add_note(f"raised in stage {step.stage.name!r}")
+                raise
+
+        return work
+
+    for index in indices:
+        step = pipeline.steps[index]
+        if step.is_run:
+            made[index] = step.stage.guarded(run(step))
+            if getattr(step.stage, "keep_all", False):
+                n_rows = next(len(made[index][v.name]) for v in step.outputs if not v.is_shared)
+    return made
+
+
+def sub_batch_of(
+    step: Step, place: Place, n_rows: int, inputs: Mapping[str, tuple[Variable, Any]], watch: bool
+) -> SubBatch:
+    """Return what a stage is given: its inputs along its own axes.
+
+    Parameters
+    ----------
+    step
+        The stage, bound.
+    place
+        Which sub-batch.
+    n_rows
+        How many rows it makes.
+    inputs
+        For each input, what it is and its values on the sub-batch.
+    watch
+        Whether to find out if its function uses the global generators.
+    """
+    axes = (n_rows, *_plate_sizes(step, inputs))
+    plates = tuple(plate.name for plate in step.plates)
+    rows: dict[str, Array] = {}
+    shared: dict[str, Any] = {}
+    python = set()
+    for name, (variable, value) in inputs.items():
+        if variable.is_shared:
+            shared[name] = value.item() if variable.is_python and hasattr(value, "item") else _read_only(value)
+            continue
+        rows[name] = aligned(pad_rows(value, n_rows), variable, plates, axes)
+        if variable.is_python and set(variable.plates) <= set(plates):
+            python.add(name)
+    return SubBatch(
+        place.address(step.stage), axes, rows, shared, frozenset(python), place.first_sample, watch, place.full_rows
+    )
+
+
+def _plate_sizes(step: Step, inputs: Mapping[str, tuple[Variable, Any]]) -> tuple[int, ...]:
+    """Return the sizes of a step's plates on a sub-batch.
+
+    Raises
+    ------
+    SimulatorError
+        If a context makes one less than 1, or something else than an integer.
+    """
+    sizes = []
+    for plate in step.plates:
+        size = plate.size if isinstance(plate.size, int) else np.asarray(inputs[plate.size][1])[()]
+        if not isinstance(size, int | np.integer) or size < 1:
+            raise SimulatorError(
+                f"stage {step.stage.name!r} is repeated along {plate.name!r} {plate.size!r} times, and the context gave "
+                f"{plate.size!r} the value {size!r}; the number of repeats must be an integer >= 1"
+            )
+        sizes.append(int(size))
+    return tuple(sizes)
+
+
+def aligned(values: Array, variable: Variable, plates: tuple[str, ...], axes: tuple[int, ...]) -> Array:
+    """Return an input along a stage's axes, read-only; plates of its own that the stage lacks count as features."""
+    own = variable.plates
+    if own != plates:
+        common = [plate for plate in plates if plate in own]
+        others = [plate for plate in own if plate not in plates]
+        order = [1 + own.index(plate) for plate in [*common, *others]]
+        values = values.transpose(0, *order, *range(1 + len(own), values.ndim))
+        missing = [1 + i for i, plate in enumerate(plates) if plate not in own]
+        values = np.expand_dims(values, missing) if missing else values
+    wanted = (*axes, *values.shape[len(axes) :])
+    values = values.view() if values.shape == wanted else np.broadcast_to(values, wanted)
+    values.flags.writeable = False
+    return values
+
+
+def to_rows(
+    variable: Variable, parts: Sequence[Any], shape: tuple[int, ...], sub_batch_size: int, fill_value: Any = math.nan
+) -> Array:
     """Return a variable's values on a chunk as they stand in the dataset.
 
     Parameters
     ----------
     variable
         The variable.
-    values
-        One row a sample, or, if the variable is shared, one row a sub-batch, or a scalar for all.
+    parts
+        One array for each sub-batch: one row a sample or, if the variable is shared, one value.
     shape
         Shape of the result; rows of a last sub-batch that was computed whole are cut away.
     sub_batch_size
         Samples in a sub-batch.
+    fill_value
+        What stands beyond the size of a sub-batch along axes that are ragged.
     """
-    array = np.asarray(values)
     if variable.is_shared:
-        array = array.reshape(-1, *variable.shape)
-        array = array if len(array) == 1 else np.repeat(array, sub_batch_size, axis=0)[: shape[0]]
-        return np.ascontiguousarray(np.broadcast_to(array, shape)).astype(variable.dtype, copy=False)
-    return array[: shape[0]].reshape(shape).astype(variable.dtype, copy=False)
+        array = np.repeat(np.stack([_as_sample(part, variable, 0) for part in parts]), sub_batch_size, axis=0)
+    else:
+        whole = [_as_sample(part, variable, 1) for part in parts]
+        if any(part.shape[1:] != shape[1:] for part in whole):
+            whole = [_padded(part, (len(part), *shape[1:]), variable.dtype, fill_value) for part in whole]
+        array = whole[0] if len(whole) == 1 else np.concatenate(whole)
+    return np.ascontiguousarray(array[: shape[0]]).reshape(shape).astype(variable.dtype, copy=False)
+
+
+def _as_sample(part: Any, variable: Variable, n_axes: int) -> Array:
+    """Return values with the trailing axis of a scalar that is expanded."""
+    array = np.asarray(part)
+    expand = variable.is_expanded and array.ndim == n_axes + len(variable.plates)
+    return array[..., None] if expand else array
+
+
+def _padded(part: Array, shape: tuple[int, ...], dtype: np.dtype[Any], fill_value: Any) -> Array:
+    if part.shape == shape:
+        return part
+    array = np.full(shape, fill_value, dtype)
+    array[tuple(map(slice, part.shape))] = part
+    return array
 
 
 def _read_only(value: Any) -> Any:
     if isinstance(value, np.ndarray):
+        if not value.ndim:
+            return value[()]
+        value = value.view()
         value.flags.writeable = False
     return value
 

@@ -23,6 +23,7 @@ class Progress:
     """
 
     def __init__(self, n_samples: int, n_done: int, is_shown: bool | None) -> None:
+        self._n_proposals = self._n_accepted = 0
         self._bar: Any = tqdm(
             total=n_samples,
             initial=n_done,
@@ -39,8 +40,12 @@ class Progress:
     ) -> None:
         self._bar.close()
 
-    def advance(self, n_samples: int) -> None:
-        """Count samples as done."""
+    def advance(self, n_samples: int, n_proposals: int, n_accepted: int) -> None:
+        """Count samples as done, and show which part of the proposals is accepted, if not all are."""
+        self._n_proposals += n_proposals
+        self._n_accepted += n_accepted
+        if self._n_accepted != self._n_proposals:
+            self._bar.set_postfix(accepted=f"{self._n_accepted / self._n_proposals:.3g}", refresh=False)
         self._bar.update(n_samples)
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from dasksim._conditions import Condition
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan
+from dasksim._stage import Stage
 from dasksim._version import __version__
 
 __all__ = ["digest_array", "provenance", "source_digest"]
@@ -31,7 +32,7 @@ def provenance(pipeline: Pipeline, plan: Plan) -> dict[str, Any]:
             {
                 "name": step.stage.name,
                 "kind": type(step.stage).__name__,
-                "digest": source_digest(step.stage.function.function),
+                "digest": _stage_digest(step.stage),
                 "probe": step.probe_digest,
                 "inputs": list(step.binding.inputs),
                 "outputs": [v.name for v in step.outputs],
@@ -53,6 +54,15 @@ def _describe(condition: Condition) -> Any:
     if isinstance(condition.values, np.ndarray):
         described["digest"] = digest_array(condition.values)
     return described
+
+
+def _stage_digest(stage: Stage) -> str:
+    """Return a digest of the source of a stage's functions, or of what a stage without one says of itself."""
+    digests = [source_digest(function.function) for function in stage.functions]
+    if len(digests) == 1:
+        return digests[0]
+    settings = [getattr(stage, name, None) for name in ("p", "is_mixed", "key_conflicts", "models")]
+    return hashlib.blake2b(repr((digests, settings)).encode(), digest_size=8).hexdigest()
 
 
 def digest_array(values: npt.NDArray[Any]) -> str:

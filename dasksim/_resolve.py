@@ -1,12 +1,13 @@
 """Bind stages to each other and to the conditions, and find the schema by probes.
 
-A probe runs a stage on one or two samples of a stream of its own. Nothing of a dataset is simulated here.
+A probe runs a stage on one or two samples of a stream of its own. Nothing of a dataset is simulated here but contexts.
 """
 
 import hashlib
+import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dask.array as da
@@ -14,16 +15,20 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._conditions import Condition, pad_rows, read_conditions
-from dasksim._labels import batch_dims, check_dims, feature_dims
-from dasksim._pipeline import Lowering, Pipeline, Step, explain
+from dasksim._labels import check_dims, feature_dims, ragged_variable
+from dasksim._nested import NestedStage, inner_input
+from dasksim._pipeline import Lowering, Pipeline, Place, Step, explain, sub_batch_of
 from dasksim._schema import RESERVED, Variable
-from dasksim._stage import SubBatch
-from dasksim._streams import PROBE_SUB_BATCH, Address
+from dasksim._stage import Plate, Stage, SubBatch
+from dasksim._streams import PROBE_SUB_BATCH
 from dasksim.errors import ArgumentError, ArgumentTypeError, SimulatorError, nearest
 
-__all__ = ["ProbeCache", "resolve"]
+__all__ = ["ProbeCache", "check_sizes_agree", "resolve"]
 
 Array = npt.NDArray[Any]
+
+# Sub-batches whose contexts are drawn before any work, to see whether sizes follow them.
+_CONTEXTS_COMPARED = 8
 
 #: What probes returned, by stage and by the bits of what they were given.
 ProbeCache = dict[tuple[Any, ...], tuple[tuple[Variable, ...], dict[str, Array], str | None, bool]]
@@ -35,6 +40,8 @@ def resolve(
     shape: tuple[int, ...],
     seed: int,
     cache: ProbeCache | None = None,
+    sub_batch: int = 0,
+    sub_batch_size: int | None = None,
 ) -> Pipeline:
     """Bind stages to each other and to the conditions, and find the schema.
 
@@ -47,9 +54,13 @@ def resolve(
     shape
         The batch shape.
     seed
-        The seed in force; contexts of the first sub-batch are drawn with it.
+        The seed in force; contexts are drawn with it.
     cache
         Earlier probes of the same simulator.
+    sub_batch
+        The sub-batch whose contexts are used.
+    sub_batch_size
+        The rows of a sub-batch, once they are known: functions that make contexts and rows at once depend on them.
 
     Raises
     ------
@@ -58,38 +69,201 @@ def resolve(
     ArgumentError, ArgumentTypeError
         If a condition does not fit, or has a name that nothing takes or makes.
     """
-    return _Resolver(lowering, read_conditions(conditions, shape), shape, seed, {} if cache is None else cache).run()
+    names = lowering.levels
+    if names is None:
+        names = tuple(f"batch_{i}" for i in range(1, len(shape)))
+    elif len(names) + 1 != len(shape):
+        raise ArgumentError(
+            f"batch_shape={shape} has {len(shape)} axes, but the simulator has {len(names) + 1} levels, "
+            f"{('batch', *names)}; give one size for each"
+        )
+    further = tuple(map(Plate, names, shape[1:]))
+    given = read_conditions(conditions, shape, names, any_level=lowering.levels is not None)
+    probing = _Probing(shape[0], seed, sub_batch, sub_batch_size, {} if cache is None else cache, _probe_rows(lowering))
+    resolver = _Resolver(lowering, given, further, probing)
+    resolver.run()
+    resolver.check_names()
+    resolver.check_use()
+    return resolver.pipeline()
 
 
+def check_sizes_agree(pipeline: Pipeline, n_samples: int, sub_batch_size: int, at: Callable[[int], Pipeline]) -> None:
+    """Look at the contexts of some sub-batches and refuse sizes that follow them, unless the largest are declared.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline at the first sub-batch.
+    n_samples, sub_batch_size
+        How the dataset is cut up.
+    at
+        Returns the pipeline at another sub-batch.
+
+    Raises
+    ------
+    SimulatorError
+        If a size differs.
+    """
+    n_sub_batches = -(-n_samples // sub_batch_size)
+    for sub_batch in range(1, min(n_sub_batches, _CONTEXTS_COMPARED)):
+        other = at(sub_batch)
+        for mine, theirs in zip(pipeline.variables, other.variables, strict=True):
+            sizes = dict(zip(pipeline.array_dims(mine)[1:], pipeline.array_shape(mine), strict=True))
+            others = dict(zip(other.array_dims(theirs)[1:], other.array_shape(theirs), strict=True))
+            dim = next((dim for dim, size in sizes.items() if others.get(dim) != size), None)
+            if dim is not None:
+                raise SimulatorError(
+                    f"variable {mine.name!r} has size {sizes[dim]} along {dim!r} in sub-batch 0 and {others.get(dim)} in "
+                    f"sub-batch {sub_batch}, since it follows a context; add max_sizes={{{dim!r}: <the largest size>}} to "
+                    f"the simulator to fill the rest, give the context as a condition, or draw one for all samples with "
+                    f"sub_batch_size={n_samples}"
+                )
+
+
+def _deeper(stage: Stage, n_plates: int) -> Stage:
+    """Return a stage as it stands inside one that has some of the batch axes as its own."""
+    return stage if stage.depth is None else stage.replaced(depth=max(stage.depth - n_plates, 0))
+
+
+def _outer_value(value: Any, variable: Variable, axes: tuple[int, ...]) -> Array:
+    """Return what a probe inside a nested stage made, with the stage's own axes in front."""
+    if value is None:
+        return np.zeros((), variable.dtype)
+    array = np.asarray(value)
+    if variable.is_shared:
+        return array
+    if array.ndim == 0 or array.shape[0] != math.prod(axes):
+        return np.broadcast_to(array, (*axes, *array.shape))
+    return array.reshape(*axes, *array.shape[1:])
+
+
+def _probe_rows(lowering: Lowering) -> int:
+    return 2 if any(stage.is_batched and not stage.is_context for stage in lowering.stages) else 1
+
+
+@dataclass(frozen=True)
+class _Probing:
+    """What all probes of one call have in common."""
+
+    n_samples: int
+    seed: int
+    sub_batch: int
+    sub_batch_size: int | None
+    cache: ProbeCache
+    n_rows: int
+
+
+@dataclass
 class _Resolver:
-    def __init__(
-        self,
-        lowering: Lowering,
-        conditions: dict[str, Condition],
-        shape: tuple[int, ...],
-        seed: int,
-        cache: ProbeCache,
-    ) -> None:
-        self.lowering = lowering
-        self.conditions = conditions
-        self.shape = shape
-        self.seed = seed
-        self.cache = cache
+    """Binds the stages of one lowering, in order; nested ones have resolvers of their own."""
+
+    lowering: Lowering
+    conditions: dict[str, Condition]
+    further: tuple[Plate, ...]
+    probing: _Probing
+    values: Mapping[str, Any] = field(default_factory=dict)  # of the conditions, where they are an outer stage's inputs
+
+    def __post_init__(self) -> None:
         self.steps: list[Step] = []
         self.made: dict[str, int] = {}
         self.probed: dict[int, dict[str, Array]] = {}
-        self.n_rows = 2 if any(stage.is_batched and not stage.is_context for stage in lowering.stages) else 1
+        self.sizes = {plate.name: int(plate.size) for plate in self.further}
+        self.inner_names: set[str] = set()
 
-    def run(self) -> Pipeline:
-        for index, stage in enumerate(self.lowering.stages):
-            binding = stage.bind([*self.conditions, *(name for name in self.made if name not in self.conditions)])
-            sources = {name: self._source(name) for name in binding.inputs}
-            step = Step(stage, binding, sources, stage.declared or ())
-            self.steps.append(step)
-            self._add(index, stage.declared or self._probe(index)[0])
-        self._check_names()
-        self._check_use()
-        return self._pipeline()
+    def run(self) -> None:
+        stages = list(self.lowering.stages)
+        while stages:
+            stage = stages.pop(0)
+            if isinstance(stage, NestedStage):
+                covered, stages = stages[: stage.span], stages[stage.span :]
+                stages = self._add_nested(stage, covered) + stages
+            else:
+                self._add_stage(stage)
+
+    def _add_stage(self, stage: Stage) -> None:
+        binding = stage.bind(self._known(stage))
+        sizes = tuple(plate.size for plate in stage.plates if isinstance(plate.size, str))
+        for size in sizes:
+            if size not in self.made and size not in self.conditions:
+                raise SimulatorError(
+                    f"stage {stage.name!r} is repeated {size!r} times, but no context provides {size!r}; "
+                    f"{nearest(size, self._known(stage))}"
+                )
+        sources = {name: self._source(name) for name in (*binding.inputs, *sizes)}
+        plates = self._plates(stage)
+        index = len(self.steps)
+        self.steps.append(Step(stage, binding, sources, stage.declared or (), plates))
+        if stage.declared is None or any(isinstance(plate.size, str) for plate in plates):
+            outputs, self.probed[index] = self._probe(index)
+            if stage.declared is not None:
+                outputs = stage.declared
+            outputs = stage.finish(outputs, {name: self._variable(name, source) for name, source in sources.items()})
+        else:
+            outputs = stage.declared
+            self._size_plates(plates, [])
+        own = tuple(plate.name for plate in plates)
+        self._add(index, tuple(v if v.is_shared else replace(v, plates=(*own, *v.plates)) for v in outputs))
+
+    def _plates(self, stage: Stage) -> tuple[Plate, ...]:
+        return () if stage.is_context else (*self.further[: stage.depth], *stage.plates)
+
+    def _known(self, stage: Stage) -> list[str]:
+        seen = stage.sees
+        made = [
+            name
+            for name, index in self.made.items()
+            if name not in self.conditions
+            and ("/" not in name or self.steps[index].stage.name in stage.gathers)
+            and (seen is None or self.steps[index].stage.makes_contexts or self.steps[index].stage.name in seen)
+        ]
+        return [*self.conditions, *made]
+
+    def _add_nested(self, stage: NestedStage, covered: list[Stage]) -> list[Stage]:
+        """Resolve the stages inside a stage; return those of the covered ones that it leaves to run after it."""
+        inner = stage.lowering_of(covered)
+        plates = self._plates(stage)
+        axes = (self.probing.n_rows, *(int(plate.size) for plate in plates))
+        address = Place(0, PROBE_SUB_BATCH, 0, self.probing.n_rows).address(stage)
+        batch = SubBatch(address, axes, full_rows=self.probing.n_rows)
+        given: dict[str, Condition] = {}
+        values: dict[str, Any] = {}
+        for name in self._known(stage):
+            if name not in stage.hidden_inputs:
+                outer = self._probe_input(name, self._source(name))
+                variable, values[name] = inner_input(*outer, plates, batch)
+                given[name] = Condition(variable, None, is_scalar=variable.is_shared)
+        inner = replace(
+            inner,
+            stages=tuple(_deeper(s, len(plates)) for s in inner.stages),
+            dims={**self.lowering.dims, **inner.dims},
+            max_sizes={**inner.max_sizes, **self.lowering.max_sizes},
+        )
+        further = self.further[len(plates) :] if stage.depth is not None else ()
+        # the rows of the stages inside are the cells of this one
+        child = _Resolver(inner, given, further, replace(self.probing, n_rows=batch.n_cells), values)
+        child.run()
+        self.inner_names |= {name for s in inner.stages for name in s.names} | child.inner_names | set(child.made)
+        resolved = stage.resolved(child.pipeline(is_inner=True))
+        made = {**values, **{name: value for probed in child.probed.values() for name, value in probed.items()}}
+        resolved.check(made, batch)
+        index = len(self.steps)
+        taken = (*resolved.taken, *stage.hidden_inputs)
+        digest = _digest(repr([step.probe_digest for step in child.steps]))
+        sources = {name: self._source(name) for name in taken}
+        self.steps.append(Step(resolved, resolved.bind(taken), sources, (), plates, probe_digest=digest))
+        self.sizes = {**child.sizes, **self.sizes}
+        self.probed[index] = {
+            v.name: _outer_value(made.get(v.name.removeprefix(f"{stage.name}/")), v, axes) for v in resolved.outputs()
+        }
+        own = tuple(plate.name for plate in plates)
+        outputs = [v if v.is_shared else replace(v, plates=(*own, *v.plates)) for v in resolved.outputs()]
+        self._add(index, tuple(outputs))
+        return [s for s in covered if s.name not in resolved.runs]
+
+    def _variable(self, name: str, source: int | None) -> Variable:
+        if source is None:
+            return self.conditions[name].variable
+        return next(v for v in self.steps[source].outputs if v.name == name)
 
     def _source(self, name: str) -> int | None:
         if name in self.conditions and (self.lowering.replace_inputs or name not in self.made):
@@ -105,70 +279,94 @@ class _Resolver:
                     f"stages {self.steps[other].stage.name!r} and {step.stage.name!r} both make the variable "
                     f"{variable.name!r}; rename one of them"
                 )
-        if self.lowering.expand_outputs:
+        if step.stage.is_expanded:
             outputs = tuple(v if v.is_shared else v.expanded() for v in outputs)
+        outputs = tuple(ragged_variable(v, self.lowering.dims, self.lowering.max_sizes) for v in outputs)
         for variable in outputs:
             if variable.name in self.conditions and self.lowering.replace_inputs:
-                dims = feature_dims(variable, self.lowering.dims)
-                condition = self.conditions[variable.name]
-                self.conditions[variable.name] = condition.standing_for(variable, self.shape, dims)
-        is_run = not self.lowering.replace_inputs or not all(v.name in self.conditions for v in outputs)
+                self._stand_for(variable)
+        visible = [v for v in outputs if v.name.rpartition("/")[0] == "" or "/" in v.name]
+        is_run = not self.lowering.replace_inputs or not all(v.name in self.conditions for v in visible)
         self.steps[index] = replace(step, outputs=outputs, is_run=is_run)
 
+    def _stand_for(self, variable: Variable) -> None:
+        condition = self.conditions[variable.name]
+        if condition.values is None:  # what an outer stage gives; it was checked there
+            return
+        dims = feature_dims(variable, self.lowering.dims)
+        self.conditions[variable.name] = condition.standing_for(variable, self.probing.n_samples, self.sizes, dims)
+
     def _probe(self, index: int) -> tuple[tuple[Variable, ...], dict[str, Array]]:
-        """Run a stage on a few rows of a stream of its own; a context on that of the first sub-batch."""
-        step = self.steps[index]
-        rows: dict[str, Array] = {}
-        shared: dict[str, Any] = {}
-        python = set()
-        for name, source in step.sources.items():
-            variable, value = self._probe_input(name, source)
-            (shared if variable.is_shared else rows)[name] = value
-            if variable.is_python:
-                python.add(name)
+        """Run a stage on a few rows of a stream of its own; one that makes contexts on that of a sub-batch."""
+        step, probing = self.steps[index], self.probing
         stage = step.stage
-        address = Address(self.seed, stage.key, 0) if stage.is_context else Address(0, stage.key, PROBE_SUB_BATCH)
-        batch = SubBatch(address, (self.n_rows, *self.shape[1:]), rows, shared, frozenset(python), watch=True)
-        key = (stage.name, stage.declared, address, batch.axes, _signature({**rows, **shared}))
-        if key not in self.cache:
-            self.cache[key] = (*_run_twice(step, batch), stage.function.uses_globals)
-        variables, values, digest, uses_globals = self.cache[key]
-        stage.function.uses_globals |= uses_globals
+        inputs = {name: self._probe_input(name, source) for name, source in step.sources.items()}
+        size, n_rows = probing.sub_batch_size, probing.n_rows
+        place = Place(0, PROBE_SUB_BATCH, 0, n_rows)
+        if stage.makes_contexts:
+            n_rows = n_rows if stage.is_context or size is None else size
+            place = Place(probing.seed, probing.sub_batch, 0, n_rows)
+        batch = sub_batch_of(step, place, n_rows, inputs, watch=True)
+        self._size_plates(step.plates, batch.axes[1:])
+        key = (stage.name, stage.declared, batch.address, batch.axes, _signature({**batch.rows, **batch.shared}))
+        functions = stage.functions
+        if key not in probing.cache:
+            probing.cache[key] = (*_run_twice(step, batch), any(f.uses_globals for f in functions))
+        outputs, made, digest, uses_globals = probing.cache[key]
+        for function in functions:
+            function.uses_globals |= uses_globals
         self.steps[index] = replace(self.steps[index], probe_digest=digest)
-        return variables, values
+        if n_rows > probing.n_rows:
+            shared = {v.name for v in outputs if v.is_shared}
+            made = {name: value if name in shared else value[: probing.n_rows] for name, value in made.items()}
+        return outputs, made
+
+    def _size_plates(self, plates: Sequence[Plate], sizes: Sequence[int]) -> None:
+        largest = self.lowering.max_sizes
+        for plate, size in zip(plates, sizes or [int(plate.size) for plate in plates], strict=True):
+            if plate.name in largest and size > largest[plate.name]:
+                raise SimulatorError(
+                    f"dim {plate.name!r} has size {size}, more than max_sizes[{plate.name!r}]={largest[plate.name]}"
+                )
+            self.sizes[plate.name] = largest.get(plate.name, size)
 
     def _probe_input(self, name: str, source: int | None) -> tuple[Variable, Any]:
+        if source is None and name in self.values:
+            return self.conditions[name].variable, self.values[name]
         if source is None and name in self.made and isinstance(self.conditions[name].values, da.Array):
             source = self.made[name]  # what its stage made of the probe stands in, so that nothing is computed
         if source is None:
             condition = self.conditions[name]
-            n_rows = min(self.n_rows, self.shape[0])
-            value = condition.rows(slice(0, n_rows), self.shape[1:])
+            value = condition.rows(slice(0, min(self.probing.n_rows, self.probing.n_samples)))
             if not condition.variable.is_shared:
-                value = pad_rows(np.asarray(value), self.n_rows)
+                value = pad_rows(np.asarray(value), self.probing.n_rows)
                 value.flags.writeable = False
             return condition.variable, value
-        if source not in self.probed:
+        if source not in self.probed or not self.probed[source]:
             self.probed[source] = self._probe(source)[1]
-        variable = next(v for v in self.steps[source].outputs if v.name == name)
+        variable = self._variable(name, source)
         value = self.probed[source][name].view()
         value.flags.writeable = False
         if variable.is_shared:
             value = value.item() if variable.is_python else value[()]
         return variable, value
 
-    def _check_names(self) -> None:
-        taken = {name for stage in self.lowering.stages for name in stage.names} - RESERVED
-        if any(stage.takes_all for stage in self.lowering.stages):
+    def check_names(self) -> None:
+        """Refuse a condition that nothing takes or makes."""
+        stages = [step.stage for step in self.steps]
+        taken = ({name for stage in stages for name in stage.names} | self.inner_names) - RESERVED
+        taken |= {name for step in self.steps for name in step.sources if "/" not in name}
+        if any(stage.takes_all for stage in stages):
             return
+        made = [name for name in self.made if "/" not in name]
         for name in self.conditions:
-            if name not in self.made and name not in taken:
-                known = [*self.made, *sorted(taken - set(self.made))]
+            if name not in made and name not in taken:
+                known = [*made, *sorted(taken - set(made))]
                 raise ArgumentTypeError(
                     f"the simulator has no variable or argument {name!r} to give a value; {nearest(name, known)}"
                 )
 
-    def _check_use(self) -> None:
+    def check_use(self) -> None:
         """Refuse a condition that changes nothing: with ``replace_inputs=False``, stages before its own see it."""
         used = {name for step in self.steps for name, source in step.sources.items() if source is None}
         for name in self.conditions:
@@ -178,12 +376,14 @@ class _Resolver:
                     f"{self.steps[self.made[name]].stage.name!r}, which makes it, see it, and none takes it"
                 )
 
-    def _pipeline(self) -> Pipeline:
-        sources = {name: self._source(name) for name in [*self.made, *self.conditions]}
+    def pipeline(self, *, is_inner: bool = False) -> Pipeline:
+        """Return the stages as they are bound; labels are those of the whole, not of a stage inside another."""
+        names = [name for name in [*self.made, *self.conditions] if "/" not in name]
+        sources = {name: self._source(name) for name in names}
         made = {v.name: v for step in self.steps for v in step.outputs}
         variables = tuple(made[name] if name in made else self.conditions[name].variable for name in sources)
         dims, coords = self.lowering.dims, self.lowering.coords
-        used = check_dims(variables, dims, coords, batch_dims(len(self.shape)))
+        used = {} if is_inner else check_dims(variables, dims, coords, self.sizes, self.lowering.max_sizes)
         return Pipeline(
             steps=self._with_full_steps(),
             conditions=self.conditions,
@@ -191,7 +391,8 @@ class _Resolver:
             sources=sources,
             dims=used,
             coords={dim: np.asarray(values) for dim, values in coords.items()},
-            further=self.shape[1:],
+            sizes=self.sizes,
+            fill_value=self.lowering.fill_value,
         )
 
     def _with_full_steps(self) -> tuple[Step, ...]:
@@ -224,7 +425,11 @@ def _run_twice(step: Step, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[
             stacklevel=2,
         )
         return variables, values, None
-    return variables, values, hashlib.blake2b(repr(_signature(values)).encode(), digest_size=8).hexdigest()
+    return variables, values, _digest(repr(_signature(values)))
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _signature(values: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -48,6 +48,10 @@ class Variable:
         Whether the function returned a Python scalar, so that later functions are given one too.
     is_expanded
         Whether a scalar gets a trailing axis of size 1 in the dataset.
+    plates
+        Names of the axes between ``batch`` and the features, such as further batch axes and the nodes of a graph.
+    ragged
+        The feature axes whose size may differ between sub-batches; ``shape`` then holds the largest.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Variable:
     is_shared: bool = False
     is_python: bool = False
     is_expanded: bool = False
+    plates: tuple[str, ...] = ()
+    ragged: frozenset[int] = frozenset()
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -70,6 +76,20 @@ class Variable:
     def expanded(self) -> "Variable":
         """Return the variable with ``is_expanded`` set."""
         return replace(self, is_expanded=True)
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether it is no variable of the dataset but passes between stages; users' names hold no ``/``."""
+        return "/" in self.name
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether values of one sample may have the shape."""
+        if shape == self.shape:
+            return True
+        return len(shape) == len(self.shape) and all(
+            0 < got <= most if axis in self.ragged else got == most
+            for axis, (got, most) in enumerate(zip(shape, self.shape, strict=True))
+        )
 
     def __str__(self) -> str:
         return f"{self.name}: shape {self.shape}, {self.dtype}"

@@ -3,13 +3,14 @@
 No Dask in sight: a stage evaluates on arrays in memory.
 """
 
+import copy
 import inspect
 import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,21 @@ from dasksim._schema import RESERVED, Variable
 from dasksim._streams import PROBE_SUB_BATCH, Address, stage_key
 from dasksim.errors import SimulatorError, nearest
 
-__all__ = ["BatchedStage", "Binding", "ContextStage", "RowStage", "Stage", "SubBatch", "function_name"]
+__all__ = [
+    "BatchedStage",
+    "Binding",
+    "ContextStage",
+    "FunctionStage",
+    "Plate",
+    "RowStage",
+    "SharedStage",
+    "Stage",
+    "SubBatch",
+    "function_name",
+]
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,8 @@ class SubBatch:
         Number of its first sample in the dataset.
     watch
         Whether to find out if the function uses the global generators.
+    full_rows
+        Rows of a whole sub-batch, of which these may be the first ones only.
     """
 
     address: Address
@@ -55,6 +70,7 @@ class SubBatch:
     python: frozenset[str] = frozenset()
     first_sample: int = 0
     watch: bool = False
+    full_rows: int = 0
 
     @property
     def n_cells(self) -> int:
@@ -88,8 +104,107 @@ class Binding:
         return tuple(name for name in self.names if name not in RESERVED)
 
 
+@dataclass(frozen=True)
+class Plate:
+    """An axis along which a stage is repeated.
+
+    Parameters
+    ----------
+    name
+        Name of the dim.
+    size
+        Number of repeats, or the name of the context that holds it.
+    """
+
+    name: str
+    size: int | str
+
+
 class Stage(ABC):
-    """One user function with named inputs and named outputs.
+    """One step of a simulator, with named inputs and named outputs.
+
+    Parameters
+    ----------
+    name
+        Path of the stage; the key of its streams.
+
+    Attributes
+    ----------
+    plates
+        Axes along which it is repeated, besides those of the call.
+    depth
+        How many of the further batch axes of the call it is repeated along; None for all.
+    is_expanded
+        Whether its scalars get a trailing axis of size 1 in the dataset.
+    sees
+        The stages whose variables it may take; None for all before it.
+    gathers
+        The stages whose hidden variables it takes.
+    """
+
+    is_batched: bool
+    is_context: ClassVar[bool] = False
+    makes_contexts: ClassVar[bool] = False
+    how_often: ClassVar[str]
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.key = stage_key(name)
+        self.declared: tuple[Variable, ...] | None = None
+        self.plates: tuple[Plate, ...] = ()
+        self.depth: int | None = None
+        self.is_expanded = False
+        self.sees: frozenset[str] | None = None
+        self.gathers: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def replaced(self, **changes: Any) -> Self:
+        """Return the stage with other attributes; another name gives it other streams."""
+        stage = copy.copy(self)
+        vars(stage).update(changes)
+        stage.key = stage_key(stage.name)
+        return stage
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The names of all parameters that take a value by name."""
+
+    @property
+    @abstractmethod
+    def functions(self) -> tuple[Isolated, ...]:
+        """The users' functions that it calls."""
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether it takes all that is known before it."""
+        return False
+
+    @abstractmethod
+    def bind(self, known: Iterable[str]) -> Binding:
+        """Match what the stage takes with the names known before it."""
+
+    @abstractmethod
+    def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        """Run the stage on a few rows; return the variables it makes, and their values."""
+
+    @abstractmethod
+    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        """Run the stage on a sub-batch and return its outputs, checked; shapes begin with ``batch.axes``."""
+
+    def finish(self, outputs: tuple[Variable, ...], inputs: Mapping[str, Variable]) -> tuple[Variable, ...]:
+        """Return the outputs that a probe found, with what only the inputs' descriptions tell of them."""
+        return outputs
+
+    def guarded(self, work: Callable[[bool], T]) -> T:
+        """Return ``work(watch)``, which simulates; see :meth:`Isolated.run`."""
+        return work(False)
+
+
+class FunctionStage(Stage):
+    """One user function as a stage.
 
     Parameters
     ----------
@@ -101,23 +216,11 @@ class Stage(ABC):
         Its outputs, if the user declared them.
     """
 
-    is_batched: ClassVar[bool]
-    is_context: ClassVar[bool] = False
-    how_often: ClassVar[str]
-
     def __init__(self, name: str, function: Callable[..., Any], declared: tuple[Variable, ...] | None = None) -> None:
-        self.name = name
-        self.key = stage_key(name)
+        super().__init__(name)
         self.function = Isolated(function)
         self.declared = declared
         self._parameters = _parameters(function, name)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r})"
-
-    def renamed(self, name: str) -> "Stage":
-        """Return the stage under another name, and so with other streams."""
-        return type(self)(name, self.function.function, self.declared)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -125,17 +228,16 @@ class Stage(ABC):
         return tuple(p.name for p in self._parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
 
     @property
+    def functions(self) -> tuple[Isolated, ...]:
+        return (self.function,)
+
+    @property
     def takes_all(self) -> bool:
         """Whether the function takes ``**kwargs`` and so all that is known before it."""
         return any(p.kind is p.VAR_KEYWORD for p in self._parameters)
 
-    @abstractmethod
-    def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
-        """Run the function on a few rows; return the variables it makes, and their values."""
-
-    @abstractmethod
-    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
-        """Run the function on a sub-batch and return its outputs, checked; shapes begin with ``batch.axes``."""
+    def guarded(self, work: Callable[[bool], T]) -> T:
+        return self.function.run(work)
 
     def bind(self, known: Iterable[str]) -> Binding:
         """Match the function's parameters with the names known before it.
@@ -202,7 +304,8 @@ class Stage(ABC):
             values["batch_shape"] = batch.axes
         return values
 
-    def _call(self, binding: Binding, batch: SubBatch) -> Any:
+    def call(self, binding: Binding, batch: SubBatch) -> Any:
+        """Call the function with what it is bound to."""
         values = self._values(binding, batch)
         with self.function.at(batch.address, watch=batch.watch) as function:
             return function(
@@ -210,38 +313,55 @@ class Stage(ABC):
             )
 
 
-class BatchedStage(Stage):
+class BatchedStage(FunctionStage):
     """A function that is called once for a whole sub-batch."""
 
     is_batched = True
     how_often = "once for each sub-batch"
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
-        outputs = self._call(binding, batch)
+        outputs = self.call(binding, batch)
         variables = describe(outputs, self.name, batch.axes)
         return variables, checked(outputs, f"stage {self.name!r}", variables, batch.axes)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
-        return checked(self._call(binding, batch), _where(self.name, batch), outputs, batch.axes)
+        return checked(self.call(binding, batch), _where(self.name, batch), outputs, batch.axes)
 
 
-class ContextStage(Stage):
+class ContextStage(FunctionStage):
     """A function that is called once for a sub-batch and returns values that the whole of it shares."""
 
     is_batched = True
     is_context = True
+    makes_contexts = True
     how_often = "once for each sub-batch, for all its samples"
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
-        outputs = self._call(binding, batch)
+        outputs = self.call(binding, batch)
         variables = describe(outputs, self.name, (), is_shared=True)
         return variables, checked(outputs, f"stage {self.name!r}", variables, ())
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
-        return checked(self._call(binding, batch), _where(self.name, batch), outputs, ())
+        return checked(self.call(binding, batch), _where(self.name, batch), outputs, ())
 
 
-class RowStage(Stage):
+class SharedStage(BatchedStage):
+    """A batched function whose scalars are contexts of the sub-batch, and whose arrays have one row a sample."""
+
+    makes_contexts = True
+
+    def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        outputs = self.call(binding, batch)
+        if not isinstance(outputs, Mapping):
+            describe(outputs, self.name, ())
+        contexts = {name: value for name, value in outputs.items() if np.ndim(value) == 0}
+        rows = {name: value for name, value in outputs.items() if name not in contexts}
+        variables = describe(contexts, self.name, (), is_shared=True) if contexts or not rows else ()
+        variables += describe(rows, self.name, batch.axes) if rows else ()
+        return variables, checked(outputs, f"stage {self.name!r}", variables, batch.axes)
+
+
+class RowStage(FunctionStage):
     """A function that is called once for each sample (and further batch axis)."""
 
     is_batched = False
@@ -296,7 +416,10 @@ class RowStage(Stage):
             where = f"stage {self.name!r} at sample "
             one_by_one = [checked(row, where + _sample(batch, i), outputs, ()) for i, row in enumerate(rows)]
             arrays = {v.name: np.array([row[v.name] for row in one_by_one]) for v in outputs}
-        return {v.name: arrays[v.name].astype(v.dtype, copy=False).reshape(*batch.axes, *v.shape) for v in outputs}
+        return {
+            v.name: arrays[v.name].astype(v.dtype, copy=False).reshape(*batch.axes, *arrays[v.name].shape[1:])
+            for v in outputs
+        }
 
 
 def _where(stage: str, batch: SubBatch) -> str:

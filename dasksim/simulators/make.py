@@ -1,5 +1,6 @@
 """The way from plain functions to a simulator."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ def make_simulator(
     dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Any] | None = None,
     schema: Mapping[str, Any] | None = None,
+    max_sizes: Mapping[str, int] | None = None,
+    fill_value: Any = math.nan,
 ) -> Simulator:
     """Make a simulator of a function, any callable, a simulator, or a sequence or mapping of them.
 
@@ -53,6 +56,16 @@ def make_simulator(
         Coordinates, by feature dim.
     schema
         For a single function: shape of one sample and dtype, by variable, instead of a probe.
+    max_sizes
+        Largest sizes of dims whose size follows a context, such as ``{"obs": 100}``. The dataset has these sizes, the
+        rest is ``fill_value``.
+    fill_value
+        What stands beyond the size of a sub-batch. Integers and booleans need one that they can hold.
+    max_sizes
+        Largest sizes of dims whose size follows a context, such as ``{"obs": 100}``. The dataset has these sizes, the
+        rest is ``fill_value``.
+    fill_value
+        What stands beyond the size of a sub-batch. Integers and booleans need one that they can hold.
 
     Returns
     -------
@@ -91,13 +104,15 @@ def make_simulator(
                     "made"
                 )
             return _wrap(obj, obj_kwargs, options)
-        if meta_fn is None:
+        if meta_fn is None and max_sizes is None:
             return _wrap(obj, obj_kwargs, {**options, "dims": dims, "coords": coords})
         simulators = [_wrap(obj, obj_kwargs, options)]
         expand = False
     if meta_fn is not None:
         simulators = _with_context(meta_fn, simulators)
-    return SequentialSimulator(simulators, expand, replace_inputs, dims=dims, coords=coords)
+    return SequentialSimulator(
+        simulators, expand, replace_inputs, dims=dims, coords=coords, max_sizes=max_sizes, fill_value=fill_value
+    )
 
 
 def _wrap_all(

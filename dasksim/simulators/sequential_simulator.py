@@ -1,13 +1,14 @@
 """Simulators one after the other, matched by the names of their arguments."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dasksim._labels import check_labels
+from dasksim._labels import check_labels, check_sizes
 from dasksim._pipeline import Lowering
 from dasksim._plan import check_flag
-from dasksim._stage import Stage
 from dasksim.errors import ArgumentError, ArgumentTypeError
+from dasksim.simulators.lowering import common_levels, joined, with_distinct_names
 from dasksim.simulators.simulator import Simulator
 
 __all__ = ["SequentialSimulator"]
@@ -29,6 +30,10 @@ class SequentialSimulator(Simulator):
         Names of feature dims, by variable; they go before those of the simulators.
     coords
         Coordinates, by feature dim.
+    max_sizes
+        Largest sizes of dims that follow a context, such as ``{"obs": 100}``; the dataset has these sizes.
+    fill_value
+        What stands along such dims beyond the size of a sub-batch. Integers and booleans need one that they can hold.
 
     Examples
     --------
@@ -48,6 +53,8 @@ class SequentialSimulator(Simulator):
         *,
         dims: Mapping[str, Sequence[str]] | None = None,
         coords: Mapping[str, Any] | None = None,
+        max_sizes: Mapping[str, int] | None = None,
+        fill_value: Any = math.nan,
     ) -> None:
         super().__init__()
         if not isinstance(simulators, Mapping | Sequence):
@@ -68,30 +75,21 @@ class SequentialSimulator(Simulator):
         self.expand_outputs = check_flag("expand_outputs", expand_outputs)
         self.replace_inputs = check_flag("replace_inputs", replace_inputs)
         self.dims, self.coords = check_labels(dims, coords)
+        self.max_sizes = check_sizes(max_sizes)
+        self.fill_value = fill_value
 
     def lower(self, path: str = "") -> Lowering:
-        stages: list[Stage] = []
-        dims: dict[str, Sequence[str]] = {}
-        coords: dict[str, Any] = {}
-        for name, simulator in zip(self.names, self.simulators, strict=True):
-            lowering = simulator.lower("/".join(filter(None, (path, name))))
-            stages += lowering.stages
-            dims.update(lowering.dims)
-            coords.update(lowering.coords)
+        lowerings = [
+            simulator.lower("/".join(filter(None, (path, name))))
+            for name, simulator in zip(self.names, self.simulators, strict=True)
+        ]
+        stages = with_distinct_names([stage for lowering in lowerings for stage in lowering.stages])
         return Lowering(
-            _with_distinct_names(stages),
-            expand_outputs=self.expand_outputs,
+            tuple(stage.replaced(is_expanded=self.expand_outputs) for stage in stages),
             replace_inputs=self.replace_inputs,
-            dims={**dims, **self.dims},
-            coords={**coords, **self.coords},
+            dims={**joined(lowering.dims for lowering in lowerings), **self.dims},
+            coords={**joined(lowering.coords for lowering in lowerings), **self.coords},
+            levels=common_levels(lowerings),
+            max_sizes={**joined(lowering.max_sizes for lowering in lowerings), **self.max_sizes},
+            fill_value=self.fill_value,
         )
-
-
-def _with_distinct_names(stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """Give the second and later stages of one name a number: ``prior``, ``prior_2``, and so on."""
-    seen: dict[str, int] = {}
-    named = []
-    for stage in stages:
-        seen[stage.name] = count = seen.get(stage.name, 0) + 1
-        named.append(stage if count == 1 else stage.renamed(f"{stage.name}_{count}"))
-    return tuple(named)

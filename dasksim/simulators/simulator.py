@@ -2,17 +2,18 @@
 
 import html
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import xarray as xr
 
 from dasksim._compile import compile_dataset
 from dasksim._pipeline import Lowering, Pipeline
-from dasksim._plan import Plan, as_shape, check_count, plan_samples
-from dasksim._resolve import ProbeCache, resolve
+from dasksim._plan import Plan, as_shape, check_count, check_flag, plan_samples
+from dasksim._resolve import ProbeCache, check_sizes_agree, resolve
 from dasksim._streams import check_seed
 from dasksim.errors import ArgumentTypeError
+from dasksim.simulators.filtering import compute_all_accepted, filtered
 
 __all__ = ["Simulator"]
 
@@ -97,6 +98,73 @@ class Simulator(ABC):
         )
         return compile_dataset(pipeline, plan)
 
+    def rejection_sample(
+        self,
+        batch_shape: int | Sequence[int],
+        predicate: Callable[..., Any],
+        *,
+        sample_size: int | None = None,
+        max_proposals: int | None = None,
+        overshoot: bool = False,
+        seed: int | None = None,
+        sub_batch_size: int | None = None,
+        chunk_size: int | None = None,
+        **conditions: Any,
+    ) -> xr.Dataset:
+        """Return a lazy Dataset of samples that a predicate accepts.
+
+        Parameters
+        ----------
+        batch_shape
+            Number of samples, or a batch shape as in :meth:`sample`.
+        predicate
+            A function of variables by name, or of one mapping of all variables. It is given whole arrays and returns a
+            boolean array with one value for each proposal.
+        sample_size
+            Proposals of an attempt; by default as many as the acceptance seen in the sub-batch lets expect to need.
+        max_proposals
+            Proposals for one sub-batch at most. By default 100 attempts in a row that accept nothing are an error.
+        overshoot
+            Whether to keep all that was accepted, at least ``batch_shape``. The samples are then computed at once,
+            since only that tells their number.
+        seed, sub_batch_size, chunk_size
+            As in :meth:`sample`.
+        **conditions
+            As in :meth:`sample`. Values with a batch axis stay with their rows: each row is proposed for until one is
+            accepted.
+
+        Returns
+        -------
+        xarray.Dataset
+
+        Raises
+        ------
+        SimulatorError
+            While computing, if too little is accepted.
+        OutputError
+            If the predicate returns something else than one boolean for each proposal.
+
+        Examples
+        --------
+        >>> import dasksim
+        >>> simulator = dasksim.make_simulator(lambda rng: {"x": rng.normal()})
+        >>> ds = simulator.rejection_sample(100, lambda x: x > 0, seed=1)
+        >>> ds.sizes["batch"], bool((ds.x > 0).all())
+        (100, True)
+        """
+        shape = as_shape("batch_shape", batch_shape)
+        pipeline, plan = self.plan(
+            shape,
+            seed=seed,
+            sub_batch_size=sub_batch_size,
+            chunk_size=chunk_size,
+            conditions=conditions,
+            lowering=filtered(self.lower(), predicate, sample_size, max_proposals),
+        )
+        if check_flag("overshoot", overshoot):
+            return compute_all_accepted(pipeline, plan)
+        return compile_dataset(pipeline, plan)
+
     def plan(
         self,
         shape: tuple[int, ...],
@@ -105,14 +173,17 @@ class Simulator(ABC):
         sub_batch_size: int | None,
         chunk_size: int | None,
         conditions: dict[str, Any],
+        lowering: Lowering | None = None,
     ) -> tuple[Pipeline, Plan]:
         """Check the arguments of :meth:`sample`, find the schema, and cut the samples into chunks."""
+        cache = self._probes if lowering is None else {}
+        lowering = self.lower() if lowering is None else lowering
         if sub_batch_size is not None:
             sub_batch_size = check_count("sub_batch_size", sub_batch_size)
         if chunk_size is not None:
             chunk_size = check_count("chunk_size", chunk_size)
         seed = check_seed(seed)
-        pipeline = resolve(self.lower(), conditions, shape, seed, self._probes)
+        pipeline = resolve(lowering, conditions, shape, seed, cache)
         plan = plan_samples(
             shape,
             seed=seed,
@@ -121,6 +192,14 @@ class Simulator(ABC):
             sub_batch_size=sub_batch_size,
             chunk_size=chunk_size,
         )
+        if any(step.stage.makes_contexts and step.is_run for step in pipeline.steps):
+
+            def at(sub_batch: int) -> Pipeline:
+                size = plan.sub_batch_size
+                return resolve(lowering, conditions, shape, seed, cache, sub_batch, size)
+
+            pipeline = at(0)
+            check_sizes_agree(pipeline, plan.n_samples, plan.sub_batch_size, at)
         return pipeline, plan
 
     def __repr__(self) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import threading
 import time
 import warnings
@@ -123,6 +124,8 @@ class Status:
         Sizes in samples.
     seconds
         Time spent on the complete chunks, summed over workers.
+    n_proposals, n_accepted
+        Proposals made and accepted for the complete chunks; the same unless the simulator rejects some.
     """
 
     path: str
@@ -134,6 +137,13 @@ class Status:
     sub_batch_size: int
     chunk_size: int
     seconds: float
+    n_proposals: int
+    n_accepted: int
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Accepted proposals divided by proposals; NaN if there are none."""
+        return self.n_accepted / self.n_proposals if self.n_proposals else math.nan
 
     @property
     def is_complete(self) -> bool:
@@ -145,12 +155,14 @@ class Status:
             "complete" if self.is_complete else "incomplete; run generate again with the same arguments to finish it"
         )
         rate = f", {self.n_complete_samples / self.seconds:,.0f} samples/s a worker" if self.seconds else ""
+        accepted = f"{self.n_accepted:,} of {self.n_proposals:,} proposals ({self.acceptance_rate:.3g})"
         return (
             f"{self.path}: {state}\n"
             f"  samples  {self.n_complete_samples:,} of {self.n_samples:,}\n"
             f"  chunks   {self.n_complete:,} of {self.n_chunks:,} (of {self.chunk_size:,} samples)\n"
             f"  seed     {self.seed} (sub-batches of {self.sub_batch_size:,} samples)\n"
             f"  time     {self.seconds:,.1f} s{rate}"
+            + (f"\n  accepted {accepted}" if self.n_accepted != self.n_proposals else "")
         )
 
 
@@ -170,6 +182,7 @@ def status(store: str | Path) -> Status:
     path, record = _existing(store)
     receipts = open_receipts(path)
     complete = receipts.complete_chunks() if receipts else set()
+    totals = receipts.totals() if receipts else dict.fromkeys(("proposals", "accepted", "nanoseconds"), 0)
     n, size = record["n_samples"], record["chunk_size"]
     return Status(
         path=str(path),
@@ -180,7 +193,9 @@ def status(store: str | Path) -> Status:
         seed=record["seed"],
         sub_batch_size=record["sub_batch_size"],
         chunk_size=size,
-        seconds=receipts.totals()[1] if receipts else 0.0,
+        seconds=totals["nanoseconds"] / 1e9,
+        n_proposals=totals["proposals"],
+        n_accepted=totals["accepted"],
     )
 
 
@@ -195,6 +210,7 @@ def open_dataset(store: str | Path) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
+        With the attribute ``acceptance_rate`` if the simulator rejects proposals.
 
     Raises
     ------
@@ -215,7 +231,11 @@ def open_dataset(store: str | Path) -> xr.Dataset:
     chunks = {"batch": record["chunk_size"]}
     with expected_warnings():
         dataset: xr.Dataset = xr.open_zarr(LocalStore(path, read_only=True), consolidated=False, chunks=chunks)
-    return dataset[list(record["variables"])]
+    dataset = dataset[list(record["variables"])]
+    totals = receipts.totals() if receipts else {}
+    if totals and totals["accepted"] != totals["proposals"]:
+        dataset.attrs["acceptance_rate"] = totals["accepted"] / totals["proposals"]
+    return dataset
 
 
 def _existing(store: str | Path) -> tuple[Path, dict[str, Any]]:

@@ -21,7 +21,7 @@ __all__ = ["RECEIPTS", "Receipt", "Receipts", "digest_rows"]
 #: Path of the array of receipts in a store.
 RECEIPTS = "_dasksim/receipts"
 
-_FIELDS = ("complete", "proposals", "nanoseconds")
+_FIELDS = ("complete", "proposals", "accepted", "nanoseconds")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Receipt:
     chunk
         Number of the chunk.
     n_proposals
-        Samples that were simulated to fill it.
+        Samples that were proposed to fill it.
+    n_accepted
+        How many of them were accepted; some may have been one too many.
     nanoseconds
         Time taken to simulate and write it.
     digests
@@ -42,6 +44,7 @@ class Receipt:
 
     chunk: int
     n_proposals: int
+    n_accepted: int
     nanoseconds: int
     digests: Mapping[str, int]
 
@@ -88,7 +91,12 @@ class Receipts:
 
     def write(self, receipt: Receipt) -> None:
         """Write a receipt; the chunk's data must be in the store."""
-        values = {"complete": 1, "proposals": receipt.n_proposals, "nanoseconds": receipt.nanoseconds}
+        values = {
+            "complete": 1,
+            "proposals": receipt.n_proposals,
+            "accepted": receipt.n_accepted,
+            "nanoseconds": receipt.nanoseconds,
+        }
         values |= {f"digest:{name}": digest for name, digest in receipt.digests.items()}
         self._array[receipt.chunk] = np.array([values[field] for field in self._fields], "uint64")
 
@@ -96,14 +104,12 @@ class Receipts:
         """Return the numbers of the complete chunks, from the names of the receipts alone."""
         return sync(_listed(self._array))
 
-    def totals(self) -> tuple[int, float]:
-        """Return the samples simulated and the seconds spent, over all complete chunks."""
+    def totals(self) -> dict[str, int]:
+        """Return the sums of proposals, accepted proposals and nanoseconds over all complete chunks."""
         chunks = sorted(self.complete_chunks())
-        if not chunks:
-            return 0, 0.0
-        rows = np.asarray(self._array[: chunks[-1] + 1])
+        rows = np.asarray(self._array[: chunks[-1] + 1]) if chunks else np.zeros((0, len(self._fields)), "uint64")
         columns = {field: rows[:, i] for i, field in enumerate(self._fields)}
-        return int(columns["proposals"].sum()), float(columns["nanoseconds"].sum() / 1e9)
+        return {field: int(columns[field].sum()) for field in _FIELDS[1:]}
 
 
 async def _listed(array: zarr.Array[Any]) -> set[int]:

@@ -192,8 +192,8 @@ class ChunkWriter:
             rows = _cast(values[array.name], array)
             arrays[array.name][first : first + len(rows)] = rows
             digests[array.name] = digest_rows(rows)
-        n_rows = len(rows)
-        receipt = Receipt(chunk, n_rows, time.perf_counter_ns() - start, digests)
+        proposals, accepted = (int(values[f"/{kind}"]) for kind in ("proposals", "accepted"))
+        receipt = Receipt(chunk, proposals, accepted, time.perf_counter_ns() - start, digests)
         receipts.write(receipt)
         return receipt
 

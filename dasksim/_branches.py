@@ -1,0 +1,252 @@
+"""Model comparison: a choice, one branch for each model, and a merge."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._isolation import Isolated
+from dasksim._nested import NestedStage
+from dasksim._pipeline import Lowering, Pipeline, run_steps
+from dasksim._schema import Variable
+from dasksim._stage import Binding, Stage, SubBatch
+from dasksim.errors import SimulatorError
+
+__all__ = ["INDICES", "BranchStage", "ChoiceStage", "MergeStage"]
+
+Array = npt.NDArray[Any]
+
+#: The variable that says which model a sample comes from.
+INDICES = "model_indices"
+
+
+class ChoiceStage(Stage):
+    """Draws a model for each sample, or one for a whole sub-batch, as a one-hot vector.
+
+    Parameters
+    ----------
+    name
+        Path of the stage.
+    p
+        Probabilities of the models.
+    is_mixed
+        Whether every sample has a draw of its own.
+    """
+
+    is_batched = True
+    how_often: ClassVar[str] = "once for each sub-batch"
+
+    def __init__(self, name: str, p: Sequence[float], is_mixed: bool) -> None:
+        super().__init__(name)
+        self.p = tuple(p)
+        self.is_mixed = is_mixed
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def functions(self) -> tuple[Isolated, ...]:
+        return ()
+
+    def bind(self, known: Iterable[str]) -> Binding:
+        return Binding((), ())
+
+    def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        variables = (Variable(INDICES, (len(self.p),), np.dtype("int32")),)
+        return variables, self.simulate(binding, batch, variables)
+
+    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        uniform = batch.address.generator().random(batch.axes if self.is_mixed else ())
+        index = np.searchsorted(np.cumsum(self.p)[:-1], np.broadcast_to(uniform, batch.axes), side="right")
+        return {INDICES: (index[..., None] == np.arange(len(self.p))).astype("int32")}
+
+
+class BranchStage(NestedStage):
+    """One model, run for the samples that come from it; the other rows are empty.
+
+    Parameters
+    ----------
+    name
+        Path of the stage; its variables are named ``{name}/{variable}``.
+    model
+        Number of the model.
+    lowering
+        What the model lowers to.
+    """
+
+    how_often: ClassVar[str] = "once for each sub-batch, for the samples of the model"
+    hidden_inputs = (INDICES,)
+
+    def __init__(self, name: str, model: int, lowering: Lowering) -> None:
+        super().__init__(name)
+        self.model = model
+        self.lowering = lowering
+        self.is_batched = any(stage.is_batched for stage in lowering.stages)
+
+    def lowering_of(self, covered: Sequence[Stage]) -> Lowering:
+        return self.lowering
+
+    def resolved(self, pipeline: Pipeline) -> Self:
+        made = {v.name for step in pipeline.steps for v in step.outputs}
+        stage = copy.copy(self)
+        vars(stage)["_made"] = frozenset(made)
+        return NestedStage.resolved(stage, pipeline)
+
+    def remade(self) -> frozenset[str]:
+        names: frozenset[str] = vars(self)["_made"]
+        return names
+
+    def outputs(self) -> tuple[Variable, ...]:
+        made = {v.name: v for step in self.pipeline.steps for v in step.outputs}
+        rows = [
+            replace(self.pipeline.variable(name, self.pipeline.sources[name]), is_shared=False, is_python=False)
+            if name in self.pipeline.sources
+            else variable
+            for name, variable in made.items()
+        ]
+        return tuple(replace(v, name=f"{self.name}/{v.name}") for v in rows)
+
+    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        rows = np.flatnonzero(batch.rows[INDICES][..., self.model].reshape(batch.n_cells))
+        chosen = {n: v[rows] if n in batch.rows else v for n, v in self.given(batch).items()}
+        made: dict[int | None, dict[str, Any]] = {}
+        if len(rows):
+            steps = range(len(self.pipeline.steps))
+            made = run_steps(self.pipeline, steps, self.place(batch), len(rows), chosen)
+        sources = {v.name: i for i, step in enumerate(self.pipeline.steps) for v in step.outputs}
+        arrays = {}
+        for variable in outputs:
+            name = variable.name.removeprefix(f"{self.name}/")
+            if "//" in name:
+                arrays[variable.name] = np.asarray(made[sources[name]][name] if made else 0)
+                continue
+            source = self.pipeline.sources[name]
+            values = np.asarray(made[source][name]) if made else np.zeros((0, *variable.shape), variable.dtype)
+            if made and self.pipeline.variable(name, source).is_shared:
+                values = np.broadcast_to(values, (len(rows), *np.shape(values)))
+            array = np.zeros((batch.n_cells, *values.shape[1:]), variable.dtype)
+            array[rows] = values
+            arrays[variable.name] = array.reshape(*batch.axes, *array.shape[1:])
+        return arrays
+
+
+class MergeStage(Stage):
+    """Takes each sample's variables from the branch of its model.
+
+    Parameters
+    ----------
+    name
+        Path of the stage.
+    branches
+        Names of the branches, one for each model.
+    models
+        Names of the models, for messages.
+    key_conflicts
+        What becomes of variables that not all models have: ``"drop"``, ``"fill"`` or ``"error"``.
+    fill_value
+        What stands for them with ``"fill"``.
+    """
+
+    is_batched = False
+    how_often: ClassVar[str] = "once for each sub-batch"
+
+    def __init__(
+        self, name: str, branches: Sequence[str], models: Sequence[str], key_conflicts: str, fill_value: Any
+    ) -> None:
+        super().__init__(name)
+        self.branches = tuple(branches)
+        self.models = tuple(models)
+        self.key_conflicts = key_conflicts
+        self.fill_value = fill_value
+        self.gathers = frozenset(branches)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (INDICES,)
+
+    @property
+    def functions(self) -> tuple[Isolated, ...]:
+        return ()
+
+    def bind(self, known: Iterable[str]) -> Binding:
+        own = {f"{branch}/" for branch in self.branches}
+        taken = [n for n in known if "//" not in n and any(n.startswith(b) and "/" not in n[len(b) :] for b in own)]
+        return Binding((), (INDICES, *taken))
+
+    def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        variables = tuple(
+            Variable(name, array.shape[len(batch.axes) :], self._dtype(name, batch))
+            for name, array in self._merged(batch.rows).items()
+        )
+        return variables, self.simulate(binding, batch, variables)
+
+    def finish(self, outputs: tuple[Variable, ...], inputs: Mapping[str, Variable]) -> tuple[Variable, ...]:
+        """Return the outputs with what their branches' variables have: plates, ragged axes, expansion."""
+        return tuple(self._finish(variable, inputs) for variable in outputs)
+
+    def _finish(self, variable: Variable, inputs: Mapping[str, Variable]) -> Variable:
+        found = {
+            model: inputs[f"{branch}/{variable.name}"]
+            for branch, model in zip(self.branches, self.models, strict=True)
+            if f"{branch}/{variable.name}" in inputs
+        }
+        first = next(iter(found))
+        for model, other in found.items():
+            if (other.shape, other.plates) != (found[first].shape, found[first].plates):
+                raise SimulatorError(
+                    f"variable {variable.name!r} has shape {found[first].shape} in model {first!r} and {other.shape} in "
+                    f"model {model!r}; give the models the same shape, other names for it, or, where sizes follow a "
+                    "context, one name of the dim and its largest size (dims, max_sizes)"
+                )
+        is_expanded = any(v.is_expanded for v in found.values())
+        return replace(found[first], name=variable.name, dtype=variable.dtype, is_expanded=is_expanded)
+
+    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        index = batch.rows[INDICES].argmax(axis=-1)
+        return {v.name: self._pick(v, batch, index) for v in outputs}
+
+    def _pick(self, variable: Variable, batch: SubBatch, index: Array) -> Array:
+        n_axes = len(batch.axes)
+        parts = {
+            model: batch.rows[f"{branch}/{variable.name}"]
+            for model, branch in enumerate(self.branches)
+            if f"{branch}/{variable.name}" in batch.rows
+        }
+        used = [part for model, part in parts.items() if (index == model).any()] or list(parts.values())
+        shape = tuple(max(sizes) for sizes in zip(*(part.shape[n_axes:] for part in used)))
+        merged = np.full((*batch.axes, *shape), self.fill_value if len(parts) < len(self.models) else 0, variable.dtype)
+        for model, part in parts.items():
+            chosen = index == model
+            if chosen.any():
+                sizes = tuple(map(slice, part.shape[n_axes:]))
+                merged[(chosen, *sizes)] = part[chosen]
+        return merged
+
+    def _dtype(self, name: str, batch: SubBatch) -> np.dtype[Any]:
+        found = [batch.rows[f"{b}/{name}"].dtype for b in self.branches if f"{b}/{name}" in batch.rows]
+        more = [self.fill_value] if len(found) < len(self.models) else []
+        return np.dtype(np.result_type(*found, *more))
+
+    def _merged(self, rows: Mapping[str, Array]) -> dict[str, Array]:
+        """Return one array for each variable that the dataset has, decided from all models."""
+        by_model: list[dict[str, Array]] = []
+        for branch in self.branches:
+            own = {n.removeprefix(f"{branch}/"): v for n, v in rows.items() if n.startswith(f"{branch}/")}
+            by_model.append(own)
+        names = list(dict.fromkeys(name for own in by_model for name in own))
+        partial = [name for name in names if not all(name in own for own in by_model)]
+        if partial and self.key_conflicts == "error":
+            having = [m for m, own in zip(self.models, by_model, strict=True) if partial[0] in own]
+            raise SimulatorError(
+                f"only the models {having} make {partial[0]!r}; let all models make the same variables, or choose "
+                "key_conflicts='drop' or 'fill'"
+            )
+        if self.key_conflicts == "drop":
+            names = [name for name in names if name not in partial]
+        if not names:
+            raise SimulatorError("the models have no variable in common; choose key_conflicts='fill'")
+        return {name: next(own[name] for own in by_model if name in own) for name in names}

@@ -1,0 +1,277 @@
+"""Filter and refill: propose, keep what a predicate accepts, and go on until a sub-batch is full."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._isolation import Isolated
+from dasksim._nested import NestedStage
+from dasksim._pipeline import Lowering, Pipeline, run_steps
+from dasksim._plan import default_sub_batch
+from dasksim._schema import RESERVED, Variable, brief
+from dasksim._stage import BatchedStage, Binding, Stage, SubBatch
+from dasksim.errors import OutputError, SimulatorError, nearest
+
+__all__ = ["FilterStage"]
+
+Array = npt.NDArray[Any]
+
+# Attempts in a row that may accept nothing before a sub-batch is given up.
+_EMPTY_ATTEMPTS = 100
+
+# Rows of an attempt at most, in sub-batches of the default size: unbatched functions need no more memory for more rows.
+_UNBATCHED_SUB_BATCHES = 8
+
+
+class FilterStage(NestedStage):
+    """The stages that a predicate needs, run again and again until a sub-batch is full.
+
+    Without inputs that differ between rows, every attempt proposes as many samples as are expected to be needed, and
+    what is accepted is kept in the order of proposal. With such inputs each row is proposed for until one is accepted.
+
+    Parameters
+    ----------
+    name
+        Path of the stage.
+    predicate
+        The user's function; takes variables by name, or one mapping of all.
+    span
+        How many of the stages after it are filtered; those that the predicate does not need run afterwards.
+    sample_size
+        Proposals of an attempt; by default as many as are expected to be needed.
+    max_proposals
+        Proposals for one sub-batch at most.
+    """
+
+    how_often: ClassVar[str] = "for each sub-batch, until it is full"
+
+    def __init__(
+        self,
+        name: str,
+        predicate: Callable[..., Any],
+        span: int,
+        sample_size: int | None = None,
+        max_proposals: int | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.predicate = BatchedStage(name, predicate)
+        self.span = span
+        self.sample_size = sample_size
+        self.max_proposals = max_proposals
+        self.keep_all = False
+        self.is_batched = False
+        self.binding: Binding | None = None
+        self.steps: tuple[int, ...] = ()
+        self.largest = 0
+
+    def lowering_of(self, covered: Sequence[Stage]) -> Lowering:
+        return Lowering(tuple(covered))
+
+    @property
+    def functions(self) -> tuple[Isolated, ...]:
+        inner = [self.pipeline.steps[i] for i in self.steps] if self.steps else []
+        return (self.predicate.function, *(f for step in inner for f in step.stage.functions))
+
+    def resolved(self, pipeline: Pipeline) -> Self:
+        parameters = [name for name in self.predicate.names if name not in RESERVED]
+        known = [*pipeline.sources]
+        by_name = all(name in known for name in parameters) and bool(parameters)
+        if not by_name and len(parameters) != 1:
+            missing = next((name for name in parameters if name not in known), "")
+            raise SimulatorError(
+                f"predicate {self.name!r} needs {missing!r}, which is no variable; {nearest(missing, known)}"
+                if parameters
+                else f"predicate {self.name!r} takes no variables; let it take some by name, or a mapping of all"
+            )
+        stage = super().resolved(pipeline)
+        stage.binding = self.predicate.bind(known) if by_name else None
+        stage.steps = _needed(pipeline, stage.binding.inputs if stage.binding else known)
+        steps = [pipeline.steps[i] for i in stage.steps]
+        for step in steps:
+            if any(v.is_shared and "//" not in v.name for v in step.outputs):
+                raise SimulatorError(
+                    f"stage {step.stage.name!r} makes contexts and samples at once, and cannot be filtered; make its "
+                    "contexts with meta_fn"
+                )
+        stage.runs = frozenset(step.stage.name for step in steps)
+        used = {name for step in steps for name, source in step.sources.items() if source is None}
+        used |= {name for name in (stage.binding.inputs if stage.binding else known) if pipeline.sources[name] is None}
+        stage.taken = tuple(name for name in pipeline.conditions if name in used)
+        stage.is_batched = any(step.stage.is_batched for step in steps)
+        stage.largest = default_sub_batch(pipeline.sample_bytes, stage.is_batched)
+        stage.largest *= 1 if stage.is_batched else _UNBATCHED_SUB_BATCHES
+        # without rows of its own a short sub-batch is the beginning of a whole one
+        stage.is_batched &= any(not pipeline.conditions[name].variable.is_shared for name in stage.taken)
+        return stage
+
+    def outputs(self) -> tuple[Variable, ...]:
+        made = tuple(v for i in self.steps for v in self.pipeline.steps[i].outputs if self.pipeline.steps[i].is_run)
+        made = tuple(v for v in made if "/" in v.name or self.pipeline.sources[v.name] is not None)
+        counts = (Variable(f"{self.name}//{kind}", (), np.dtype("int64"), is_shared=True) for kind in _KINDS)
+        return (*(v for v in made if "//" not in v.name), *counts)
+
+    def check(self, values: Mapping[str, Any], batch: SubBatch) -> None:
+        """Call the predicate on the values of a probe, so that a wrong one is noticed before any work."""
+        made: dict[int | None, Mapping[str, Any]] = {None: values}
+        made.update(dict.fromkeys(self.steps, values))
+        self._accept(made, batch.n_cells, batch, 0)
+
+    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        given = self.given(batch)
+        fill = self._fill_rows if batch.rows else self._fill
+        names = [v.name for v in outputs if "//" not in v.name]
+        kept, counts = fill(batch, given, names)
+        made = {name: np.reshape(rows, self._shape(rows, batch)) for name, rows in kept.items()}
+        made.update({f"{self.name}//{kind}": np.asarray(counts[kind]) for kind in _KINDS})
+        return made
+
+    def _shape(self, rows: Array, batch: SubBatch) -> tuple[int, ...]:
+        return (-1, *batch.axes[1:], *rows.shape[1:])
+
+    def _fill(
+        self, batch: SubBatch, given: Mapping[str, Any], names: Sequence[str]
+    ) -> tuple[dict[str, Array], dict[str, int]]:
+        """Propose until there are enough; a short sub-batch stops earlier, on the way that a whole one takes."""
+        full = self.place(batch).full_rows
+        tally = _Tally(self, batch)
+        kept: list[dict[str, Array]] = []
+        while tally.n_accepted < batch.n_cells:
+            size = self.sample_size or tally.next_size(full, self.largest)
+            made, accepted = self._attempt(batch, given, size, tally.n_attempts)
+            tally.count(size, int(accepted.sum()))
+            kept.append({name: made[name][accepted] for name in names})
+        stop = None if self.keep_all else batch.n_cells
+        return {name: np.concatenate([part[name] for part in kept])[:stop] for name in names}, tally.counts
+
+    def _fill_rows(
+        self, batch: SubBatch, given: Mapping[str, Any], names: Sequence[str]
+    ) -> tuple[dict[str, Array], dict[str, int]]:
+        """Propose for each row until one is accepted, the first in the order of proposal."""
+        tally = _Tally(self, batch)
+        kept: dict[str, Array] = {}
+        missing = np.arange(batch.n_cells)
+        while missing.size:
+            copies = tally.copies(len(missing), max(self.largest, len(missing)))
+            rows = np.repeat(missing, copies)
+            chosen = {n: value[rows] if n in batch.rows else value for n, value in given.items()}
+            made, accepted = self._attempt(batch, chosen, len(rows), tally.n_attempts)
+            tally.count(len(rows), int(accepted.sum()))
+            table = accepted.reshape(len(missing), copies)
+            is_filled = table.any(axis=1)
+            first = np.flatnonzero(is_filled) * copies + table[is_filled].argmax(axis=1)
+            for name in names:
+                values = made[name]
+                if name not in kept:
+                    kept[name] = np.zeros((batch.n_cells, *values.shape[1:]), values.dtype)
+                kept[name][missing[is_filled]] = values[first]
+            missing = missing[~is_filled]
+        return kept, tally.counts
+
+    def _attempt(
+        self, batch: SubBatch, given: Mapping[str, Any], size: int, attempt: int
+    ) -> tuple[dict[str, Array], Array]:
+        made = run_steps(self.pipeline, self.steps, self.place(batch, attempt), size, given)
+        values = {name: value for i in self.steps for name, value in made.get(i, {}).items()}
+        return values, self._accept(made, size, batch, attempt)
+
+    def _accept(self, made: Mapping[int | None, Mapping[str, Any]], n: int, batch: SubBatch, attempt: int) -> Array:
+        """Return which of ``n`` proposals the predicate accepts."""
+        pipeline = self.pipeline
+        names = self.binding.inputs if self.binding else tuple(pipeline.sources)
+        values = {name: made[pipeline.sources[name]][name] for name in names}
+        address = self.place(batch, attempt).address(self.predicate)
+        if self.binding is None:
+            binding = Binding(("variables",), ())
+            by_name = {v.name: v for v in pipeline.variables}
+            table = _Variables({n: _as_in_dataset(value, by_name[n]) for n, value in values.items()})
+            inner = SubBatch(address, (n,), shared={"variables": table})
+        else:
+            binding = self.binding
+            inner = SubBatch(address, (n,), shared=values)
+        found = self.predicate.guarded(lambda watch: self.predicate.call(binding, inner))
+        array = np.asarray(found)
+        if array.shape != (n,) or array.dtype != bool:
+            raise OutputError(
+                f"predicate {self.name!r} must return a boolean array of shape {(n,)}, one value for each proposal; got "
+                f"{brief(found) if array.ndim == 0 else f'an array of shape {array.shape}'} of dtype {array.dtype}"
+            )
+        return array
+
+
+_KINDS = ("proposals", "accepted")
+
+
+def _as_in_dataset(value: Any, variable: Variable) -> Any:
+    is_scalar = variable.is_expanded and not variable.is_shared and not variable.shape
+    return value[..., None] if is_scalar else value
+
+
+class _Variables(dict[str, Any]):
+    """What a predicate is given; a name that is missing is an error that offers the nearest."""
+
+    def __missing__(self, name: str) -> Any:
+        raise SimulatorError(f"the predicate needs {name!r}, which is no variable; {nearest(name, self)}")
+
+
+class _Tally:
+    """Counts proposals and acceptances in one sub-batch, and says how many to propose next."""
+
+    def __init__(self, stage: FilterStage, batch: SubBatch) -> None:
+        self.stage = stage
+        self.sub_batch = batch.address.sub_batch
+        self.n_attempts = self.n_proposals = self.n_accepted = self.n_empty = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Proposals made and accepted."""
+        return {"proposals": self.n_proposals, "accepted": self.n_accepted}
+
+    def next_size(self, full: int, largest: int) -> int:
+        """Return how many to propose: what is missing at the acceptance so far, and a standard deviation more."""
+        largest = max(full, largest)
+        if not self.n_attempts:
+            return full
+        if not self.n_accepted:
+            return min(2 * self.n_proposals, largest)
+        missing = full - self.n_accepted
+        rate = self.n_accepted / self.n_proposals
+        margin = np.sqrt(missing * (1 - rate))
+        return int(min(max(np.ceil((missing + margin) / rate), 1), largest))
+
+    def copies(self, n_missing: int, largest: int) -> int:
+        """Return how many to propose for each row that is missing."""
+        if not self.n_accepted:
+            wanted = 1 << min(self.n_attempts, 30)
+        else:
+            wanted = int(0.5 * self.n_proposals / self.n_accepted)
+        return max(min(wanted, largest // n_missing), 1)
+
+    def count(self, n_proposals: int, n_accepted: int) -> None:
+        """Count an attempt, and give up where it leads nowhere."""
+        self.n_attempts += 1
+        self.n_proposals += n_proposals
+        self.n_accepted += n_accepted
+        self.n_empty = 0 if n_accepted else self.n_empty + 1
+        most = self.stage.max_proposals
+        if (self.n_empty >= _EMPTY_ATTEMPTS and most is None) or (most is not None and self.n_proposals > most):
+            limit = f"max_proposals={most}" if most is not None else f"{self.n_empty} attempts in a row without success"
+            raise SimulatorError(
+                f"predicate {self.stage.name!r} accepted {self.n_accepted:,} of {self.n_proposals:,} proposals for "
+                f"sub-batch {self.sub_batch} (acceptance {self.n_accepted / self.n_proposals:.2g}), which has reached "
+                f"the limit of {limit}; accept more, propose from a narrower prior, or give a larger max_proposals, the "
+                "number of proposals for one sub-batch"
+            )
+
+
+def _needed(pipeline: Pipeline, names: Sequence[str]) -> tuple[int, ...]:
+    """Return the steps that make some variables, and those that they need."""
+    todo = {pipeline.sources[name] for name in names} - {None}
+    needed: set[int] = set()
+    while todo:
+        index = todo.pop()
+        assert index is not None
+        needed.add(index)
+        todo |= set(pipeline.steps[index].upstream) - needed
+    return tuple(sorted(needed))

@@ -1,0 +1,92 @@
+"""Put a predicate over a lowering, and keep all that it accepts."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import dask
+import numpy as np
+import xarray as xr
+
+from dasksim._filter import FilterStage
+from dasksim._pipeline import Lowering, Pipeline, Place, run_steps, to_rows
+from dasksim._plan import Plan, check_count
+from dasksim._provenance import provenance
+from dasksim.errors import ArgumentError, ArgumentTypeError
+
+__all__ = ["compute_all_accepted", "filtered"]
+
+
+def filtered(
+    lowering: Lowering,
+    predicate: Callable[..., Any],
+    sample_size: int | None = None,
+    max_proposals: int | None = None,
+    path: str = "",
+) -> Lowering:
+    """Return a lowering whose samples are those that a predicate accepts; contexts are drawn before, and not filtered.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If the predicate is not callable, or a number is no integer >= 1.
+    """
+    if not callable(predicate):
+        raise ArgumentTypeError(f"predicate must be callable; got {predicate!r}")
+    sample_size = None if sample_size is None else check_count("sample_size", sample_size)
+    max_proposals = None if max_proposals is None else check_count("max_proposals", max_proposals)
+    contexts = [stage for stage in lowering.stages if stage.is_context]
+    others = [stage for stage in lowering.stages if not stage.is_context]
+    name = "/".join(filter(None, (path, "rejection")))
+    stage = FilterStage(name, predicate, len(others), sample_size, max_proposals)
+    if lowering.levels:
+        stage.depth = 0
+    changes = {**vars(lowering), "stages": (*contexts, stage, *others)}
+    return Lowering(**changes)
+
+
+def compute_all_accepted(pipeline: Pipeline, plan: Plan) -> xr.Dataset:
+    """Simulate at once, and keep all that is accepted, at least as many samples as the plan has.
+
+    Raises
+    ------
+    ArgumentError
+        If conditions have a batch axis: they fit no other number of samples.
+    """
+    for name, condition in pipeline.conditions.items():
+        if not condition.is_scalar:
+            raise ArgumentError(f"with overshoot=True, condition {name!r} must be a scalar; it has a batch axis")
+    for step in pipeline.steps:
+        if isinstance(step.stage, FilterStage):
+            step.stage.keep_all = True
+    run = dask.delayed(_simulate, pure=False)
+    n_sub_batches = -(-plan.n_samples // plan.sub_batch_size)
+    parts = dask.compute(*(run(pipeline, plan, sub_batch) for sub_batch in range(n_sub_batches)))
+    arrays = {
+        v.name: (pipeline.array_dims(v), np.concatenate([part[v.name] for part in parts])) for v in pipeline.variables
+    }
+    return xr.Dataset(arrays, dict(pipeline.coords), {"dasksim": json.dumps(provenance(pipeline, plan))})
+
+
+def _simulate(pipeline: Pipeline, plan: Plan, sub_batch: int) -> dict[str, Any]:
+    size = plan.sub_batch_size
+    place = Place(plan.seed, sub_batch, sub_batch * size, size)
+    given = {name: condition.rows(slice(0, 1)) for name, condition in pipeline.conditions.items()}
+    n_rows = min(size, plan.n_samples - place.first_sample)
+    made = run_steps(pipeline, range(len(pipeline.steps)), place, n_rows, given)
+    n_kept = next(
+        len(made[index][v.name])
+        for index, step in enumerate(pipeline.steps)
+        if isinstance(step.stage, FilterStage) and step.is_run
+        for v in step.outputs
+        if not v.is_shared
+    )
+    arrays = {}
+    for variable in pipeline.variables:
+        values = made[pipeline.sources[variable.name]][variable.name]
+        shape = (n_kept, *pipeline.array_shape(variable))
+        if pipeline.sources[variable.name] is None:
+            arrays[variable.name] = np.full(shape, np.asarray(values).reshape(-1)[0], variable.dtype)
+        else:
+            arrays[variable.name] = to_rows(variable, [values], shape, n_kept, pipeline.fill_value)
+    return arrays

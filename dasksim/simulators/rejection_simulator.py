@@ -1,0 +1,60 @@
+"""Samples of another simulator that a predicate accepts."""
+
+from collections.abc import Callable
+from typing import Any
+
+from dasksim._pipeline import Lowering
+from dasksim.errors import ArgumentTypeError
+from dasksim.simulators.filtering import filtered
+from dasksim.simulators.simulator import Simulator
+
+__all__ = ["RejectionSimulator"]
+
+
+class RejectionSimulator(Simulator):
+    """The samples of a simulator that a predicate accepts, by filter and refill.
+
+    Each sub-batch is filled by attempts 0, 1, 2, ..., each on streams of its own, and what is accepted is kept in the
+    order of proposal. Contexts are drawn before, once for each sub-batch, and are not filtered.
+
+    Parameters
+    ----------
+    simulator
+        What proposes.
+    predicate
+        A function of variables by name, if every parameter is the name of a variable (``rng`` may be taken too), else
+        of one mapping of all variables, in their shapes in the dataset. It is given whole arrays and returns a boolean
+        array with one value for each proposal. By name, stages that it does not need run for accepted samples only.
+    sample_size
+        Proposals of an attempt; by default as many as the acceptance seen in the sub-batch lets expect to need.
+    max_proposals
+        Proposals for one sub-batch at most; more are an error. By default 100 attempts in a row that accept nothing
+        are an error.
+
+    Examples
+    --------
+    >>> import dasksim
+    >>> prior = dasksim.make_simulator(lambda rng: {"x": rng.normal()})
+    >>> ds = RejectionSimulator(prior, lambda x: x > 0).sample(100, seed=1)
+    >>> bool((ds.x > 0).all())
+    True
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        predicate: Callable[..., Any],
+        sample_size: int | None = None,
+        max_proposals: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(simulator, Simulator):
+            raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
+        self.simulator = simulator
+        self.predicate = predicate
+        self.sample_size = sample_size
+        self.max_proposals = max_proposals
+        self.lower()  # checks the arguments
+
+    def lower(self, path: str = "") -> Lowering:
+        return filtered(self.simulator.lower(path), self.predicate, self.sample_size, self.max_proposals, path)
