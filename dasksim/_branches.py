@@ -198,8 +198,8 @@ class MergeStage(Stage):
         for model, other in found.items():
             if (other.shape, other.plates) != (found[first].shape, found[first].plates):
                 raise SimulatorError(
-                    f"variable {variable.name!r} has shape {found[first].shape} in model {first!r} and {other.shape} in "
-                    f"model {model!r}; give the models the same shape, other names for it, or, where sizes follow a "
+                    f"variable {variable.name!r} has shape {found[first].shape} in model {first!r} and {other.shape} "
+                    f"in model {model!r}; give the models the same shape, other names for it, or, where sizes follow a "
                     "context, one name of the dim and its largest size (dims, max_sizes)"
                 )
         is_expanded = any(v.is_expanded for v in found.values())

@@ -194,8 +194,8 @@ class FilterStage(NestedStage):
         array = np.asarray(found)
         if array.shape != (n,) or array.dtype != bool:
             raise OutputError(
-                f"predicate {self.name!r} must return a boolean array of shape {(n,)}, one value for each proposal; got "
-                f"{brief(found) if array.ndim == 0 else f'an array of shape {array.shape}'} of dtype {array.dtype}"
+                f"predicate {self.name!r} must return a boolean array of shape {(n,)}, one value for each proposal; "
+                f"got {brief(found) if array.ndim == 0 else f'an array of shape {array.shape}'} of dtype {array.dtype}"
             )
         return array
 
@@ -242,9 +242,8 @@ class _Tally:
 
     def copies(self, n_missing: int, largest: int) -> int:
         """Return how many to propose for each row that is missing."""
-        if not self.n_accepted:
-            wanted = 1 << min(self.n_attempts, 30)
-        else:
+        wanted = 1 << min(self.n_attempts, 30)
+        if self.n_accepted:
             wanted = int(0.5 * self.n_proposals / self.n_accepted)
         return max(min(wanted, largest // n_missing), 1)
 
@@ -260,8 +259,8 @@ class _Tally:
             raise SimulatorError(
                 f"predicate {self.stage.name!r} accepted {self.n_accepted:,} of {self.n_proposals:,} proposals for "
                 f"sub-batch {self.sub_batch} (acceptance {self.n_accepted / self.n_proposals:.2g}), which has reached "
-                f"the limit of {limit}; accept more, propose from a narrower prior, or give a larger max_proposals, the "
-                "number of proposals for one sub-batch"
+                f"the limit of {limit}; accept more, propose from a narrower prior, or give a larger max_proposals, "
+                "the number of proposals for one sub-batch"
             )
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from dasksim._schema import Variable
 from dasksim.errors import ArgumentTypeError, SimulatorError, nearest
 
-__all__ = ["check_dims", "check_labels", "check_sizes", "feature_dims", "ragged_variable"]
+__all__ = ["check_dims", "check_fill", "check_labels", "check_sizes", "feature_dims", "ragged_variable"]
 
 _COORD_KINDS = "biufMmU"
 
@@ -56,6 +56,25 @@ def check_sizes(max_sizes: Any) -> dict[str, int]:
     return {dim: int(size) for dim, size in (max_sizes or {}).items()}
 
 
+def check_fill(variable: Variable, max_sizes: Mapping[str, int], fill_value: Any) -> None:
+    """Refuse a fill value that a variable whose size may differ cannot hold.
+
+    Raises
+    ------
+    SimulatorError
+        If it cannot.
+    """
+    if not variable.ragged and not set(variable.plates) & set(max_sizes):
+        return
+    with np.errstate(invalid="ignore"):
+        held = np.asarray(fill_value).astype(variable.dtype)
+    if not np.array_equal(held, np.asarray(fill_value), equal_nan=variable.dtype.kind in "fc"):
+        raise SimulatorError(
+            f"variable {variable.name!r} has dtype {variable.dtype}, which cannot hold fill_value={fill_value!r} "
+            "beyond the size of a sub-batch; give a fill_value that it can hold, such as -1, or return floats"
+        )
+
+
 def _is_label(name: object) -> bool:
     return isinstance(name, str) and name != "" and "/" not in name
 
@@ -95,7 +114,8 @@ def check_dims(
     for dim in ("batch", *plates):
         if dim in names:
             raise SimulatorError(
-                f"variable {dim!r} has the name of a dim, along which samples or stages are repeated; rename one of them"
+                f"variable {dim!r} has the name of a dim, along which samples or stages are repeated; rename one "
+                "of them"
             )
     sizes: dict[str, tuple[int, str]] = {"batch": (-1, "the batch")}
     sizes.update({plate: (size, "the stages") for plate, size in plates.items()})
@@ -116,10 +136,9 @@ def check_dims(
             raise SimulatorError(f"dims[{variable.name!r}]={list(found[variable.name])} names one dim twice")
     for dim, values in coords.items():
         _check_coord(dim, values, sizes)
-    for dim in max_sizes:
-        if dim not in sizes or dim == "batch":
-            known = [name for name in sizes if name != "batch"]
-            raise SimulatorError(f"max_sizes names {dim!r}, which is no dim of the simulator; {nearest(dim, known)}")
+    others = [name for name in sizes if name != "batch"]
+    for dim in set(max_sizes) - set(others):
+        raise SimulatorError(f"max_sizes names {dim!r}, which is no dim of the simulator; {nearest(dim, others)}")
     return found
 
 

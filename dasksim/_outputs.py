@@ -124,7 +124,8 @@ def _checked_value(value: Any, where: str, variable: Variable, axes: tuple[int, 
             "name the dim and declare its largest size, dims={...: ['obs']}, max_sizes={'obs': ...}"
         )
         raise OutputError(
-            f"{where} returned {variable.name!r} with shape {array.shape}, expected {(*axes, *variable.shape)}; {advice}"
+            f"{where} returned {variable.name!r} with shape {array.shape}, expected "
+            f"{(*axes, *variable.shape)}; {advice}"
         )
     if not can_hold(variable.dtype, array.dtype, not hasattr(value, "dtype")):
         raise OutputError(

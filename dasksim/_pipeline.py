@@ -1,7 +1,7 @@
 """A simulator's stages, bound to each other and to the caller's conditions, with the schema of all variables.
 
-This is what is mapped over chunks: :meth:`Pipeline.simulate` evaluates one stage on one chunk, in memory. Between stages
-a variable's values on a chunk are a list with one array for each sub-batch.
+This is what is mapped over chunks: :meth:`Pipeline.simulate` evaluates one stage on one chunk, in memory. Between
+stages a variable's values on a chunk are a list with one array for each sub-batch.
 """
 
 import math
@@ -391,8 +391,8 @@ def _plate_sizes(step: Step, inputs: Mapping[str, tuple[Variable, Any]]) -> tupl
         size = plate.size if isinstance(plate.size, int) else np.asarray(inputs[plate.size][1])[()]
         if not isinstance(size, int | np.integer) or size < 1:
             raise SimulatorError(
-                f"stage {step.stage.name!r} is repeated along {plate.name!r} {plate.size!r} times, and the context gave "
-                f"{plate.size!r} the value {size!r}; the number of repeats must be an integer >= 1"
+                f"stage {step.stage.name!r} is repeated along {plate.name!r} {plate.size!r} times, and the context "
+                f"gave {plate.size!r} the value {size!r}; the number of repeats must be an integer >= 1"
             )
         sizes.append(int(size))
     return tuple(sizes)

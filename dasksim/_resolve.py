@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._conditions import Condition, pad_rows, read_conditions
-from dasksim._labels import check_dims, feature_dims, ragged_variable
+from dasksim._labels import check_dims, check_fill, feature_dims, ragged_variable
 from dasksim._nested import NestedStage, inner_input
 from dasksim._pipeline import Lowering, Pipeline, Place, Step, explain, sub_batch_of
 from dasksim._schema import RESERVED, Variable
@@ -113,10 +113,10 @@ def check_sizes_agree(pipeline: Pipeline, n_samples: int, sub_batch_size: int, a
             dim = next((dim for dim, size in sizes.items() if others.get(dim) != size), None)
             if dim is not None:
                 raise SimulatorError(
-                    f"variable {mine.name!r} has size {sizes[dim]} along {dim!r} in sub-batch 0 and {others.get(dim)} in "
-                    f"sub-batch {sub_batch}, since it follows a context; add max_sizes={{{dim!r}: <the largest size>}} to "
-                    f"the simulator to fill the rest, give the context as a condition, or draw one for all samples with "
-                    f"sub_batch_size={n_samples}"
+                    f"variable {mine.name!r} has size {sizes[dim]} along {dim!r} in sub-batch 0 and {others.get(dim)} "
+                    f"in sub-batch {sub_batch}, since it follows a context; add max_sizes={{{dim!r}: <the largest "
+                    "size>} to the simulator to fill the rest, give the context as a condition, or draw one for all "
+                    f"samples with sub_batch_size={n_samples}"
                 )
 
 
@@ -282,6 +282,9 @@ class _Resolver:
         if step.stage.is_expanded:
             outputs = tuple(v if v.is_shared else v.expanded() for v in outputs)
         outputs = tuple(ragged_variable(v, self.lowering.dims, self.lowering.max_sizes) for v in outputs)
+        for variable in outputs:
+            if not variable.is_hidden and not variable.is_shared:
+                check_fill(variable, self.lowering.max_sizes, self.lowering.fill_value)
         for variable in outputs:
             if variable.name in self.conditions and self.lowering.replace_inputs:
                 self._stand_for(variable)

@@ -104,7 +104,7 @@ def test_two_moons_takes_parameters() -> None:
 
 @pytest.mark.parametrize("batch_shape", [(7,), (3, 2)])
 def test_two_moons_runs_on_any_array_namespace(batch_shape: tuple[int, ...]) -> None:
-    prior, observe = (stage.function.function for stage in two_moons().lower().stages)
+    prior, observe = (stage.functions[0].function for stage in two_moons().lower().stages)
 
     def run(xp: Any) -> dict[str, Any]:
         parameters: dict[str, Any] = prior(batch_shape=batch_shape, rng=np.random.default_rng(1), xp=xp)

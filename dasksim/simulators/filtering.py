@@ -4,9 +4,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import dask
 import numpy as np
 import xarray as xr
+from dask.base import compute
+from dask.delayed import delayed
 
 from dasksim._filter import FilterStage
 from dasksim._pipeline import Lowering, Pipeline, Place, run_steps, to_rows
@@ -59,9 +60,9 @@ def compute_all_accepted(pipeline: Pipeline, plan: Plan) -> xr.Dataset:
     for step in pipeline.steps:
         if isinstance(step.stage, FilterStage):
             step.stage.keep_all = True
-    run = dask.delayed(_simulate, pure=False)
+    run = delayed(_simulate, pure=False)
     n_sub_batches = -(-plan.n_samples // plan.sub_batch_size)
-    parts = dask.compute(*(run(pipeline, plan, sub_batch) for sub_batch in range(n_sub_batches)))
+    parts = compute(*(run(pipeline, plan, sub_batch) for sub_batch in range(n_sub_batches)))
     arrays = {
         v.name: (pipeline.array_dims(v), np.concatenate([part[v.name] for part in parts])) for v in pipeline.variables
     }

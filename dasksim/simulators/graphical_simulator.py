@@ -78,9 +78,7 @@ class GraphicalSimulator(Simulator):
         self._nodes: dict[str, _Node] = {}
         self._parents: dict[str, list[str]] = {}
 
-    def add_node(
-        self, node: str, sample_fn: Callable[..., Any], reps: int | str = 1, *, is_batched: bool = False
-    ) -> None:
+    def add_node(self, node: str, sample_fn: Callable[..., Any], reps: Any = 1, *, is_batched: bool = False) -> None:
         """Add a function to the graph.
 
         Parameters
@@ -100,8 +98,8 @@ class GraphicalSimulator(Simulator):
         ArgumentError, ArgumentTypeError
             If an argument cannot be used, or the node is there already.
         """
-        if not isinstance(node, str) or not node or "/" in node:
-            raise ArgumentTypeError(f"node must be a name without '/'; got {node!r}")
+        if not node or "/" in node:
+            raise ArgumentError(f"node must be a name without '/'; got {node!r}")
         if node in self._nodes:
             raise ArgumentError(f"the graph has a node {node!r} already")
         if not callable(sample_fn):
@@ -134,7 +132,7 @@ class GraphicalSimulator(Simulator):
             raise ArgumentError(f"the edge from {parent!r} to {child!r} closes a cycle")
         self._parents[child].append(parent)
 
-    def sample(  # type: ignore[override]
+    def sample(
         self,
         batch_shape: int | Sequence[int] | None = None,
         sample_shape: int | Sequence[int] | None = None,

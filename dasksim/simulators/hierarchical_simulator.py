@@ -80,7 +80,7 @@ class HierarchicalSimulator(Simulator):
 def _levels(levels: Sequence[str] | None, names: Sequence[str]) -> tuple[str, ...]:
     if levels is None:
         return tuple(name or f"level_{i}" for i, name in enumerate(names))[1:]
-    if isinstance(levels, str) or not all(isinstance(level, str) and level for level in levels):
+    if isinstance(levels, str) or not all(levels):
         raise ArgumentTypeError(f"levels must be a list of names; got {levels!r}")
     below = tuple(levels)[1:] if tuple(levels)[:1] == ("batch",) else tuple(levels)
     if len(below) != len(names) - 1 or len(set(below)) < len(below):

@@ -74,10 +74,10 @@ class ModelComparisonSimulator(Simulator):
         max_sizes: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(simulators, str) or not isinstance(simulators, Mapping | Sequence) or not simulators:
-            raise ArgumentTypeError(
-                f"simulators must be a sequence or a mapping of at least one Simulator; got {simulators!r}"
-            )
+        if isinstance(simulators, str) or not isinstance(simulators, Mapping | Sequence):
+            raise ArgumentTypeError(f"simulators must be a sequence or a mapping of Simulators; got {simulators!r}")
+        if not simulators:
+            raise ArgumentError("simulators must hold at least one model; got none")
         members = list(simulators.values()) if isinstance(simulators, Mapping) else list(simulators)
         self.simulators = tuple(as_simulator(member, "simulators") for member in members)
         keys = list(simulators) if isinstance(simulators, Mapping) else None

@@ -13,6 +13,7 @@ from dasksim._plan import Plan, as_shape, check_count, check_flag, plan_samples
 from dasksim._resolve import ProbeCache, check_sizes_agree, resolve
 from dasksim._streams import check_seed
 from dasksim.errors import ArgumentTypeError
+from dasksim.simulators.drawing import draw
 from dasksim.simulators.filtering import compute_all_accepted, filtered
 
 __all__ = ["Simulator"]
@@ -201,6 +202,28 @@ class Simulator(ABC):
             pipeline = at(0)
             check_sizes_agree(pipeline, plan.n_samples, plan.sub_batch_size, at)
         return pipeline, plan
+
+    def visualize(self, **conditions: Any) -> Any:
+        """Return the stages as a graph: boxes are stages, arrows the variables that pass between them.
+
+        Parameters
+        ----------
+        **conditions
+            Values for arguments that no stage provides, as in :meth:`sample`.
+
+        Returns
+        -------
+        graphviz.Digraph
+            Notebooks draw it; ``.render("simulator")`` writes it to a file.
+
+        Raises
+        ------
+        ImportError
+            If the package graphviz is not installed.
+        """
+        lowering = self.lower()
+        shape = (1,) * (1 + len(lowering.levels or ()))
+        return draw(resolve(lowering, conditions, shape, 0))
 
     def __repr__(self) -> str:
         lines = [f"<dasksim.{type(self).__name__}>"]
