@@ -70,6 +70,10 @@ class FilterStage(NestedStage):
         return Lowering(tuple(covered))
 
     @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.predicate.names, *self.taken)))
+
+    @property
     def functions(self) -> tuple[Isolated, ...]:
         inner = [self.pipeline.steps[i] for i in self.steps] if self.steps else []
         return (self.predicate.function, *(f for step in inner for f in step.stage.functions))
@@ -242,9 +246,9 @@ class _Tally:
 
     def copies(self, n_missing: int, largest: int) -> int:
         """Return how many to propose for each row that is missing."""
-        wanted = 1 << min(self.n_attempts, 30)
+        wanted = 1 << min(self.n_empty, 30)  # the rows that are left may be the hard ones
         if self.n_accepted:
-            wanted = int(0.5 * self.n_proposals / self.n_accepted)
+            wanted = max(wanted, int(0.5 * self.n_proposals / self.n_accepted))
         return max(min(wanted, largest // n_missing), 1)
 
     def count(self, n_proposals: int, n_accepted: int) -> None:

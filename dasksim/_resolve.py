@@ -166,6 +166,7 @@ class _Resolver:
     def __post_init__(self) -> None:
         self.steps: list[Step] = []
         self.made: dict[str, int] = {}
+        self.makers: dict[str, str] = {}  # the stages themselves, where the step is one that holds them
         self.probed: dict[int, dict[str, Array]] = {}
         self.sizes = {plate.name: int(plate.size) for plate in self.further}
         self.inner_names: set[str] = set()
@@ -214,7 +215,7 @@ class _Resolver:
             for name, index in self.made.items()
             if name not in self.conditions
             and ("/" not in name or self.steps[index].stage.name in stage.gathers)
-            and (seen is None or self.steps[index].stage.makes_contexts or self.steps[index].stage.name in seen)
+            and (seen is None or self.steps[index].stage.makes_contexts or self.makers[name] in seen)
         ]
         return [*self.conditions, *made]
 
@@ -255,6 +256,7 @@ class _Resolver:
         self.probed[index] = {
             v.name: _outer_value(made.get(v.name.removeprefix(f"{stage.name}/")), v, axes) for v in resolved.outputs()
         }
+        self.makers.update(child.makers)
         own = tuple(plate.name for plate in plates)
         outputs = [v if v.is_shared else replace(v, plates=(*own, *v.plates)) for v in resolved.outputs()]
         self._add(index, tuple(outputs))
@@ -273,6 +275,7 @@ class _Resolver:
     def _add(self, index: int, outputs: tuple[Variable, ...]) -> None:
         step = self.steps[index]
         for variable in outputs:
+            self.makers.setdefault(variable.name, step.stage.name)
             other = self.made.setdefault(variable.name, index)
             if other != index:
                 raise SimulatorError(

@@ -25,7 +25,7 @@ def single_level() -> Simulator:
 
     References
     ----------
-    The definition of BayesFlow 2.0.12 (``bayesflow.simulators.graphical_simulator``).
+    The definition of BayesFlow 2.0.12 (``bayesflow.experimental.graphical_simulator``).
 
     Examples
     --------
@@ -72,7 +72,7 @@ def two_level(repeated_roots: bool = False) -> Simulator:
 
     References
     ----------
-    The definition of BayesFlow 2.0.12 (``bayesflow.simulators.graphical_simulator``).
+    The definition of BayesFlow 2.0.12 (``bayesflow.experimental.graphical_simulator``).
 
     Examples
     --------
@@ -124,7 +124,7 @@ def three_level() -> Simulator:
 
     References
     ----------
-    The definition of BayesFlow 2.0.12 (``bayesflow.simulators.graphical_simulator``).
+    The definition of BayesFlow 2.0.12 (``bayesflow.experimental.graphical_simulator``).
 
     Examples
     --------
@@ -190,7 +190,7 @@ def crossed_design_irt() -> Simulator:
 
     References
     ----------
-    The definition of BayesFlow 2.0.12 (``bayesflow.simulators.graphical_simulator``).
+    The definition of BayesFlow 2.0.12 (``bayesflow.experimental.graphical_simulator``).
 
     Examples
     --------

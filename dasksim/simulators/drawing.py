@@ -1,10 +1,25 @@
 """Draw a simulator's stages."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from dasksim._pipeline import Pipeline
+from dasksim._nested import NestedStage
+from dasksim._pipeline import Lowering, Pipeline
 
-__all__ = ["draw"]
+__all__ = ["draw", "rows_of"]
+
+
+def rows_of(lowering: Lowering, depth: int = 0) -> Iterator[tuple[int, str, str, str]]:
+    """Return a line for each stage: how deep it is nested, its name, its arguments and how often it is called."""
+    n_inner = 0
+    for stage in lowering.stages:
+        arguments = [*stage.names, *(["**kwargs"] if stage.takes_all else [])]
+        yield depth + (n_inner > 0), stage.name, ", ".join(arguments), stage.how_often
+        n_inner -= n_inner > 0
+        if isinstance(stage, NestedStage):
+            n_inner = stage.span or n_inner
+            if not stage.span:
+                yield from rows_of(stage.lowering_of([]), depth + (n_inner > 0) + 1)
 
 
 def draw(pipeline: Pipeline) -> Any:

@@ -13,7 +13,7 @@ from dasksim._plan import Plan, as_shape, check_count, check_flag, plan_samples
 from dasksim._resolve import ProbeCache, check_sizes_agree, resolve
 from dasksim._streams import check_seed
 from dasksim.errors import ArgumentTypeError
-from dasksim.simulators.drawing import draw
+from dasksim.simulators.drawing import draw, rows_of
 from dasksim.simulators.filtering import compute_all_accepted, filtered
 
 __all__ = ["Simulator"]
@@ -227,16 +227,15 @@ class Simulator(ABC):
 
     def __repr__(self) -> str:
         lines = [f"<dasksim.{type(self).__name__}>"]
-        for stage in self.lower().stages:
-            arguments = ", ".join((*stage.names, *(["**kwargs"] if stage.takes_all else [])))
-            lines.append(f"  {stage.name}({arguments})  {stage.how_often}")
+        for depth, name, arguments, how_often in rows_of(self.lower()):
+            lines.append(f"{'  ' * (depth + 1)}{name}({arguments})  {how_often}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{html.escape(stage.name)}</td><td>{html.escape(', '.join(stage.names))}</td>"
-            f"<td>{stage.how_often}</td></tr>"
-            for stage in self.lower().stages
+            f"<tr><td>{'&emsp;' * depth}{html.escape(name)}</td><td>{html.escape(arguments)}</td>"
+            f"<td>{how_often}</td></tr>"
+            for depth, name, arguments, how_often in rows_of(self.lower())
         )
         return (
             f"<table><caption>dasksim.{type(self).__name__}</caption>"
