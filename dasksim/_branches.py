@@ -13,7 +13,7 @@ from dasksim._nested import NestedStage
 from dasksim._pipeline import Lowering, Pipeline, run_steps
 from dasksim._schema import Variable
 from dasksim._stage import Binding, Stage, SubBatch
-from dasksim.errors import SimulatorError
+from dasksim.errors import ArgumentError, SimulatorError
 
 __all__ = ["INDICES", "BranchStage", "ChoiceStage", "MergeStage"]
 
@@ -125,13 +125,21 @@ class BranchStage(NestedStage):
                 arrays[variable.name] = np.asarray(made[sources[name]][name] if made else 0)
                 continue
             source = self.pipeline.sources[name]
-            values = np.asarray(made[source][name]) if made else np.zeros((0, *variable.shape), variable.dtype)
+            values = (
+                np.asarray(made[source][name]) if made else np.zeros((0, *self._inner_shape(variable)), variable.dtype)
+            )
             if made and self.pipeline.variable(name, source).is_shared:
                 values = np.broadcast_to(values, (len(rows), *np.shape(values)))
             array = np.zeros((batch.n_cells, *values.shape[1:]), variable.dtype)
             array[rows] = values
             arrays[variable.name] = array.reshape(*batch.axes, *array.shape[1:])
         return arrays
+
+    def _inner_shape(self, variable: Variable) -> tuple[int, ...]:
+        """Return the shape of a variable within a cell, plates of the model included."""
+        sizes = self.pipeline.sizes
+        own = {plate.name for step in self.pipeline.steps for plate in step.plates}
+        return (*(sizes[plate] for plate in variable.plates if plate in own), *variable.shape)
 
 
 class MergeStage(Stage):
@@ -206,7 +214,12 @@ class MergeStage(Stage):
         return replace(found[first], name=variable.name, dtype=variable.dtype, is_expanded=is_expanded)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
-        index = batch.rows[INDICES].argmax(axis=-1)
+        one_hot = batch.rows[INDICES]
+        index = one_hot.argmax(axis=-1)
+        if not np.array_equal(one_hot, index[..., None] == np.arange(len(self.models))):
+            raise ArgumentError(
+                f"{INDICES} must be one-hot along {list(self.models)}: a single 1 in each row, and otherwise 0"
+            )
         return {v.name: self._pick(v, batch, index) for v in outputs}
 
     def _pick(self, variable: Variable, batch: SubBatch, index: Array) -> Array:
@@ -229,7 +242,14 @@ class MergeStage(Stage):
     def _dtype(self, name: str, batch: SubBatch) -> np.dtype[Any]:
         found = [batch.rows[f"{b}/{name}"].dtype for b in self.branches if f"{b}/{name}" in batch.rows]
         more = [self.fill_value] if len(found) < len(self.models) else []
-        return np.dtype(np.result_type(*found, *more))
+        try:
+            dtype = np.dtype(np.result_type(*found, *more))
+            np.full((), self.fill_value if more else 0, dtype)
+        except (OverflowError, TypeError) as error:
+            raise SimulatorError(
+                f"fill_value={self.fill_value!r} does not fit variable {name!r} of dtype {found[0]}; give another"
+            ) from error
+        return dtype
 
     def _merged(self, rows: Mapping[str, Array]) -> dict[str, Array]:
         """Return one array for each variable that the dataset has, decided from all models."""

@@ -157,6 +157,8 @@ class Pipeline:
         Sizes of plates in the dataset.
     fill_value
         What stands beyond the size of a sub-batch along dims that follow a context.
+    max_sizes
+        Declared sizes of such dims.
     """
 
     steps: tuple[Step, ...]
@@ -167,6 +169,7 @@ class Pipeline:
     coords: Mapping[str, Array]
     sizes: Mapping[str, int]
     fill_value: Any = math.nan
+    max_sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_batched(self) -> bool:
@@ -232,6 +235,7 @@ class Pipeline:
             n_rows = size if step.is_full else min(size, plan.n_samples - place.first_sample)
             given = {name: self._part(step, name, inputs[name], j, size) for name in step.sources}
             batch = sub_batch_of(step, place, n_rows, self.inputs(step, given), watch)
+            self.check_plates(step, batch)
             try:
                 made = step.stage.simulate(step.binding, batch, step.outputs)
             except Exception as error:
@@ -250,6 +254,23 @@ class Pipeline:
     def inputs(self, step: Step, values: Mapping[str, Any]) -> dict[str, tuple[Variable, Any]]:
         """Return what a step's inputs are, and their values."""
         return {name: (self.variable(name, source), values[name]) for name, source in step.sources.items()}
+
+    def check_plates(self, step: Step, batch: SubBatch) -> None:
+        """Refuse a plate whose size differs from that in the dataset, unless the largest size is declared.
+
+        Raises
+        ------
+        SimulatorError
+            If one does.
+        """
+        for plate, size in zip(step.plates, batch.axes[1:], strict=True):
+            largest = self.sizes[plate.name]
+            if size != largest and (plate.name not in self.max_sizes or size > largest):
+                raise SimulatorError(
+                    f"stage {step.stage.name!r} has size {size} along {plate.name!r} in sub-batch "
+                    f"{batch.address.sub_batch}, but the dataset has {largest}, since it follows a context; declare the "
+                    f"largest size with max_sizes={{{plate.name!r}: ...}}"
+                )
 
     def simulate_all(self, plan: Plan, chunk: int, conditions: Mapping[str, Any]) -> dict[str, Array]:
         """Evaluate all steps on one chunk and return the variables as they stand in the dataset, and hidden counts.
@@ -326,6 +347,7 @@ def run_steps(
 
         def work(watch: bool) -> dict[str, Array]:
             batch = sub_batch_of(step, place, n_rows, pipeline.inputs(step, inputs), watch)
+            pipeline.check_plates(step, batch)
             try:
                 return step.stage.simulate(step.binding, batch, step.outputs)
             except Exception as error:

@@ -120,6 +120,11 @@ def check_sizes_agree(pipeline: Pipeline, n_samples: int, sub_batch_size: int, a
                 )
 
 
+def _repeated(variable: Variable, plates: tuple[str, ...]) -> Variable:
+    """Return a variable of a stage that is repeated along plates."""
+    return replace(variable, plates=(*plates, *(plate for plate in variable.plates if plate not in plates)))
+
+
 def _deeper(stage: Stage, n_plates: int) -> Stage:
     """Return a stage as it stands inside one that has some of the batch axes as its own."""
     return stage if stage.depth is None else stage.replaced(depth=max(stage.depth - n_plates, 0))
@@ -203,10 +208,17 @@ class _Resolver:
             outputs = stage.declared
             self._size_plates(plates, [])
         own = tuple(plate.name for plate in plates)
-        self._add(index, tuple(v if v.is_shared else replace(v, plates=(*own, *v.plates)) for v in outputs))
+        self._add(index, tuple(v if v.is_shared else _repeated(v, own) for v in outputs))
 
     def _plates(self, stage: Stage) -> tuple[Plate, ...]:
-        return () if stage.is_context else (*self.further[: stage.depth], *stage.plates)
+        plates = () if stage.is_context else (*self.further[: stage.depth], *stage.plates)
+        names = ["batch", *(plate.name for plate in plates)]
+        for name in names:
+            if names.count(name) > 1:
+                raise SimulatorError(
+                    f"stage {stage.name!r} is repeated along two dims named {name!r}; rename one of them"
+                )
+        return plates
 
     def _known(self, stage: Stage) -> list[str]:
         seen = stage.sees
@@ -239,7 +251,8 @@ class _Resolver:
             dims={**self.lowering.dims, **inner.dims},
             max_sizes={**inner.max_sizes, **self.lowering.max_sizes},
         )
-        further = self.further[len(plates) :] if stage.depth is not None else ()
+        has_levels = any(s.depth is not None for s in inner.stages)
+        further = self.further[len(plates) :] if has_levels else ()
         # the rows of the stages inside are the cells of this one
         child = _Resolver(inner, given, further, replace(self.probing, n_rows=batch.n_cells), values)
         child.run()
@@ -258,7 +271,7 @@ class _Resolver:
         }
         self.makers.update(child.makers)
         own = tuple(plate.name for plate in plates)
-        outputs = [v if v.is_shared else replace(v, plates=(*own, *v.plates)) for v in resolved.outputs()]
+        outputs = [v if v.is_shared else _repeated(v, own) for v in resolved.outputs()]
         self._add(index, tuple(outputs))
         return [s for s in covered if s.name not in resolved.runs]
 
@@ -399,6 +412,7 @@ class _Resolver:
             coords={dim: np.asarray(values) for dim, values in coords.items()},
             sizes=self.sizes,
             fill_value=self.lowering.fill_value,
+            max_sizes=self.lowering.max_sizes,
         )
 
     def _with_full_steps(self) -> tuple[Step, ...]:

@@ -78,7 +78,7 @@ class GraphicalSimulator(Simulator):
         self._nodes: dict[str, _Node] = {}
         self._parents: dict[str, list[str]] = {}
 
-    def add_node(self, node: str, sample_fn: Callable[..., Any], reps: Any = 1, *, is_batched: bool = False) -> None:
+    def add_node(self, node: Any, sample_fn: Callable[..., Any], reps: Any = 1, *, is_batched: bool = False) -> None:
         """Add a function to the graph.
 
         Parameters
@@ -98,7 +98,7 @@ class GraphicalSimulator(Simulator):
         ArgumentError, ArgumentTypeError
             If an argument cannot be used, or the node is there already.
         """
-        if not node or "/" in node:
+        if not isinstance(node, str) or not node or "/" in node:
             raise ArgumentError(f"node must be a name without '/'; got {node!r}")
         if node in self._nodes:
             raise ArgumentError(f"the graph has a node {node!r} already")
