@@ -94,7 +94,10 @@ class BranchStage(NestedStage):
         made = {v.name for step in pipeline.steps for v in step.outputs}
         stage = copy.copy(self)
         vars(stage)["_made"] = frozenset(made)
-        return NestedStage.resolved(stage, pipeline)
+        stage = NestedStage.resolved(stage, pipeline)
+        # what is inside and holds others has to know how many rows a whole sub-batch has
+        stage.is_batched |= any(isinstance(step.stage, NestedStage) for step in pipeline.steps)
+        return stage
 
     def remade(self) -> frozenset[str]:
         names: frozenset[str] = vars(self)["_made"]
@@ -116,7 +119,8 @@ class BranchStage(NestedStage):
         made: dict[int | None, dict[str, Any]] = {}
         if len(rows):
             steps = range(len(self.pipeline.steps))
-            made = run_steps(self.pipeline, steps, self.place(batch), len(rows), chosen)
+            place = replace(self.place(batch), full_rows=len(rows))
+            made = run_steps(self.pipeline, steps, place, len(rows), chosen)
         sources = {v.name: i for i, step in enumerate(self.pipeline.steps) for v in step.outputs}
         arrays = {}
         for variable in outputs:

@@ -1,14 +1,15 @@
 """Filter and refill: propose, keep what a predicate accepts, and go on until a sub-batch is full."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from dataclasses import replace
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from dasksim._isolation import Isolated
-from dasksim._nested import NestedStage
-from dasksim._pipeline import Lowering, Pipeline, run_steps
+from dasksim._nested import NestedStage, names_within
+from dasksim._pipeline import Lowering, Pipeline, read_only, run_steps
 from dasksim._plan import default_sub_batch
 from dasksim._schema import RESERVED, Variable, brief
 from dasksim._stage import BatchedStage, Binding, Stage, SubBatch
@@ -99,7 +100,7 @@ class FilterStage(NestedStage):
                     f"stage {step.stage.name!r} makes contexts and samples at once, and cannot be filtered; make its "
                     "contexts with meta_fn"
                 )
-        stage.runs = frozenset(step.stage.name for step in steps)
+        stage.runs = names_within(steps)
         used = {name for step in steps for name, source in step.sources.items() if source is None}
         used |= {name for name in (stage.binding.inputs if stage.binding else known) if pipeline.sources[name] is None}
         stage.taken = tuple(name for name in pipeline.conditions if name in used)
@@ -142,11 +143,12 @@ class FilterStage(NestedStage):
         tally = _Tally(self, batch)
         kept: list[dict[str, Array]] = []
         while tally.n_accepted < batch.n_cells:
-            size = self.sample_size or tally.next_size(full, self.largest)
+            size = tally.allowed(self.sample_size or tally.next_size(full, self.largest))
             made, accepted = self._attempt(batch, given, size, tally.n_attempts)
             tally.count(size, int(accepted.sum()))
             kept.append({name: made[name][accepted] for name in names})
-        stop = None if self.keep_all else batch.n_cells
+        n_cells = batch.n_cells // batch.axes[0]
+        stop = tally.n_accepted // n_cells * n_cells if self.keep_all else batch.n_cells
         return {name: np.concatenate([part[name] for part in kept])[:stop] for name in names}, tally.counts
 
     def _fill_rows(
@@ -157,7 +159,7 @@ class FilterStage(NestedStage):
         kept: dict[str, Array] = {}
         missing = np.arange(batch.n_cells)
         while missing.size:
-            copies = tally.copies(len(missing), max(self.largest, len(missing)))
+            copies = tally.copies(len(missing), tally.allowed(max(self.largest, len(missing))))
             rows = np.repeat(missing, copies)
             chosen = {n: value[rows] if n in batch.rows else value for n, value in given.items()}
             made, accepted = self._attempt(batch, chosen, len(rows), tally.n_attempts)
@@ -176,7 +178,8 @@ class FilterStage(NestedStage):
     def _attempt(
         self, batch: SubBatch, given: Mapping[str, Any], size: int, attempt: int
     ) -> tuple[dict[str, Array], Array]:
-        made = run_steps(self.pipeline, self.steps, self.place(batch, attempt), size, given)
+        place = replace(self.place(batch, attempt), full_rows=size)
+        made = run_steps(self.pipeline, self.steps, place, size, given)
         values = {name: value for i in self.steps for name, value in made.get(i, {}).items()}
         return values, self._accept(made, size, batch, attempt)
 
@@ -184,7 +187,7 @@ class FilterStage(NestedStage):
         """Return which of ``n`` proposals the predicate accepts."""
         pipeline = self.pipeline
         names = self.binding.inputs if self.binding else tuple(pipeline.sources)
-        values = {name: made[pipeline.sources[name]][name] for name in names}
+        values = {name: read_only(made[pipeline.sources[name]][name]) for name in names}
         address = self.place(batch, attempt).address(self.predicate)
         if self.binding is None:
             binding = Binding(("variables",), ())
@@ -195,7 +198,10 @@ class FilterStage(NestedStage):
             binding = self.binding
             inner = SubBatch(address, (n,), shared=values)
         found = self.predicate.guarded(lambda watch: self.predicate.call(binding, inner))
-        array = np.asarray(found)
+        try:
+            array = np.asarray(found)
+        except ValueError:  # rows of different shapes
+            array = np.asarray(None)
         if array.shape != (n,) or array.dtype != bool:
             raise OutputError(
                 f"predicate {self.name!r} must return a boolean array of shape {(n,)}, one value for each proposal; "
@@ -257,15 +263,25 @@ class _Tally:
         self.n_proposals += n_proposals
         self.n_accepted += n_accepted
         self.n_empty = 0 if n_accepted else self.n_empty + 1
+        if self.n_empty >= _EMPTY_ATTEMPTS and self.stage.max_proposals is None:
+            self._give_up()
+
+    def allowed(self, n_proposals: int) -> int:
+        """Return how many proposals there may be of those that are wanted."""
         most = self.stage.max_proposals
-        if (self.n_empty >= _EMPTY_ATTEMPTS and most is None) or (most is not None and self.n_proposals > most):
-            limit = f"max_proposals={most}" if most is not None else f"{self.n_empty} attempts in a row without success"
-            raise SimulatorError(
-                f"predicate {self.stage.name!r} accepted {self.n_accepted:,} of {self.n_proposals:,} proposals for "
-                f"sub-batch {self.sub_batch} (acceptance {self.n_accepted / self.n_proposals:.2g}), which has reached "
-                f"the limit of {limit}; accept more, propose from a narrower prior, or give a larger max_proposals, "
-                "the number of proposals for one sub-batch"
-            )
+        if most is not None and self.n_proposals >= most:
+            self._give_up()
+        return n_proposals if most is None else min(n_proposals, most - self.n_proposals)
+
+    def _give_up(self) -> NoReturn:
+        most = self.stage.max_proposals
+        limit = f"max_proposals={most}" if most is not None else f"{self.n_empty} attempts in a row without success"
+        raise SimulatorError(
+            f"predicate {self.stage.name!r} accepted {self.n_accepted:,} of {self.n_proposals:,} proposals for "
+            f"sub-batch {self.sub_batch} (acceptance {self.n_accepted / self.n_proposals:.2g}), which has reached "
+            f"the limit of {limit}; accept more, propose from a narrower prior, or give a larger max_proposals, "
+            "the number of proposals for one sub-batch"
+        )
 
 
 def _needed(pipeline: Pipeline, names: Sequence[str]) -> tuple[int, ...]:

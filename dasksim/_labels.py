@@ -1,5 +1,6 @@
 """The labels of a dataset: names of dims, and coordinates."""
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,16 @@ import numpy.typing as npt
 from dasksim._schema import Variable
 from dasksim.errors import ArgumentTypeError, SimulatorError, nearest
 
-__all__ = ["check_dims", "check_fill", "check_labels", "check_sizes", "feature_dims", "ragged_variable"]
+__all__ = [
+    "check_dims",
+    "check_fill",
+    "check_fill_value",
+    "check_labels",
+    "check_sizes",
+    "feature_dims",
+    "is_label",
+    "ragged_variable",
+]
 
 _COORD_KINDS = "biufMmU"
 
@@ -28,7 +38,7 @@ def check_labels(dims: Any, coords: Any) -> tuple[dict[str, tuple[str, ...]], di
             raise ArgumentTypeError(f"{argument} must be a mapping; got {value!r}")
     given: Mapping[Any, Any] = dims or {}
     for name, names in given.items():
-        if isinstance(names, str) or not isinstance(names, Sequence) or not all(map(_is_label, names)):
+        if isinstance(names, str) or not isinstance(names, Sequence) or not all(map(is_label, names)):
             raise ArgumentTypeError(
                 f"dims[{name!r}] must be a list of names, such as ['time'], none of them empty or with '/'; "
                 f"got {names!r}"
@@ -51,9 +61,22 @@ def check_sizes(max_sizes: Any) -> dict[str, int]:
     if not isinstance(max_sizes, Mapping | None):
         raise ArgumentTypeError(f"max_sizes must be a mapping, such as {{'obs': 100}}; got {max_sizes!r}")
     for dim, size in (max_sizes or {}).items():
-        if not _is_label(dim) or isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+        if not is_label(dim) or isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
             raise ArgumentTypeError(f"max_sizes must map names of dims to integers >= 1; got {max_sizes!r}")
     return {dim: int(size) for dim, size in (max_sizes or {}).items()}
+
+
+def check_fill_value(fill_value: Any) -> Any:
+    """Return a fill value.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is no number.
+    """
+    if not isinstance(fill_value, numbers.Number | np.bool_):
+        raise ArgumentTypeError(f"fill_value must be a number; got {fill_value!r}")
+    return fill_value
 
 
 def check_fill(variable: Variable, max_sizes: Mapping[str, int], fill_value: Any) -> None:
@@ -75,7 +98,8 @@ def check_fill(variable: Variable, max_sizes: Mapping[str, int], fill_value: Any
         )
 
 
-def _is_label(name: object) -> bool:
+def is_label(name: object) -> bool:
+    """Whether something can be the name of a dim."""
     return isinstance(name, str) and name != "" and "/" not in name
 
 

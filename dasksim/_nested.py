@@ -9,11 +9,11 @@ from typing import Any, Self
 import numpy.typing as npt
 
 from dasksim._isolation import Isolated
-from dasksim._pipeline import Lowering, Pipeline, Place, aligned
+from dasksim._pipeline import Lowering, Pipeline, Place, Step, aligned
 from dasksim._schema import Variable
 from dasksim._stage import Binding, Plate, Stage, SubBatch
 
-__all__ = ["NestedStage", "inner_input"]
+__all__ = ["NestedStage", "inner_input", "names_within"]
 
 Array = npt.NDArray[Any]
 
@@ -66,7 +66,7 @@ class NestedStage(Stage):
         stage = copy.copy(self)
         stage.pipeline = pipeline
         stage.is_batched = any(step.stage.is_batched for step in pipeline.steps if not step.stage.is_context)
-        stage.runs = frozenset(step.stage.name for step in pipeline.steps)
+        stage.runs = names_within(pipeline.steps)
         used = {
             name for step in pipeline.steps if step.is_run for name, source in step.sources.items() if source is None
         }
@@ -96,6 +96,15 @@ class NestedStage(Stage):
         """Return what the stages inside are given, with one row a cell."""
         rows = {name: _as_cells(value, batch) for name, value in batch.rows.items() if name not in self.hidden_inputs}
         return {**batch.shared, **rows}
+
+
+def names_within(steps: Iterable[Step]) -> frozenset[str]:
+    """Return the names of the stages of some steps, and of those inside them."""
+    names: set[str] = set()
+    for step in steps:
+        names.add(step.stage.name)
+        names |= getattr(step.stage, "runs", frozenset())
+    return frozenset(names)
 
 
 def _as_cells(values: Array, batch: SubBatch) -> Array:

@@ -27,6 +27,7 @@ __all__ = [
     "Step",
     "aligned",
     "explain",
+    "read_only",
     "run_steps",
     "sub_batch_of",
     "to_rows",
@@ -268,8 +269,8 @@ class Pipeline:
             if size != largest and (plate.name not in self.max_sizes or size > largest):
                 raise SimulatorError(
                     f"stage {step.stage.name!r} has size {size} along {plate.name!r} in sub-batch "
-                    f"{batch.address.sub_batch}, but the dataset has {largest}, since it follows a context; declare the "
-                    f"largest size with max_sizes={{{plate.name!r}: ...}}"
+                    f"{batch.address.sub_batch}, but the dataset has {largest}, since it follows a context; declare "
+                    f"the largest size with max_sizes={{{plate.name!r}: ...}}"
                 )
 
     def simulate_all(self, plan: Plan, chunk: int, conditions: Mapping[str, Any]) -> dict[str, Array]:
@@ -390,7 +391,7 @@ def sub_batch_of(
     python = set()
     for name, (variable, value) in inputs.items():
         if variable.is_shared:
-            shared[name] = value.item() if variable.is_python and hasattr(value, "item") else _read_only(value)
+            shared[name] = value.item() if variable.is_python and hasattr(value, "item") else read_only(value)
             continue
         rows[name] = aligned(pad_rows(value, n_rows), variable, plates, axes)
         if variable.is_python and set(variable.plates) <= set(plates):
@@ -479,7 +480,8 @@ def _padded(part: Array, shape: tuple[int, ...], dtype: np.dtype[Any], fill_valu
     return array
 
 
-def _read_only(value: Any) -> Any:
+def read_only(value: Any) -> Any:
+    """Return a view that cannot be written to."""
     if isinstance(value, np.ndarray):
         if not value.ndim:
             return value[()]

@@ -6,7 +6,7 @@ A probe runs a stage on one or two samples of a stream of its own. Nothing of a 
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -118,6 +118,19 @@ def check_sizes_agree(pipeline: Pipeline, n_samples: int, sub_batch_size: int, a
                     "size>} to the simulator to fill the rest, give the context as a condition, or draw one for all "
                     f"samples with sub_batch_size={n_samples}"
                 )
+
+
+def _left_over(stages: Sequence[Stage], done: Set[str]) -> list[Stage]:
+    """Return the stages that are not done yet; those that hold others hold what is left of them."""
+    left: list[Stage] = []
+    for index, stage in enumerate(stages):
+        if stage.name in done:
+            continue
+        if isinstance(stage, NestedStage) and stage.span:
+            inner = stages[index + 1 : index + 1 + stage.span]
+            stage = stage.replaced(span=sum(s.name not in done for s in inner))
+        left.append(stage)
+    return left
 
 
 def _repeated(variable: Variable, plates: tuple[str, ...]) -> Variable:
@@ -273,7 +286,7 @@ class _Resolver:
         own = tuple(plate.name for plate in plates)
         outputs = [v if v.is_shared else _repeated(v, own) for v in resolved.outputs()]
         self._add(index, tuple(outputs))
-        return [s for s in covered if s.name not in resolved.runs]
+        return _left_over(covered, resolved.runs)
 
     def _variable(self, name: str, source: int | None) -> Variable:
         if source is None:

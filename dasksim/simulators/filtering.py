@@ -1,5 +1,6 @@
 """Put a predicate over a lowering, and keep all that it accepts."""
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +39,9 @@ def filtered(
     max_proposals = None if max_proposals is None else check_count("max_proposals", max_proposals)
     contexts = [stage for stage in lowering.stages if stage.is_context]
     others = [stage for stage in lowering.stages if not stage.is_context]
-    name = "/".join(filter(None, (path, "rejection")))
+    taken = {stage.name for stage in lowering.stages}
+    names = ("/".join(filter(None, (path, f"rejection_{i}" if i > 1 else "rejection"))) for i in itertools.count(1))
+    name = next(name for name in names if name not in taken)
     stage = FilterStage(name, predicate, len(others), sample_size, max_proposals)
     if lowering.levels:
         stage.depth = 0

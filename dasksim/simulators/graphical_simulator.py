@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from dasksim._labels import check_labels, check_sizes
+from dasksim._labels import check_fill_value, check_labels, check_sizes
 from dasksim._pipeline import Lowering
 from dasksim._plan import as_shape, check_flag
 from dasksim._stage import BatchedStage, ContextStage, Plate, RowStage, Stage, function_name
@@ -74,7 +74,7 @@ class GraphicalSimulator(Simulator):
         self.expand_outputs = check_flag("expand_outputs", expand_outputs)
         self.dims, self.coords = check_labels(dims, coords)
         self.max_sizes = check_sizes(max_sizes)
-        self.fill_value = fill_value
+        self.fill_value = check_fill_value(fill_value)
         self._nodes: dict[str, _Node] = {}
         self._parents: dict[str, list[str]] = {}
 
@@ -160,6 +160,9 @@ class GraphicalSimulator(Simulator):
         """
         if not isinstance(meta, Mapping | None):
             raise ArgumentTypeError(f"meta must be a mapping of contexts to values; got {meta!r}")
+        for name in meta or {}:
+            if name in options:
+                raise ArgumentTypeError(f"{name!r} is given in meta and as a keyword; give it once")
         if batch_shape is None:
             batch_shape = options.pop("batch_size", None)
         if sample_shape is not None and batch_shape is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dasksim._labels import check_labels
+from dasksim._labels import check_labels, is_label
 from dasksim._pipeline import Lowering
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators.lowering import as_simulator, joined, with_distinct_names
@@ -55,6 +55,9 @@ class HierarchicalSimulator(Simulator):
         if not hierarchy:
             raise ArgumentError("hierarchy must hold at least one simulator; got none")
         members = list(hierarchy.values()) if isinstance(hierarchy, Mapping) else list(hierarchy)
+        for key in hierarchy if isinstance(hierarchy, Mapping) else ():
+            if not is_label(key):
+                raise ArgumentTypeError(f"the keys of hierarchy name levels and must be strings; got {key!r}")
         self.names = tuple(hierarchy) if isinstance(hierarchy, Mapping) else ("",) * len(members)
         self.hierarchy = tuple(as_simulator(member, "hierarchy") for member in members)
         self.levels = _levels(levels, self.names)
@@ -80,10 +83,10 @@ class HierarchicalSimulator(Simulator):
 def _levels(levels: Sequence[str] | None, names: Sequence[str]) -> tuple[str, ...]:
     if levels is None:
         return tuple(name or f"level_{i}" for i, name in enumerate(names))[1:]
-    if isinstance(levels, str) or not all(levels):
+    if isinstance(levels, str) or not isinstance(levels, Sequence) or not all(map(is_label, levels)):
         raise ArgumentTypeError(f"levels must be a list of names; got {levels!r}")
     below = tuple(levels)[1:] if tuple(levels)[:1] == ("batch",) else tuple(levels)
-    if len(below) != len(names) - 1 or len(set(below)) < len(below):
+    if len(below) != len(names) - 1 or len({"batch", *below}) <= len(below):
         raise ArgumentError(
             f"levels must hold {len(names) - 1} different names, one for each level below the first, whose dim is "
             f"'batch'; got {levels!r}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dasksim._branches import INDICES, BranchStage, ChoiceStage, MergeStage
-from dasksim._labels import check_sizes
+from dasksim._labels import check_fill_value, check_sizes
 from dasksim._pipeline import Lowering
 from dasksim._plan import check_flag
 from dasksim._stage import SharedStage, Stage, function_name
@@ -87,7 +87,7 @@ class ModelComparisonSimulator(Simulator):
         if key_conflicts not in _CONFLICTS:
             raise ArgumentError(f"key_conflicts must be 'drop', 'fill' or 'error'; got {key_conflicts!r}")
         self.key_conflicts = key_conflicts
-        self.fill_value = fill_value
+        self.fill_value = check_fill_value(fill_value)
         self.shared_simulator = shared_simulator
         if not (shared_simulator is None or callable(shared_simulator) or isinstance(shared_simulator, Simulator)):
             raise ArgumentTypeError(f"shared_simulator must be a Simulator or a function; got {shared_simulator!r}")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dasksim._labels import check_labels, check_sizes
+from dasksim._labels import check_fill_value, check_labels, check_sizes
 from dasksim._pipeline import Lowering
 from dasksim._plan import check_flag
 from dasksim.errors import ArgumentError, ArgumentTypeError
@@ -76,7 +76,7 @@ class SequentialSimulator(Simulator):
         self.replace_inputs = check_flag("replace_inputs", replace_inputs)
         self.dims, self.coords = check_labels(dims, coords)
         self.max_sizes = check_sizes(max_sizes)
-        self.fill_value = fill_value
+        self.fill_value = check_fill_value(fill_value)
 
     def lower(self, path: str = "") -> Lowering:
         lowerings = [

@@ -1,0 +1,226 @@
+"""Every class of simulators keeps promise 1: chunks, schedulers, stores and subsets change no bit."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from bits import Bits, bits, prefix_of
+from distributed import Client
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dasksim import (
+    GraphicalSimulator,
+    HierarchicalSimulator,
+    ModelComparisonSimulator,
+    RejectionSimulator,
+    Simulator,
+    generate,
+    make_simulator,
+)
+
+Rng = np.random.Generator
+
+_hidden = np.random.default_rng(2025)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A class of simulators, and the further axes of its batch shape."""
+
+    make: Callable[[], Simulator]
+    further: tuple[int, ...] = ()
+
+    def sample(self, n: int, **options: Any) -> xr.Dataset:
+        return self.make().sample((n, *self.further), **options)
+
+
+def square(batch_shape: tuple[int, ...], rng: Rng) -> dict[str, Any]:
+    return {"x": rng.uniform(-1, 1, batch_shape), "y": rng.uniform(-1, 1, batch_shape)}
+
+
+def point() -> dict[str, Any]:
+    return {"x": _hidden.uniform(-1, 1), "y": np.random.uniform(-1, 1)}
+
+
+def measure(x: float, y: float, rng: Rng) -> dict[str, Any]:
+    return {"r": np.hypot(x, y) + rng.normal(size=2)}
+
+
+def in_circle(x: Any, y: Any) -> Any:
+    return x**2 + y**2 < 0.5
+
+
+def rejection() -> Simulator:
+    return RejectionSimulator(make_simulator([square, measure], obj_kwargs=[{"is_batched": True}, None]), in_circle)
+
+
+def rejection_by_rows() -> Simulator:
+    return RejectionSimulator(make_simulator([point, measure]), lambda variables: variables["r"][:, 0] > 1)
+
+
+def normal(rng: Rng) -> dict[str, Any]:
+    return {"data": rng.normal(size=3), "light": rng.integers(9)}
+
+
+def student(batch_shape: tuple[int, ...], rng: Rng) -> dict[str, Any]:
+    return {"data": rng.standard_t(3, size=(*batch_shape, 3))}
+
+
+def models() -> list[Simulator]:
+    return [make_simulator(normal), make_simulator(student, is_batched=True)]
+
+
+def mixed() -> Simulator:
+    return ModelComparisonSimulator(models(), p=[0.4, 0.6], key_conflicts="fill")
+
+
+def unmixed() -> Simulator:
+    return ModelComparisonSimulator(models(), logits=[0.0, 1.0], use_mixed_batches=False)
+
+
+def shared(batch_shape: tuple[int, ...], rng: Rng) -> dict[str, Any]:
+    return {"scale": rng.uniform(1, 2), "loc": rng.normal(size=batch_shape)}
+
+
+def with_shared() -> Simulator:
+    return ModelComparisonSimulator(
+        {
+            "normal": lambda loc, scale, rng: {"data": rng.normal(loc, scale, size=3)},
+            "student": lambda loc, scale: {"data": loc + scale * _hidden.standard_t(3, size=3)},
+        },
+        shared_simulator=shared,
+    )
+
+
+def comparison_of_rejections() -> Simulator:
+    return ModelComparisonSimulator({"circle": rejection(), "rows": rejection_by_rows()}, key_conflicts="drop")
+
+
+def rejection_of_comparison() -> Simulator:
+    return RejectionSimulator(mixed(), lambda data: data[:, 0] > 0.5)
+
+
+def hierarchy() -> Simulator:
+    return HierarchicalSimulator(
+        [
+            lambda rng: {"mean": rng.normal()},
+            lambda mean, rng: {"ability": rng.normal(mean)},
+            lambda ability, rng: {"score": rng.normal(ability, size=2)},
+        ],
+        levels=["student", "test"],
+    )
+
+
+def graph() -> Simulator:
+    simulator = GraphicalSimulator(lambda rng: {"n_students": int(rng.integers(2, 6))}, max_sizes={"student": 5})
+    simulator.add_node("school", lambda rng: {"difficulty": rng.normal()})
+    simulator.add_node("question", lambda difficulty, rng: {"item": rng.normal(difficulty)}, reps=3)
+    many: dict[str, Any] = {"reps": "n_students", "is_batched": True}
+    simulator.add_node("student", lambda batch_shape, rng: {"ability": rng.normal(size=batch_shape)}, **many)
+    simulator.add_node("answer", lambda item, ability, rng: {"correct": float(rng.normal() < ability - item)})
+    for parent, child in (("school", "question"), ("question", "answer"), ("student", "answer")):
+        simulator.add_edge(parent, child)
+    return simulator
+
+
+KINDS = {
+    "rejection": Kind(rejection),
+    "rejection_by_rows": Kind(rejection_by_rows),
+    "mixed": Kind(mixed),
+    "unmixed": Kind(unmixed),
+    "with_shared": Kind(with_shared),
+    "comparison_of_rejections": Kind(comparison_of_rejections),
+    "rejection_of_comparison": Kind(rejection_of_comparison),
+    "hierarchy": Kind(hierarchy, (3, 2)),
+    "graph": Kind(graph),
+}
+
+kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+
+SEEDS = st.integers(0, 2**130)
+
+few = settings(max_examples=12, deadline=None)
+
+
+@st.composite
+def sizes(draw: st.DrawFn) -> tuple[int, dict[str, Any]]:
+    """Draw a number of samples, at least one whole sub-batch, and how it is cut."""
+    size = draw(st.integers(1, 9))
+    chunk_size = size * draw(st.integers(1, 4))
+    return draw(st.integers(size, 30)), {"sub_batch_size": size, "chunk_size": chunk_size}
+
+
+def wanted_bits(kind: Kind, n: int, seed: int, sub_batch_size: int) -> Bits:
+    """Return the bits of a dataset in one chunk."""
+    return bits(kind.sample(n, seed=seed, sub_batch_size=sub_batch_size, chunk_size=10_000), scheduler="synchronous")
+
+
+@kinds
+@few
+@given(sizes(), SEEDS, st.sampled_from(["synchronous", "threads"]))
+def test_chunk_size_and_scheduler_change_no_bit(
+    kind: Kind, cut: tuple[int, dict[str, Any]], seed: int, scheduler: str
+) -> None:
+    n, options = cut
+    found = bits(kind.sample(n, seed=seed, **options), scheduler=scheduler)
+    assert found == wanted_bits(kind, n, seed, options["sub_batch_size"])
+
+
+@kinds
+@few
+@given(sizes(), SEEDS, st.integers(1, 20))
+def test_smaller_dataset_is_prefix_of_larger(kind: Kind, cut: tuple[int, dict[str, Any]], seed: int, more: int) -> None:
+    n, options = cut
+    larger = kind.sample(n + more, seed=seed, **options)
+    assert bits(kind.sample(n, seed=seed, **options), scheduler="synchronous") == prefix_of(
+        larger, n, scheduler="synchronous"
+    )
+
+
+@kinds
+@few
+@given(sizes(), SEEDS, st.data())
+def test_subset_of_variables_has_same_bits(
+    kind: Kind, cut: tuple[int, dict[str, Any]], seed: int, data: st.DataObject
+) -> None:
+    n, options = cut
+    dataset = kind.sample(n, seed=seed, **options)
+    names = data.draw(st.lists(st.sampled_from(sorted(map(str, dataset.data_vars))), min_size=1, unique=True))
+    whole = bits(dataset, scheduler="synchronous")
+    assert bits(dataset[names], scheduler="threads") == {name: whole[name] for name in names}
+
+
+@kinds
+@settings(max_examples=6, deadline=None)
+@given(sizes(), SEEDS, st.sampled_from(["synchronous", "threads"]))
+def test_generated_store_equals_sample(kind: Kind, cut: tuple[int, dict[str, Any]], seed: int, scheduler: str) -> None:
+    n, options = cut
+    with tempfile.TemporaryDirectory() as folder:
+        shape = (n, *kind.further)
+        dataset = generate(kind.make(), f"{folder}/s.zarr", shape, seed=seed, scheduler=scheduler, **options)
+        assert bits(dataset, scheduler="synchronous") == wanted_bits(kind, n, seed, options["sub_batch_size"])
+
+
+@kinds
+def test_workers_of_a_cluster_change_no_bit(kind: Kind, two_workers: Client, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}
+    wanted = wanted_bits(kind, 37, 3, 5)
+    assert bits(kind.sample(37, **options), scheduler=two_workers) == wanted
+    for i, scheduler in enumerate([two_workers, "processes"]):
+        dataset = generate(kind.make(), tmp_path / f"{i}.zarr", (37, *kind.further), scheduler=scheduler, **options)
+        assert bits(dataset, scheduler="synchronous") == wanted
+
+
+@kinds
+def test_seeds_and_sub_batches_draw_differently(kind: Kind) -> None:
+    one, two = (kind.sample(40, seed=seed, sub_batch_size=8).compute() for seed in (1, 2))
+    for name, array in one.data_vars.items():
+        if array.dtype == "float64" and name not in ("scale", "light", "correct"):
+            values = array.values[np.isfinite(array.values)]
+            assert not np.isin(values, two[name].values).any()
