@@ -96,8 +96,13 @@ class BranchStage(NestedStage):
         vars(stage)["_made"] = frozenset(made)
         stage = NestedStage.resolved(stage, pipeline)
         # what is inside and holds others has to know how many rows a whole sub-batch has
-        stage.is_batched |= any(isinstance(step.stage, NestedStage) for step in pipeline.steps)
+        vars(stage)["_holds_others"] = any(isinstance(step.stage, NestedStage) for step in pipeline.steps)
         return stage
+
+    @property
+    def needs_whole(self) -> bool:
+        holds_others: bool = vars(self)["_holds_others"]
+        return self.is_batched or holds_others
 
     def remade(self) -> frozenset[str]:
         names: frozenset[str] = vars(self)["_made"]
@@ -163,7 +168,8 @@ class MergeStage(Stage):
         What stands for them with ``"fill"``.
     """
 
-    is_batched = False
+    is_batched = True
+    needs_whole = False
     how_often: ClassVar[str] = "once for each sub-batch"
 
     def __init__(

@@ -22,7 +22,9 @@ Array = npt.NDArray[Any]
 # Attempts in a row that may accept nothing before a sub-batch is given up.
 _EMPTY_ATTEMPTS = 100
 
-# Rows of an attempt at most, in sub-batches of the default size: unbatched functions need no more memory for more rows.
+# Rows of an attempt at most. Batched: a part of a sub-batch, so that a short last one, which stops earlier, wastes little.
+# Unbatched: several sub-batches of the default size, since a row costs more than its memory.
+_PARTS = 4
 _UNBATCHED_SUB_BATCHES = 8
 
 
@@ -61,6 +63,7 @@ class FilterStage(NestedStage):
         self.span = span
         self.sample_size = sample_size
         self.max_proposals = max_proposals
+        self.has_rows = False
         self.keep_all = False
         self.is_batched = False
         self.binding: Binding | None = None
@@ -69,6 +72,10 @@ class FilterStage(NestedStage):
 
     def lowering_of(self, covered: Sequence[Stage]) -> Lowering:
         return Lowering(tuple(covered))
+
+    @property
+    def needs_whole(self) -> bool:
+        return self.is_batched and self.has_rows  # else it stops earlier, on the way that a whole sub-batch takes
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,9 +113,8 @@ class FilterStage(NestedStage):
         stage.taken = tuple(name for name in pipeline.conditions if name in used)
         stage.is_batched = any(step.stage.is_batched for step in steps)
         stage.largest = default_sub_batch(pipeline.sample_bytes, stage.is_batched)
-        stage.largest *= 1 if stage.is_batched else _UNBATCHED_SUB_BATCHES
-        # without rows of its own a short sub-batch is the beginning of a whole one
-        stage.is_batched &= any(not pipeline.conditions[name].variable.is_shared for name in stage.taken)
+        stage.largest = stage.largest // _PARTS if stage.is_batched else stage.largest * _UNBATCHED_SUB_BATCHES
+        stage.has_rows = any(not pipeline.conditions[name].variable.is_shared for name in stage.taken)
         return stage
 
     def outputs(self) -> tuple[Variable, ...]:
@@ -240,9 +246,9 @@ class _Tally:
 
     def next_size(self, full: int, largest: int) -> int:
         """Return how many to propose: what is missing at the acceptance so far, and a standard deviation more."""
-        largest = max(full, largest)
+        largest = max(full // _PARTS, largest, 1)
         if not self.n_attempts:
-            return full
+            return min(full, largest)
         if not self.n_accepted:
             return min(2 * self.n_proposals, largest)
         missing = full - self.n_accepted
@@ -275,7 +281,9 @@ class _Tally:
 
     def _give_up(self) -> NoReturn:
         most = self.stage.max_proposals
-        limit = f"max_proposals={most}" if most is not None else f"{self.n_empty} attempts in a row without success"
+        limit = f"max_proposals={most}"
+        if most is None:
+            limit = f"{self.n_empty} attempts in a row without success (max_proposals takes the place of this limit)"
         raise SimulatorError(
             f"predicate {self.stage.name!r} accepted {self.n_accepted:,} of {self.n_proposals:,} proposals for "
             f"sub-batch {self.sub_batch} (acceptance {self.n_accepted / self.n_proposals:.2g}), which has reached "

@@ -429,7 +429,7 @@ class _Resolver:
         )
 
     def _with_full_steps(self) -> tuple[Step, ...]:
-        is_full = [step.stage.is_batched for step in self.steps]
+        is_full = [step.stage.needs_whole for step in self.steps]
         for index in reversed(range(len(self.steps))):
             if is_full[index] and self.steps[index].is_run:
                 for source in self.steps[index].upstream:

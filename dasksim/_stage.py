@@ -168,6 +168,11 @@ class Stage(ABC):
         return stage
 
     @property
+    def needs_whole(self) -> bool:
+        """Whether a short sub-batch has to be computed whole and cut, to be the beginning of a whole one."""
+        return self.is_batched
+
+    @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
         """The names of all parameters that take a value by name."""

@@ -14,7 +14,6 @@ from dasksim import (
     OutputError,
     RejectionSimulator,
     Simulator,
-    SimulatorError,
     make_simulator,
 )
 

@@ -80,7 +80,7 @@ class HierarchicalSimulator(Simulator):
         )
 
 
-def _levels(levels: Sequence[str] | None, names: Sequence[str]) -> tuple[str, ...]:
+def _levels(levels: Any, names: Sequence[str]) -> tuple[str, ...]:
     if levels is None:
         return tuple(name or f"level_{i}" for i, name in enumerate(names))[1:]
     if isinstance(levels, str) or not isinstance(levels, Sequence) or not all(map(is_label, levels)):

@@ -61,11 +61,6 @@ def make_simulator(
         rest is ``fill_value``.
     fill_value
         What stands beyond the size of a sub-batch. Integers and booleans need one that they can hold.
-    max_sizes
-        Largest sizes of dims whose size follows a context, such as ``{"obs": 100}``. The dataset has these sizes, the
-        rest is ``fill_value``.
-    fill_value
-        What stands beyond the size of a sub-batch. Integers and booleans need one that they can hold.
 
     Returns
     -------
