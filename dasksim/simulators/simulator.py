@@ -13,8 +13,8 @@ from dasksim._plan import Plan, as_shape, check_count, check_flag, plan_samples
 from dasksim._resolve import ProbeCache, check_sizes_agree, resolve
 from dasksim._streams import check_seed
 from dasksim.errors import ArgumentTypeError
-from dasksim.simulators.drawing import draw, rows_of
 from dasksim.simulators.bayesflow_adapter import BayesFlowAdapter
+from dasksim.simulators.drawing import draw, rows_of
 from dasksim.simulators.filtering import compute_all_accepted, filtered
 from dasksim.simulators.parallel import compute_in_processes
 
