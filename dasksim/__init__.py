@@ -21,6 +21,8 @@ from dasksim.simulators import (
     RejectionSimulator,
     SequentialSimulator,
     Simulator,
+    from_bayesflow,
+    from_sbi,
     make_simulator,
 )
 from dasksim.store import Status, open_dataset, status
@@ -43,6 +45,8 @@ __all__ = [
     "StoreError",
     "StoreMismatchError",
     "__version__",
+    "from_bayesflow",
+    "from_sbi",
     "generate",
     "make_simulator",
     "models",

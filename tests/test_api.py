@@ -50,7 +50,7 @@ def test_every_module_says_what_is_public(module: Any) -> None:
 
 
 def test_importing_dasksim_imports_no_optional_package() -> None:
-    optional = ("torch", "keras", "matplotlib", "cupy", "distributed", "tensorflow", "jax")
+    optional = ("torch", "keras", "bayesflow", "sbi", "matplotlib", "cupy", "distributed", "tensorflow", "jax")
     code = f"import sys, dasksim; print(*(name for name in {optional} if name in sys.modules))"
     run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
 

@@ -8,6 +8,8 @@ from dasksim.simulators.model_comparison_simulator import ModelComparisonSimulat
 from dasksim.simulators.rejection_simulator import RejectionSimulator
 from dasksim.simulators.sequential_simulator import SequentialSimulator
 from dasksim.simulators.simulator import Simulator
+from dasksim.simulators.wrap_bayesflow import from_bayesflow
+from dasksim.simulators.wrap_sbi import from_sbi
 
 __all__ = [
     "GraphicalSimulator",
@@ -17,5 +19,7 @@ __all__ = [
     "RejectionSimulator",
     "SequentialSimulator",
     "Simulator",
+    "from_bayesflow",
+    "from_sbi",
     "make_simulator",
 ]

@@ -13,8 +13,10 @@ from dasksim._plan import Plan, as_shape, check_count, check_flag, plan_samples
 from dasksim._resolve import ProbeCache, check_sizes_agree, resolve
 from dasksim._streams import check_seed
 from dasksim.errors import ArgumentTypeError
+from dasksim.simulators.bayesflow_adapter import BayesFlowAdapter
 from dasksim.simulators.drawing import draw, rows_of
 from dasksim.simulators.filtering import compute_all_accepted, filtered
+from dasksim.simulators.parallel import compute_in_processes
 
 __all__ = ["Simulator"]
 
@@ -224,6 +226,98 @@ class Simulator(ABC):
         lowering = self.lower()
         shape = (1,) * (1 + len(lowering.levels or ()))
         return draw(resolve(lowering, conditions, shape, 0))
+
+    def sample_batched(
+        self, batch_shape: int | Sequence[int], *, sample_size: int, seed: int | None = None, **conditions: Any
+    ) -> xr.Dataset:
+        """Return a lazy Dataset of samples that are simulated ``sample_size`` at a time; BayesFlow's name for it.
+
+        Parameters
+        ----------
+        batch_shape
+            Number of samples, or a batch shape as in :meth:`sample`. Exactly as many are returned.
+        sample_size
+            What :meth:`sample` calls ``sub_batch_size``.
+        seed
+            As in :meth:`sample`.
+        **conditions
+            As in :meth:`sample`; ``chunk_size`` too.
+
+        Returns
+        -------
+        xarray.Dataset
+
+        Raises
+        ------
+        ArgumentError, ArgumentTypeError
+            If an argument cannot be used.
+
+        Examples
+        --------
+        >>> import dasksim
+        >>> simulator = dasksim.make_simulator(lambda rng: {"x": rng.normal()})
+        >>> simulator.sample_batched(1000, sample_size=300, seed=1).sizes["batch"]
+        1000
+        """
+        return self.sample(batch_shape, sub_batch_size=check_count("sample_size", sample_size), seed=seed, **conditions)
+
+    def sample_parallel(
+        self, batch_shape: int | Sequence[int], n_jobs: int = -1, *, seed: int | None = None, **conditions: Any
+    ) -> xr.Dataset:
+        """Return a Dataset of samples in memory, computed in worker processes; its bits are those of :meth:`sample`.
+
+        Parameters
+        ----------
+        batch_shape
+            Number of samples, or a batch shape as in :meth:`sample`.
+        n_jobs
+            Number of worker processes, -1 for as many as there are CPUs. No more can work than there are sub-batches.
+        seed
+            As in :meth:`sample`.
+        **conditions
+            As in :meth:`sample`; ``sub_batch_size`` too.
+
+        Returns
+        -------
+        xarray.Dataset
+
+        Raises
+        ------
+        ArgumentError, ArgumentTypeError
+            If an argument cannot be used.
+
+        Examples
+        --------
+        >>> import dasksim
+        >>> simulator = dasksim.make_simulator(lambda rng: {"x": rng.normal()})
+        >>> ds = simulator.sample_parallel(1000, n_jobs=2, seed=1)
+        >>> ds.identical(simulator.sample(1000, seed=1).compute())
+        True
+        """
+        return compute_in_processes(self.sample, batch_shape, n_jobs, seed, conditions)
+
+    def to_bayesflow(self, seed: int | None = None) -> BayesFlowAdapter:
+        """Return the simulator in the form that BayesFlow trains on.
+
+        Parameters
+        ----------
+        seed
+            Any integer >= 0; call number ``k`` then returns the same samples in every run. By default fresh entropy.
+
+        Returns
+        -------
+        BayesFlowAdapter
+            An object whose ``sample(batch_shape, **conditions)`` returns a dict of NumPy arrays, new ones at every
+            call, also where worker processes call copies of it.
+
+        Examples
+        --------
+        >>> import dasksim
+        >>> simulator = dasksim.make_simulator(lambda rng: {"x": rng.normal(size=3)})
+        >>> simulator.to_bayesflow(seed=1).sample(32)["x"].shape
+        (32, 3)
+        """
+        return BayesFlowAdapter(self.sample, seed)
 
     def __repr__(self) -> str:
         lines = [f"<dasksim.{type(self).__name__}>"]
