@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 # Attempts in a row that may accept nothing before a sub-batch is given up.
 _EMPTY_ATTEMPTS = 100
 
-# Rows of an attempt at most. Batched: a part of a sub-batch, so that a short last one, which stops earlier, wastes little.
+# Rows of an attempt at most. Batched: a part of a sub-batch, so that a short last one, which stops early, wastes less.
 # Unbatched: several sub-batches of the default size, since a row costs more than its memory.
 _PARTS = 4
 _UNBATCHED_SUB_BATCHES = 8
