@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import dasksim
 from dasksim import LambdaSimulator, SequentialSimulator, make_simulator
 
 
@@ -454,3 +455,24 @@ def test_notebooks_show_a_table_with_names_escaped() -> None:
     assert text.startswith("<table><caption>dasksim.SequentialSimulator</caption>")
     assert "<td>prior</td><td>rng</td><td>once for each sample</td>" in text
     assert "<td>&lt;lambda&gt;</td><td>loc</td>" in text
+
+
+def test_stages_within_others_are_shown_and_drawn() -> None:
+    comparison = dasksim.ModelComparisonSimulator(
+        {"one": lambda rng: {"x": rng.normal()}, "two": lambda rng: {"x": rng.uniform()}}
+    )
+    shown = repr(comparison)
+
+    assert [line.strip().partition("(")[0] for line in shown.splitlines()[1:]] == [
+        "choice",
+        "one",
+        "one",
+        "two",
+        "two",
+        "merge",
+    ]
+    assert "<td>merge</td>" in comparison._repr_html_()
+    pytest.importorskip("graphviz")
+    source = comparison.visualize().source
+    assert "merge" in source
+    assert source.count("->") == 5
