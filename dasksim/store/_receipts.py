@@ -109,6 +109,7 @@ class Receipts:
         chunks = sorted(self.complete_chunks())
         rows = np.asarray(self._array[: chunks[-1] + 1]) if chunks else np.zeros((0, len(self._fields)), "uint64")
         columns = {field: rows[:, i] for i, field in enumerate(self._fields)}
+        columns.setdefault("accepted", columns["proposals"])  # older stores have no such field
         return {field: int(columns[field].sum()) for field in _FIELDS[1:]}
 
 
