@@ -124,7 +124,7 @@ class BranchStage(NestedStage):
         made: dict[int | None, dict[str, Any]] = {}
         if len(rows):
             steps = range(len(self.pipeline.steps))
-            place = replace(self.place(batch), full_rows=len(rows))
+            place = replace(self.place(batch), full_rows=len(rows), unit="model row")
             made = run_steps(self.pipeline, steps, place, len(rows), chosen)
         sources = {v.name: i for i, step in enumerate(self.pipeline.steps) for v in step.outputs}
         arrays = {}

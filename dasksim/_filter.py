@@ -184,7 +184,7 @@ class FilterStage(NestedStage):
     def _attempt(
         self, batch: SubBatch, given: Mapping[str, Any], size: int, attempt: int
     ) -> tuple[dict[str, Array], Array]:
-        place = replace(self.place(batch, attempt), full_rows=size)
+        place = replace(self.place(batch, attempt), full_rows=size, unit="proposal")
         made = run_steps(self.pipeline, self.steps, place, size, given)
         values = {name: value for i in self.steps for name, value in made.get(i, {}).items()}
         return values, self._accept(made, size, batch, attempt)
@@ -294,11 +294,10 @@ class _Tally:
 
 def _needed(pipeline: Pipeline, names: Sequence[str]) -> tuple[int, ...]:
     """Return the steps that make some variables, and those that they need."""
-    todo = {pipeline.sources[name] for name in names} - {None}
+    todo = {source for name in names if (source := pipeline.sources[name]) is not None}
     needed: set[int] = set()
     while todo:
         index = todo.pop()
-        assert index is not None
         needed.add(index)
         todo |= set(pipeline.steps[index].upstream) - needed
     return tuple(sorted(needed))

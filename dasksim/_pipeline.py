@@ -123,6 +123,8 @@ class Place:
         Rows of a whole sub-batch.
     attempt
         Number of the attempt.
+    unit
+        What messages call a row.
     """
 
     seed: int
@@ -130,6 +132,7 @@ class Place:
     first_sample: int
     full_rows: int
     attempt: int = 0
+    unit: str = "sample"
 
     def address(self, stage: Stage) -> Address:
         """Return the address of a stage's stream."""
@@ -397,7 +400,15 @@ def sub_batch_of(
         if variable.is_python and set(variable.plates) <= set(plates):
             python.add(name)
     return SubBatch(
-        place.address(step.stage), axes, rows, shared, frozenset(python), place.first_sample, watch, place.full_rows
+        place.address(step.stage),
+        axes,
+        rows,
+        shared,
+        frozenset(python),
+        place.first_sample,
+        watch,
+        place.full_rows,
+        place.unit,
     )
 
 

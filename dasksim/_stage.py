@@ -61,6 +61,8 @@ class SubBatch:
         Whether to find out if the function uses the global generators.
     full_rows
         Rows of a whole sub-batch, of which these may be the first ones only.
+    unit
+        What messages call a row: a sample of the dataset, or else a row counted from 0, such as a proposal.
     """
 
     address: Address
@@ -71,6 +73,7 @@ class SubBatch:
     first_sample: int = 0
     watch: bool = False
     full_rows: int = 0
+    unit: str = "sample"
 
     @property
     def n_cells(self) -> int:
@@ -397,7 +400,7 @@ class RowStage(FunctionStage):
                     rows.extend(itertools.starmap(function, itertools.islice(args, batch.n_cells)))
             except Exception as error:
                 if batch.address.sub_batch != PROBE_SUB_BATCH:
-                    error.add_note(f"raised by stage {self.name!r} at sample {_sample(batch, len(rows))}")
+                    error.add_note(f"raised by stage {self.name!r} at {_row(batch, len(rows))}")
                 raise
         return rows
 
@@ -418,8 +421,8 @@ class RowStage(FunctionStage):
         """Turn a list of dicts into a dict of arrays: all rows at a glance or, where that is not enough, one by one."""
         arrays = stacked(rows, outputs)
         if arrays is None:
-            where = f"stage {self.name!r} at sample "
-            one_by_one = [checked(row, where + _sample(batch, i), outputs, ()) for i, row in enumerate(rows)]
+            where = f"stage {self.name!r} at "
+            one_by_one = [checked(row, where + _row(batch, i), outputs, ()) for i, row in enumerate(rows)]
             arrays = {v.name: np.array([row[v.name] for row in one_by_one]) for v in outputs}
         return {
             v.name: arrays[v.name].astype(v.dtype, copy=False).reshape(*batch.axes, *arrays[v.name].shape[1:])
@@ -428,13 +431,14 @@ class RowStage(FunctionStage):
 
 
 def _where(stage: str, batch: SubBatch) -> str:
-    first, last = batch.first_sample, batch.first_sample + batch.axes[0] - 1
-    return f"stage {stage!r} in sub-batch {batch.address.sub_batch} (samples {first} to {last})"
+    first = batch.first_sample if batch.unit == "sample" else 0
+    last = first + batch.axes[0] - 1
+    return f"stage {stage!r} in sub-batch {batch.address.sub_batch} ({batch.unit}s {first} to {last})"
 
 
-def _sample(batch: SubBatch, row: int) -> str:
-    cells = batch.n_cells // batch.axes[0]
-    return str(batch.first_sample + row // cells)
+def _row(batch: SubBatch, cell: int) -> str:
+    row = cell // (batch.n_cells // batch.axes[0])
+    return f"{batch.unit} {row + batch.first_sample if batch.unit == 'sample' else row}"
 
 
 def _parameters(function: Callable[..., Any], stage: str) -> tuple[inspect.Parameter, ...]:

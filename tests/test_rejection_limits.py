@@ -104,3 +104,17 @@ def test_predicate_that_returns_a_tuple_is_an_error_by_name() -> None:
 def test_max_proposals_fails_no_sub_batch_that_it_lets_be_filled() -> None:
     ds = units().rejection_sample(5, lambda u: u < 0.5, sample_size=10_000, max_proposals=1000, seed=1)
     assert (ds.u < 0.5).all()
+
+
+def test_a_failure_inside_an_attempt_names_the_proposal_and_no_sample() -> None:
+    def fails(u: float, rng: np.random.Generator) -> dict[str, Any]:
+        if u > 0.99:
+            raise RuntimeError("solver diverged")
+        return {"v": u}
+
+    simulator = make_simulator([lambda rng: {"u": rng.uniform()}, fails])
+    with pytest.raises(RuntimeError, match="solver diverged") as caught:
+        simulator.rejection_sample(5000, lambda v: v > 0.1, seed=1).compute(scheduler="synchronous")
+    notes = "\n".join(caught.value.__notes__)
+    assert "raised by stage 'fails' at proposal " in notes
+    assert "at sample" not in notes
