@@ -33,6 +33,7 @@ __all__ = [
     "Stage",
     "SubBatch",
     "function_name",
+    "within",
 ]
 
 Array = npt.NDArray[Any]
@@ -448,6 +449,17 @@ def _parameters(function: Callable[..., Any], stage: str) -> tuple[inspect.Param
         raise SimulatorError(
             f"cannot read the arguments of stage {stage!r} ({function!r}); wrap it in a function that names them"
         ) from error
+
+
+def within(path: str, name: str = "") -> str:
+    """Return the path of something within ``path``; without a name, a path that ends in ``/`` for functions' own names.
+
+    Examples
+    --------
+    >>> within("model", "prior"), within("model"), within("model/"), within("", "prior")
+    ('model/prior', 'model/', 'model/', 'prior')
+    """
+    return f"{path.rstrip('/')}/{name}" if path else name
 
 
 def function_name(function: Any) -> str:

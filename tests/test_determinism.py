@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import KINDS, Cut, Recipe, cuts, recipes
 
-from dasksim import Simulator, generate, make_simulator, open_dataset
+from dasksim import ModelComparisonSimulator, Simulator, generate, make_simulator, open_dataset
 
 SEEDS = st.integers(0, 2**130)
 
@@ -277,3 +277,25 @@ def test_seed_of_none_draws_fresh_entropy_and_records_it() -> None:
     seed = json.loads(one.attrs["dasksim"])["seed"]
     assert seed != json.loads(two.attrs["dasksim"])["seed"]
     assert bits(row_simulator().sample(4, seed=seed)) == bits(one)
+
+
+def test_stages_of_a_simulator_within_another_bear_their_own_names() -> None:
+    """Numbers instead of names would let a new stage change the draws of those after it."""
+
+    def prior(rng: np.random.Generator) -> dict[str, Any]:
+        return {"theta": rng.normal()}
+
+    def nuisance(rng: np.random.Generator) -> dict[str, Any]:
+        return {"nu": rng.normal()}
+
+    def likelihood(theta: float, rng: np.random.Generator) -> dict[str, Any]:
+        return {"x": rng.normal(theta)}
+
+    short, longer = (
+        ModelComparisonSimulator({"model": make_simulator(stages)})
+        for stages in ([prior, likelihood], [nuisance, prior, likelihood])
+    )
+    without, with_it = bits(short.sample(20, seed=1)), bits(longer.sample(20, seed=1))
+    assert {name: with_it[name] for name in without} == without
+    named = make_simulator({"part": make_simulator([prior, likelihood])})
+    assert [stage.name for stage in named.lower().stages] == ["part/prior", "part/likelihood"]

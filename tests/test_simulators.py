@@ -466,9 +466,9 @@ def test_stages_within_others_are_shown_and_drawn() -> None:
     assert [line.strip().partition("(")[0] for line in shown.splitlines()[1:]] == [
         "choice",
         "one",
-        "one",
+        "one/<lambda>",
         "two",
-        "two",
+        "two/<lambda>",
         "merge",
     ]
     assert "<td>merge</td>" in comparison._repr_html_()

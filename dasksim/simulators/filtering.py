@@ -14,6 +14,7 @@ from dasksim._filter import FilterStage
 from dasksim._pipeline import Lowering, Pipeline, Place, run_steps, to_rows
 from dasksim._plan import Plan, check_count
 from dasksim._provenance import provenance
+from dasksim._stage import within
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["compute_all_accepted", "filtered"]
@@ -40,7 +41,7 @@ def filtered(
     contexts = [stage for stage in lowering.stages if stage.is_context]
     others = [stage for stage in lowering.stages if not stage.is_context]
     taken = {stage.name for stage in lowering.stages}
-    names = ("/".join(filter(None, (path, f"rejection_{i}" if i > 1 else "rejection"))) for i in itertools.count(1))
+    names = (within(path, f"rejection_{i}" if i > 1 else "rejection") for i in itertools.count(1))
     name = next(name for name in names if name not in taken)
     stage = FilterStage(name, predicate, len(others), sample_size, max_proposals)
     if lowering.levels:

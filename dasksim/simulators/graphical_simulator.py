@@ -11,7 +11,7 @@ import xarray as xr
 from dasksim._labels import check_fill_value, check_labels, check_sizes
 from dasksim._pipeline import Lowering
 from dasksim._plan import as_shape, check_flag
-from dasksim._stage import BatchedStage, ContextStage, Plate, RowStage, Stage, function_name
+from dasksim._stage import BatchedStage, ContextStage, Plate, RowStage, Stage, function_name, within
 from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
 from dasksim.simulators.simulator import Simulator
 
@@ -172,7 +172,7 @@ class GraphicalSimulator(Simulator):
     def lower(self, path: str = "") -> Lowering:
         if not self._nodes:
             raise ArgumentError("the graph has no nodes; add some with add_node")
-        prefix = f"{path}/" if path else ""
+        prefix = within(path)
         stages: list[Stage] = []
         if self.meta_fn is not None:
             stages.append(ContextStage(prefix + function_name(self.meta_fn), self.meta_fn))

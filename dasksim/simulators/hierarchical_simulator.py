@@ -5,6 +5,7 @@ from typing import Any
 
 from dasksim._labels import check_labels, is_label
 from dasksim._pipeline import Lowering
+from dasksim._stage import within
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators.lowering import as_simulator, joined, with_distinct_names
 from dasksim.simulators.simulator import Simulator
@@ -67,7 +68,7 @@ class HierarchicalSimulator(Simulator):
         stages = []
         lowerings = []
         for level, (name, simulator) in enumerate(zip(self.names, self.hierarchy, strict=True)):
-            lowering = simulator.lower("/".join(filter(None, (path, name))))
+            lowering = simulator.lower(within(path, name))
             if lowering.levels:
                 raise ArgumentError("a hierarchy cannot hold another; give all levels in one HierarchicalSimulator")
             lowerings.append(lowering)

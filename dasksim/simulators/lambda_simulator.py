@@ -7,7 +7,7 @@ from dasksim._labels import check_labels
 from dasksim._pipeline import Lowering
 from dasksim._plan import check_flag
 from dasksim._schema import declared_variables
-from dasksim._stage import BatchedStage, ContextStage, RowStage, function_name
+from dasksim._stage import BatchedStage, ContextStage, RowStage, function_name, within
 from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.simulator import Simulator
 
@@ -64,5 +64,5 @@ class LambdaSimulator(Simulator):
 
     def lower(self, path: str = "") -> Lowering:
         kind = ContextStage if self.is_context else BatchedStage if self.is_batched else RowStage
-        name = path or function_name(self.sample_fn)
+        name = path if path and not path.endswith("/") else within(path, function_name(self.sample_fn))
         return Lowering((kind(name, self.sample_fn, self._declared),), dims=self.dims, coords=self.coords)

@@ -10,7 +10,7 @@ from dasksim._branches import INDICES, BranchStage, ChoiceStage, MergeStage
 from dasksim._labels import check_fill_value, check_sizes
 from dasksim._pipeline import Lowering
 from dasksim._plan import check_flag
-from dasksim._stage import SharedStage, Stage, function_name
+from dasksim._stage import SharedStage, Stage, function_name, within
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators.lambda_simulator import LambdaSimulator
 from dasksim.simulators.lowering import as_simulator, common_levels, joined
@@ -94,9 +94,9 @@ class ModelComparisonSimulator(Simulator):
         self.max_sizes = check_sizes(max_sizes)
 
     def lower(self, path: str = "") -> Lowering:
-        prefix = f"{path}/" if path else ""
+        prefix = within(path)
         shared = self._shared(path)
-        models = [s.lower(f"{prefix}{name}") for name, s in zip(self.names, self.simulators, strict=True)]
+        models = [s.lower(f"{prefix}{name}/") for name, s in zip(self.names, self.simulators, strict=True)]
         levels = common_levels([shared, *models])
         branches = [
             BranchStage(f"{prefix}{name}", k, m) for k, (name, m) in enumerate(zip(self.names, models, strict=True))
@@ -125,8 +125,8 @@ class ModelComparisonSimulator(Simulator):
         if shared is None:
             return Lowering(())
         if isinstance(shared, Simulator):
-            return shared.lower("/".join(filter(None, (path, "shared"))))
-        name = "/".join(filter(None, (path, "shared", function_name(shared))))
+            return shared.lower(within(within(path, "shared")))
+        name = within(within(path, "shared"), function_name(shared))
         return Lowering((SharedStage(name, shared),))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from dasksim._labels import check_fill_value, check_labels, check_sizes
 from dasksim._pipeline import Lowering
 from dasksim._plan import check_flag
+from dasksim._stage import within
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators.lowering import common_levels, joined, with_distinct_names
 from dasksim.simulators.simulator import Simulator
@@ -80,8 +81,7 @@ class SequentialSimulator(Simulator):
 
     def lower(self, path: str = "") -> Lowering:
         lowerings = [
-            simulator.lower("/".join(filter(None, (path, name))))
-            for name, simulator in zip(self.names, self.simulators, strict=True)
+            simulator.lower(within(path, name)) for name, simulator in zip(self.names, self.simulators, strict=True)
         ]
         stages = with_distinct_names([stage for lowering in lowerings for stage in lowering.stages])
         return Lowering(

@@ -37,7 +37,8 @@ class Simulator(ABC):
         Parameters
         ----------
         path
-            What the names of its stages begin with, so that a simulator within another has names of its own.
+            What the names of its stages begin with, so that a simulator within another has names of its own. If it
+            does not end in ``/``, it is the very name of a single function.
         """
 
     def sample(
