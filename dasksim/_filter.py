@@ -114,7 +114,7 @@ class FilterStage(NestedStage):
         stage.is_batched = any(step.stage.is_batched for step in steps)
         stage.largest = default_sub_batch(pipeline.sample_bytes, stage.is_batched)
         stage.largest = stage.largest // _PARTS if stage.is_batched else stage.largest * _UNBATCHED_SUB_BATCHES
-        stage.has_rows = any(not pipeline.conditions[name].variable.is_shared for name in stage.taken)
+        stage.has_rows = any(not pipeline.conditions[name].is_scalar for name in stage.taken)
         return stage
 
     def outputs(self) -> tuple[Variable, ...]:
@@ -131,7 +131,7 @@ class FilterStage(NestedStage):
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         given = self.given(batch)
-        fill = self._fill_rows if batch.rows else self._fill
+        fill = self._fill_rows if self.has_rows else self._fill
         names = [v.name for v in outputs if "//" not in v.name]
         kept, counts = fill(batch, given, names)
         made = {name: np.reshape(rows, self._shape(rows, batch)) for name, rows in kept.items()}
@@ -146,11 +146,13 @@ class FilterStage(NestedStage):
     ) -> tuple[dict[str, Array], dict[str, int]]:
         """Propose until there are enough; a short sub-batch stops earlier, on the way that a whole one takes."""
         full = self.place(batch).full_rows
+        constant = {n: value[:1] for n, value in given.items() if n in batch.rows}
         tally = _Tally(self, batch)
         kept: list[dict[str, Array]] = []
         while tally.n_accepted < batch.n_cells:
             size = tally.allowed(self.sample_size or tally.next_size(full, self.largest))
-            made, accepted = self._attempt(batch, given, size, tally.n_attempts)
+            same = {n: np.broadcast_to(value, (size, *value.shape[1:])) for n, value in constant.items()}
+            made, accepted = self._attempt(batch, {**given, **same}, size, tally.n_attempts)
             tally.count(size, int(accepted.sum()))
             kept.append({name: made[name][accepted] for name in names})
         n_cells = batch.n_cells // batch.axes[0]

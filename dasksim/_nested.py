@@ -94,7 +94,11 @@ class NestedStage(Stage):
 
     def given(self, batch: SubBatch) -> dict[str, Any]:
         """Return what the stages inside are given, with one row a cell."""
-        rows = {name: _as_cells(value, batch) for name, value in batch.rows.items() if name not in self.hidden_inputs}
+        rows = {
+            name: _as_cells(value, batch).astype(self.pipeline.conditions[name].variable.dtype, copy=False)
+            for name, value in batch.rows.items()
+            if name not in self.hidden_inputs
+        }
         return {**batch.shared, **rows}
 
 

@@ -56,6 +56,8 @@ class Lowering:
         Largest sizes of dims that follow a context.
     fill_value
         What stands beyond the size of a sub-batch along such dims.
+    call
+        How the caller asked for samples, with a place for their number; an error says so how to run a sub-batch alone.
     """
 
     stages: tuple[Stage, ...]
@@ -65,6 +67,7 @@ class Lowering:
     levels: tuple[str, ...] | None = None
     max_sizes: Mapping[str, int] = field(default_factory=dict)
     fill_value: Any = math.nan
+    call: str = "sample({shape}"
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,8 @@ class Pipeline:
         What stands beyond the size of a sub-batch along dims that follow a context.
     max_sizes
         Declared sizes of such dims.
+    call
+        See :class:`Lowering`.
     """
 
     steps: tuple[Step, ...]
@@ -174,6 +179,7 @@ class Pipeline:
     sizes: Mapping[str, int]
     fill_value: Any = math.nan
     max_sizes: Mapping[str, int] = field(default_factory=dict)
+    call: str = "sample({shape}"
 
     @property
     def is_batched(self) -> bool:
@@ -243,7 +249,7 @@ class Pipeline:
             try:
                 made = step.stage.simulate(step.binding, batch, step.outputs)
             except Exception as error:
-                explain(error, _how_to_reproduce(step.stage.name, batch, plan, self.conditions))
+                explain(error, self._how_to_reproduce(step.stage.name, batch, plan))
                 raise
             for name, values in made.items():
                 parts[name].append(values)
@@ -311,6 +317,20 @@ class Pipeline:
         if self.conditions[variable.name].is_scalar:
             array = np.ascontiguousarray(np.broadcast_to(array.reshape(-1)[0], shape))
         return array.reshape(shape).astype(variable.dtype, copy=False)
+
+    def _how_to_reproduce(self, stage: str, batch: SubBatch, plan: Plan) -> str:
+        first, size = batch.first_sample, plan.sub_batch_size
+        stop = first + size
+        n_samples = stop if all(condition.is_scalar for condition in self.conditions.values()) else plan.n_samples
+        shape: Any = (n_samples, *plan.further) if plan.further else n_samples
+        last = min(stop, plan.n_samples) - 1
+        more = ", **conditions" if self.conditions else ""
+        call = self.call.format(shape=shape)
+        return (
+            f"in stage {stage!r}, sub-batch {batch.address.sub_batch} (samples {first} to {last}); run it alone with\n"
+            f"    simulator.{call}, seed={plan.seed}, sub_batch_size={size}, chunk_size={size}{more})"
+            f".isel(batch=slice({first}, {stop})).compute()"
+        )
 
     def without_rows(self) -> "Pipeline":
         """Return the pipeline without the conditions' rows, to send it elsewhere."""
@@ -506,17 +526,3 @@ def explain(error: Exception, where: str) -> None:
     if isinstance(error, ValueError) and "read-only" in str(error):
         error.add_note("what a function is given is read-only, since others see it too; change a copy of it")
     error.add_note(where)
-
-
-def _how_to_reproduce(stage: str, batch: SubBatch, plan: Plan, conditions: Mapping[str, Condition]) -> str:
-    first, size = batch.first_sample, plan.sub_batch_size
-    stop = first + size
-    n_samples = stop if all(condition.is_scalar for condition in conditions.values()) else plan.n_samples
-    shape: Any = (n_samples, *plan.further) if plan.further else n_samples
-    last = min(stop, plan.n_samples) - 1
-    more = ", **conditions" if conditions else ""
-    return (
-        f"in stage {stage!r}, sub-batch {batch.address.sub_batch} (samples {first} to {last}); run it alone with\n"
-        f"    simulator.sample({shape}, seed={plan.seed}, sub_batch_size={size}, chunk_size={size}{more})"
-        f".isel(batch=slice({first}, {stop})).compute()"
-    )

@@ -179,9 +179,11 @@ class _Resolver:
     conditions: dict[str, Condition]
     further: tuple[Plate, ...]
     probing: _Probing
-    values: Mapping[str, Any] = field(default_factory=dict)  # of the conditions, where they are an outer stage's inputs
+    values: dict[str, Any] = field(default_factory=dict)  # of the conditions, where they are an outer stage's inputs
+    stand_for_outside: Callable[[Variable], Any] | None = None  # has the outer stage convert what a condition replaces
 
     def __post_init__(self) -> None:
+        self.given = dict(self.conditions)
         self.steps: list[Step] = []
         self.made: dict[str, int] = {}
         self.makers: dict[str, str] = {}  # the stages themselves, where the step is one that holds them
@@ -255,9 +257,10 @@ class _Resolver:
         values: dict[str, Any] = {}
         for name in self._known(stage):
             if name not in stage.hidden_inputs:
-                outer = self._probe_input(name, self._source(name))
-                variable, values[name] = inner_input(*outer, plates, batch)
-                given[name] = Condition(variable, None, is_scalar=variable.is_shared)
+                source = self._source(name)
+                variable, values[name] = inner_input(*self._probe_input(name, source), plates, batch)
+                is_scalar = variable.is_shared or (source is None and self.conditions[name].is_scalar)
+                given[name] = Condition(variable, None, is_scalar=is_scalar)
         inner = replace(
             inner,
             stages=tuple(_deeper(s, len(plates)) for s in inner.stages),
@@ -267,7 +270,13 @@ class _Resolver:
         has_levels = any(s.depth is not None for s in inner.stages)
         further = self.further[len(plates) :] if has_levels else ()
         # the rows of the stages inside are the cells of this one
-        child = _Resolver(inner, given, further, replace(self.probing, n_rows=batch.n_cells), values)
+        own = tuple(plate.name for plate in plates)
+
+        def stand_for(variable: Variable) -> Any:
+            self._stand_for(variable if variable.is_shared else _repeated(variable, own))
+            return inner_input(*self._probe_input(variable.name, None), plates, batch)[1]
+
+        child = _Resolver(inner, given, further, replace(self.probing, n_rows=batch.n_cells), values, stand_for)
         child.run()
         self.inner_names |= {name for s in inner.stages for name in s.names} | child.inner_names | set(child.made)
         resolved = stage.resolved(child.pipeline(is_inner=True))
@@ -283,7 +292,6 @@ class _Resolver:
             v.name: _outer_value(made.get(v.name.removeprefix(f"{stage.name}/")), v, axes) for v in resolved.outputs()
         }
         self.makers.update(child.makers)
-        own = tuple(plate.name for plate in plates)
         outputs = [v if v.is_shared else _repeated(v, own) for v in resolved.outputs()]
         self._add(index, tuple(outputs))
         return _left_over(covered, resolved.runs)
@@ -317,16 +325,18 @@ class _Resolver:
         for variable in outputs:
             if variable.name in self.conditions and self.lowering.replace_inputs:
                 self._stand_for(variable)
-        visible = [v for v in outputs if v.name.rpartition("/")[0] == "" or "/" in v.name]
-        is_run = not self.lowering.replace_inputs or not all(v.name in self.conditions for v in visible)
+        is_run = not self.lowering.replace_inputs or not all(v.name in self.conditions for v in outputs)
         self.steps[index] = replace(step, outputs=outputs, is_run=is_run)
 
     def _stand_for(self, variable: Variable) -> None:
-        condition = self.conditions[variable.name]
-        if condition.values is None:  # what an outer stage gives; it was checked there
+        """Take a condition for the variable that it replaces; models may each make one of the name."""
+        name, given = variable.name, self.given[variable.name]
+        if self.stand_for_outside is not None:
+            self.values[name] = self.stand_for_outside(variable)
+            self.conditions[name] = replace(given, variable=variable)
             return
         dims = feature_dims(variable, self.lowering.dims)
-        self.conditions[variable.name] = condition.standing_for(variable, self.probing.n_samples, self.sizes, dims)
+        self.conditions[name] = given.standing_for(variable, self.probing.n_samples, self.sizes, dims)
 
     def _probe(self, index: int) -> tuple[tuple[Variable, ...], dict[str, Array]]:
         """Run a stage on a few rows of a stream of its own; one that makes contexts on that of a sub-batch."""
@@ -426,6 +436,7 @@ class _Resolver:
             sizes=self.sizes,
             fill_value=self.lowering.fill_value,
             max_sizes=self.lowering.max_sizes,
+            call=self.lowering.call,
         )
 
     def _with_full_steps(self) -> tuple[Step, ...]:

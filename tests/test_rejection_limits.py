@@ -118,3 +118,6 @@ def test_a_failure_inside_an_attempt_names_the_proposal_and_no_sample() -> None:
     notes = "\n".join(caught.value.__notes__)
     assert "raised by stage 'fails' at proposal " in notes
     assert "at sample" not in notes
+    line = next(line.strip() for line in notes.splitlines() if line.strip().startswith("simulator."))
+    with pytest.raises(RuntimeError, match="solver diverged"):
+        eval(line, {"simulator": simulator, "predicate": lambda v: v > 0.1, "slice": slice})

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,7 @@ def filtered(
     stage = FilterStage(name, predicate, len(others), sample_size, max_proposals)
     if lowering.levels:
         stage.depth = 0
-    changes = {**vars(lowering), "stages": (*contexts, stage, *others)}
-    return Lowering(**changes)
+    return replace(lowering, stages=(*contexts, stage, *others))
 
 
 def compute_all_accepted(pipeline: Pipeline, plan: Plan) -> xr.Dataset:

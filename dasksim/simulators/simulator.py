@@ -3,6 +3,7 @@
 import html
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import xarray as xr
@@ -163,7 +164,10 @@ class Simulator(ABC):
             sub_batch_size=sub_batch_size,
             chunk_size=chunk_size,
             conditions=conditions,
-            lowering=filtered(self.lower(), predicate, sample_size, max_proposals),
+            lowering=replace(
+                filtered(self.lower(), predicate, sample_size, max_proposals),
+                call="rejection_sample({shape}, predicate",
+            ),
         )
         if check_flag("overshoot", overshoot):
             return compute_all_accepted(pipeline, plan)
