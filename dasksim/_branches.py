@@ -1,6 +1,5 @@
 """Model comparison: a choice, one branch for each model, and a merge."""
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
@@ -85,28 +84,22 @@ class BranchStage(NestedStage):
         super().__init__(name)
         self.model = model
         self.lowering = lowering
-        self.is_batched = any(stage.is_batched for stage in lowering.stages)
 
     def lowering_of(self, covered: Sequence[Stage]) -> Lowering:
         return self.lowering
 
     def resolved(self, pipeline: Pipeline) -> Self:
         made = {v.name for step in pipeline.steps for v in step.outputs}
-        stage = copy.copy(self)
-        vars(stage)["_made"] = frozenset(made)
-        stage = NestedStage.resolved(stage, pipeline)
-        # what is inside and holds others has to know how many rows a whole sub-batch has
-        vars(stage)["_holds_others"] = any(isinstance(step.stage, NestedStage) for step in pipeline.steps)
+        given = {name for name, source in pipeline.sources.items() if source is None and name in made}
+        stage = super().resolved(pipeline)
+        # what a condition replaces inside is handed on nevertheless
+        stage.taken = tuple(name for name in pipeline.conditions if name in given or name in stage.taken)
         return stage
 
     @property
     def needs_whole(self) -> bool:
-        holds_others: bool = vars(self)["_holds_others"]
-        return self.is_batched or holds_others
-
-    def remade(self) -> frozenset[str]:
-        names: frozenset[str] = vars(self)["_made"]
-        return names
+        # what holds others inside has to know how many rows a whole sub-batch has
+        return self.holds_whole or any(isinstance(step.stage, NestedStage) for step in self.pipeline.steps)
 
     def outputs(self) -> tuple[Variable, ...]:
         made = {v.name: v for step in self.pipeline.steps for v in step.outputs}

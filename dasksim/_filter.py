@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._isolation import Isolated
-from dasksim._nested import NestedStage, names_within
+from dasksim._nested import NestedStage
 from dasksim._pipeline import Lowering, Pipeline, read_only, run_steps
 from dasksim._plan import default_sub_batch
 from dasksim._schema import RESERVED, Variable, brief
@@ -65,7 +65,6 @@ class FilterStage(NestedStage):
         self.max_proposals = max_proposals
         self.has_rows = False
         self.keep_all = False
-        self.is_batched = False
         self.binding: Binding | None = None
         self.steps: tuple[int, ...] = ()
         self.largest = 0
@@ -75,7 +74,7 @@ class FilterStage(NestedStage):
 
     @property
     def needs_whole(self) -> bool:
-        return self.is_batched and self.has_rows  # else it stops earlier, on the way that a whole sub-batch takes
+        return self.holds_whole and self.has_rows  # else it stops earlier, on the way that a whole sub-batch takes
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,11 +106,10 @@ class FilterStage(NestedStage):
                     f"stage {step.stage.name!r} makes contexts and samples at once, and cannot be filtered; make its "
                     "contexts with meta_fn"
                 )
-        stage.runs = names_within(steps)
+        stage.hold(steps)
         used = {name for step in steps for name, source in step.sources.items() if source is None}
         used |= {name for name in (stage.binding.inputs if stage.binding else known) if pipeline.sources[name] is None}
         stage.taken = tuple(name for name in pipeline.conditions if name in used)
-        stage.is_batched = any(step.stage.is_batched for step in steps)
         stage.largest = default_sub_batch(pipeline.sample_bytes, stage.is_batched)
         stage.largest = stage.largest // _PARTS if stage.is_batched else stage.largest * _UNBATCHED_SUB_BATCHES
         stage.has_rows = any(not pipeline.conditions[name].is_scalar for name in stage.taken)

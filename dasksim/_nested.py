@@ -31,12 +31,16 @@ class NestedStage(Stage):
         What the stages inside take from outside.
     runs
         Names of the stages inside.
+    holds_whole
+        Whether one of them needs whole sub-batches.
     """
 
     span: int = 0
     hidden_inputs: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()
     runs: frozenset[str] = frozenset()
+    is_batched = False
+    holds_whole = False
     pipeline: Pipeline
 
     @abstractmethod
@@ -65,21 +69,21 @@ class NestedStage(Stage):
         """Return the stage with the pipeline of the stages inside."""
         stage = copy.copy(self)
         stage.pipeline = pipeline
-        stage.is_batched = any(step.stage.is_batched for step in pipeline.steps if not step.stage.is_context)
-        stage.runs = names_within(pipeline.steps)
+        stage.hold(pipeline.steps)
         used = {
             name for step in pipeline.steps if step.is_run for name, source in step.sources.items() if source is None
         }
-        used |= {name for name, source in pipeline.sources.items() if source is None and name in stage.remade()}
         stage.taken = tuple(name for name in pipeline.conditions if name in used)
         return stage
 
+    def hold(self, steps: Sequence[Step]) -> None:
+        """Set what follows from the stages inside."""
+        self.runs = names_within(steps)
+        self.is_batched = all(step.stage.is_batched for step in steps)
+        self.holds_whole = any(step.stage.needs_whole for step in steps)
+
     def check(self, values: Mapping[str, Any], batch: SubBatch) -> None:
         """Check what there is to check on the values of a probe."""
-
-    def remade(self) -> frozenset[str]:
-        """Return the variables inside that a condition replaces, and that the stage hands on nevertheless."""
-        return frozenset()
 
     def place(self, batch: SubBatch, attempt: int = 0) -> Place:
         """Return the place of the stages inside."""

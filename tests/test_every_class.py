@@ -1,5 +1,6 @@
 """Every class of simulators keeps promise 1: chunks, schedulers, stores and subsets change no bit."""
 
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -224,3 +225,22 @@ def test_seeds_and_sub_batches_draw_differently(kind: Kind) -> None:
         if array.dtype == "float64" and name not in ("scale", "light", "correct"):
             values = array.values[np.isfinite(array.values)]
             assert not np.isin(values, two[name].values).any()
+
+
+def test_defaults_of_nested_functions_are_those_of_the_functions_themselves() -> None:
+    def row(rng: np.random.Generator) -> dict[str, Any]:
+        return {"x": rng.normal()}
+
+    def batched(batch_shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Any]:
+        return {"x": rng.normal(size=batch_shape)}
+
+    def size(simulator: Simulator) -> int:
+        found: int = json.loads(simulator.sample(100_000, seed=1).attrs["dasksim"])["sub_batch_size"]
+        return found
+
+    for function, is_batched in ((row, False), (batched, True)):
+        plain = make_simulator(function, is_batched=is_batched)
+        comparison = ModelComparisonSimulator([plain, plain])
+        assert size(RejectionSimulator(plain, lambda x: x > 0)) == size(plain)
+        assert (size(comparison) == 512) == (size(RejectionSimulator(comparison, lambda x: x > 0)) == 512)
+        assert (size(comparison) == 512) == (not is_batched)
