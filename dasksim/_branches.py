@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from dasksim._isolation import Isolated
 from dasksim._nested import NestedStage
-from dasksim._pipeline import Lowering, Pipeline, run_steps
+from dasksim._pipeline import Pipeline, run_steps
 from dasksim._schema import Variable
 from dasksim._stage import Binding, Stage, SubBatch
+from dasksim._steps import Lowering
 from dasksim.errors import ArgumentError, SimulatorError
 
 __all__ = ["INDICES", "BranchStage", "ChoiceStage", "MergeStage"]

@@ -21,10 +21,11 @@ from dask._task_spec import DataNode, Task, TaskRef
 from dask.blockwise import blockwise
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
-from dasksim._pipeline import Pipeline, Step, to_rows
+from dasksim._pipeline import Pipeline, to_rows
 from dasksim._plan import Plan
 from dasksim._provenance import provenance
 from dasksim._schema import Variable
+from dasksim._steps import Step
 from dasksim.errors import ArgumentError
 
 __all__ = ["Program", "compile_dataset"]

@@ -7,12 +7,14 @@ from typing import Any, ClassVar, NoReturn, Self
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._functions import BatchedStage
 from dasksim._isolation import Isolated
 from dasksim._nested import NestedStage
-from dasksim._pipeline import Lowering, Pipeline, read_only, run_steps
+from dasksim._pipeline import Pipeline, run_steps
 from dasksim._plan import default_sub_batch
 from dasksim._schema import RESERVED, Variable, brief
-from dasksim._stage import BatchedStage, Binding, Stage, SubBatch
+from dasksim._stage import Binding, Stage, SubBatch
+from dasksim._steps import Lowering, read_only
 from dasksim.errors import OutputError, SimulatorError, nearest
 
 __all__ = ["FilterStage"]

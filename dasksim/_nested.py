@@ -9,9 +9,10 @@ from typing import Any, Self
 import numpy.typing as npt
 
 from dasksim._isolation import Isolated
-from dasksim._pipeline import Lowering, Pipeline, Place, Step, aligned
+from dasksim._pipeline import Pipeline
 from dasksim._schema import Variable
 from dasksim._stage import Binding, Plate, Stage, SubBatch
+from dasksim._steps import Lowering, Place, Step, aligned
 
 __all__ = ["NestedStage", "inner_input", "names_within"]
 
@@ -63,7 +64,8 @@ class NestedStage(Stage):
         return Binding((), tuple(known))
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
-        raise NotImplementedError  # the stages inside are probed one by one
+        made = self.simulate(binding, batch, self.outputs())  # by itself; the resolver probes the stages inside
+        return self.outputs(), made
 
     def resolved(self, pipeline: Pipeline) -> Self:
         """Return the stage with the pipeline of the stages inside."""

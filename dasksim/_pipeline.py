@@ -12,134 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._conditions import Condition, pad_rows
+from dasksim._conditions import Condition
 from dasksim._plan import Plan
 from dasksim._schema import Variable
-from dasksim._stage import Binding, Plate, Stage, SubBatch
-from dasksim._streams import Address
+from dasksim._stage import SubBatch
+from dasksim._steps import Place, Step, sub_batch_of
 from dasksim.errors import SimulatorError
 
-__all__ = [
-    "COUNTS",
-    "Lowering",
-    "Pipeline",
-    "Place",
-    "Step",
-    "aligned",
-    "explain",
-    "read_only",
-    "run_steps",
-    "sub_batch_of",
-    "to_rows",
-]
+__all__ = ["COUNTS", "Pipeline", "explain", "run_steps", "to_rows"]
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Lowering:
-    """What a simulator lowers to.
-
-    Parameters
-    ----------
-    stages
-        Stages in the order in which they run.
-    replace_inputs
-        Whether a condition replaces the variable of its name for all later stages.
-    dims
-        Names of feature dims, by variable.
-    coords
-        Coordinates, by feature dim.
-    levels
-        Names of the further batch axes, if the simulator has a fixed number of them.
-    max_sizes
-        Largest sizes of dims that follow a context.
-    fill_value
-        What stands beyond the size of a sub-batch along such dims.
-    call
-        How the caller asked for samples, with a place for their number; an error says so how to run a sub-batch alone.
-    """
-
-    stages: tuple[Stage, ...]
-    replace_inputs: bool = True
-    dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    coords: Mapping[str, Any] = field(default_factory=dict)
-    levels: tuple[str, ...] | None = None
-    max_sizes: Mapping[str, int] = field(default_factory=dict)
-    fill_value: Any = math.nan
-    call: str = "sample({shape}"
-
-
-@dataclass(frozen=True)
-class Step:
-    """A stage and where its inputs come from.
-
-    Parameters
-    ----------
-    stage
-        The stage.
-    binding
-        Where its arguments take their values from.
-    sources
-        For each input, the number of the step that makes it, or None for a condition.
-    outputs
-        The variables that the stage makes.
-    plates
-        The axes along which it is repeated, those of the call first.
-    is_run
-        Whether it runs at all: not if all its outputs are given.
-    is_full
-        Whether it computes a last, short sub-batch whole: it is batched, or a batched stage needs its rows.
-    probe_digest
-        Digest of what it returned at the probe, where that is reproducible: it tells a change of what the function
-        captures, which its source does not.
-    """
-
-    stage: Stage
-    binding: Binding
-    sources: Mapping[str, int | None]
-    outputs: tuple[Variable, ...]
-    plates: tuple[Plate, ...] = ()
-    is_run: bool = True
-    is_full: bool = False
-    probe_digest: str | None = None
-
-    @property
-    def upstream(self) -> list[int]:
-        """The steps that this one takes inputs from, in order."""
-        return sorted({source for source in self.sources.values() if source is not None})
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which sub-batch is simulated, and on which attempt.
-
-    Parameters
-    ----------
-    seed
-        The seed in force.
-    sub_batch
-        Number of the sub-batch.
-    first_sample
-        Number of its first sample in the dataset.
-    full_rows
-        Rows of a whole sub-batch.
-    attempt
-        Number of the attempt.
-    unit
-        What messages call a row.
-    """
-
-    seed: int
-    sub_batch: int
-    first_sample: int
-    full_rows: int
-    attempt: int = 0
-    unit: str = "sample"
-
-    def address(self, stage: Stage) -> Address:
-        """Return the address of a stage's stream."""
-        return Address(self.seed, stage.key, self.sub_batch, self.attempt)
 
 
 @dataclass(frozen=True)
@@ -389,85 +271,6 @@ def run_steps(
     return made
 
 
-def sub_batch_of(
-    step: Step, place: Place, n_rows: int, inputs: Mapping[str, tuple[Variable, Any]], watch: bool
-) -> SubBatch:
-    """Return what a stage is given: its inputs along its own axes.
-
-    Parameters
-    ----------
-    step
-        The stage, bound.
-    place
-        Which sub-batch.
-    n_rows
-        How many rows it makes.
-    inputs
-        For each input, what it is and its values on the sub-batch.
-    watch
-        Whether to find out if its function uses the global generators.
-    """
-    axes = (n_rows, *_plate_sizes(step, inputs))
-    plates = tuple(plate.name for plate in step.plates)
-    rows: dict[str, Array] = {}
-    shared: dict[str, Any] = {}
-    python = set()
-    for name, (variable, value) in inputs.items():
-        if variable.is_shared:
-            shared[name] = value.item() if variable.is_python and hasattr(value, "item") else read_only(value)
-            continue
-        rows[name] = aligned(pad_rows(value, n_rows), variable, plates, axes)
-        if variable.is_python and set(variable.plates) <= set(plates):
-            python.add(name)
-    return SubBatch(
-        place.address(step.stage),
-        axes,
-        rows,
-        shared,
-        frozenset(python),
-        place.first_sample,
-        watch,
-        place.full_rows,
-        place.unit,
-    )
-
-
-def _plate_sizes(step: Step, inputs: Mapping[str, tuple[Variable, Any]]) -> tuple[int, ...]:
-    """Return the sizes of a step's plates on a sub-batch.
-
-    Raises
-    ------
-    SimulatorError
-        If a context makes one less than 1, or something else than an integer.
-    """
-    sizes = []
-    for plate in step.plates:
-        size = plate.size if isinstance(plate.size, int) else np.asarray(inputs[plate.size][1])[()]
-        if not isinstance(size, int | np.integer) or size < 1:
-            raise SimulatorError(
-                f"stage {step.stage.name!r} is repeated along {plate.name!r} {plate.size!r} times, and the context "
-                f"gave {plate.size!r} the value {size!r}; the number of repeats must be an integer >= 1"
-            )
-        sizes.append(int(size))
-    return tuple(sizes)
-
-
-def aligned(values: Array, variable: Variable, plates: tuple[str, ...], axes: tuple[int, ...]) -> Array:
-    """Return an input along a stage's axes, read-only; plates of its own that the stage lacks count as features."""
-    own = variable.plates
-    if own != plates:
-        common = [plate for plate in plates if plate in own]
-        others = [plate for plate in own if plate not in plates]
-        order = [1 + own.index(plate) for plate in [*common, *others]]
-        values = values.transpose(0, *order, *range(1 + len(own), values.ndim))
-        missing = [1 + i for i, plate in enumerate(plates) if plate not in own]
-        values = np.expand_dims(values, missing) if missing else values
-    wanted = (*axes, *values.shape[len(axes) :])
-    values = values.view() if values.shape == wanted else np.broadcast_to(values, wanted)
-    values.flags.writeable = False
-    return values
-
-
 def to_rows(
     variable: Variable, parts: Sequence[Any], shape: tuple[int, ...], sub_batch_size: int, fill_value: Any = math.nan
 ) -> Array:
@@ -509,16 +312,6 @@ def _padded(part: Array, shape: tuple[int, ...], dtype: np.dtype[Any], fill_valu
     array = np.full(shape, fill_value, dtype)
     array[tuple(map(slice, part.shape))] = part
     return array
-
-
-def read_only(value: Any) -> Any:
-    """Return a view that cannot be written to."""
-    if isinstance(value, np.ndarray):
-        if not value.ndim:
-            return value[()]
-        value = value.view()
-        value.flags.writeable = False
-    return value
 
 
 def explain(error: Exception, where: str) -> None:

@@ -3,9 +3,7 @@
 A probe runs a stage on one or two samples of a stream of its own. Nothing of a dataset is simulated here but contexts.
 """
 
-import hashlib
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,21 +15,20 @@ import numpy.typing as npt
 from dasksim._conditions import Condition, pad_rows, read_conditions
 from dasksim._labels import check_dims, check_fill, feature_dims, ragged_variable
 from dasksim._nested import NestedStage, inner_input
-from dasksim._pipeline import Lowering, Pipeline, Place, Step, explain, sub_batch_of
+from dasksim._pipeline import Pipeline
+from dasksim._probes import ProbeCache, Probing, digest_text, probe_rows
 from dasksim._schema import RESERVED, Variable
 from dasksim._stage import Plate, Stage, SubBatch
+from dasksim._steps import Lowering, Place, Step
 from dasksim._streams import PROBE_SUB_BATCH
 from dasksim.errors import ArgumentError, ArgumentTypeError, SimulatorError, nearest
 
-__all__ = ["ProbeCache", "check_sizes_agree", "resolve"]
+__all__ = ["check_sizes_agree", "resolve"]
 
 Array = npt.NDArray[Any]
 
 # Sub-batches whose contexts are drawn before any work, to see whether sizes follow them.
 _CONTEXTS_COMPARED = 8
-
-#: What probes returned, by stage and by the bits of what they were given.
-ProbeCache = dict[tuple[Any, ...], tuple[tuple[Variable, ...], dict[str, Array], str | None, bool]]
 
 
 def resolve(
@@ -79,7 +76,7 @@ def resolve(
         )
     further = tuple(map(Plate, names, shape[1:]))
     given = read_conditions(conditions, shape, names, any_level=lowering.levels is not None)
-    probing = _Probing(shape[0], seed, sub_batch, sub_batch_size, {} if cache is None else cache, _probe_rows(lowering))
+    probing = Probing(shape[0], seed, sub_batch, sub_batch_size, {} if cache is None else cache, probe_rows(lowering))
     resolver = _Resolver(lowering, given, further, probing)
     resolver.run()
     resolver.check_names()
@@ -155,22 +152,6 @@ def _outer_value(value: Any, variable: Variable, axes: tuple[int, ...]) -> Array
     return array.reshape(*axes, *array.shape[1:])
 
 
-def _probe_rows(lowering: Lowering) -> int:
-    return 2 if any(stage.is_batched and not stage.is_context for stage in lowering.stages) else 1
-
-
-@dataclass(frozen=True)
-class _Probing:
-    """What all probes of one call have in common."""
-
-    n_samples: int
-    seed: int
-    sub_batch: int
-    sub_batch_size: int | None
-    cache: ProbeCache
-    n_rows: int
-
-
 @dataclass
 class _Resolver:
     """Binds the stages of one lowering, in order; nested ones have resolvers of their own."""
@@ -178,7 +159,7 @@ class _Resolver:
     lowering: Lowering
     conditions: dict[str, Condition]
     further: tuple[Plate, ...]
-    probing: _Probing
+    probing: Probing
     values: dict[str, Any] = field(default_factory=dict)  # of the conditions, where they are an outer stage's inputs
     stand_for_outside: Callable[[Variable], Any] | None = None  # has the outer stage convert what a condition replaces
 
@@ -284,7 +265,7 @@ class _Resolver:
         resolved.check(made, batch)
         index = len(self.steps)
         taken = (*resolved.taken, *stage.hidden_inputs)
-        digest = _digest(repr([step.probe_digest for step in child.steps]))
+        digest = digest_text(repr([step.probe_digest for step in child.steps]))
         sources = {name: self._source(name) for name in taken}
         self.steps.append(Step(resolved, resolved.bind(taken), sources, (), plates, probe_digest=digest))
         self.sizes = {**child.sizes, **self.sizes}
@@ -340,27 +321,11 @@ class _Resolver:
 
     def _probe(self, index: int) -> tuple[tuple[Variable, ...], dict[str, Array]]:
         """Run a stage on a few rows of a stream of its own; one that makes contexts on that of a sub-batch."""
-        step, probing = self.steps[index], self.probing
-        stage = step.stage
+        step = self.steps[index]
         inputs = {name: self._probe_input(name, source) for name, source in step.sources.items()}
-        size, n_rows = probing.sub_batch_size, probing.n_rows
-        place = Place(0, PROBE_SUB_BATCH, 0, n_rows)
-        if stage.makes_contexts:
-            n_rows = n_rows if stage.is_context or size is None else size
-            place = Place(probing.seed, probing.sub_batch, 0, n_rows)
-        batch = sub_batch_of(step, place, n_rows, inputs, watch=True)
-        self._size_plates(step.plates, batch.axes[1:])
-        key = (stage.name, stage.declared, batch.address, batch.axes, _signature({**batch.rows, **batch.shared}))
-        functions = stage.functions
-        if key not in probing.cache:
-            probing.cache[key] = (*_run_twice(step, batch), any(f.uses_globals for f in functions))
-        outputs, made, digest, uses_globals = probing.cache[key]
-        for function in functions:
-            function.uses_globals |= uses_globals
-        self.steps[index] = replace(self.steps[index], probe_digest=digest)
-        if n_rows > probing.n_rows:
-            shared = {v.name for v in outputs if v.is_shared}
-            made = {name: value if name in shared else value[: probing.n_rows] for name, value in made.items()}
+        outputs, made, sizes, digest = self.probing.run(step, inputs)
+        self._size_plates(step.plates, sizes)
+        self.steps[index] = replace(step, probe_digest=digest)
         return outputs, made
 
     def _size_plates(self, plates: Sequence[Plate], sizes: Sequence[int]) -> None:
@@ -446,36 +411,3 @@ class _Resolver:
                 for source in self.steps[index].upstream:
                     is_full[source] = True
         return tuple(replace(step, is_full=full) for step, full in zip(self.steps, is_full, strict=True))
-
-
-def _run_twice(step: Step, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array], str | None]:
-    """Probe a stage, and again with the same seed to notice randomness that no seed reaches.
-
-    The third result is a digest of the values, or None if they differ.
-    """
-    stage = step.stage
-    try:
-        variables, values = stage.probe(step.binding, batch)
-        again = stage.probe(step.binding, batch)
-    except Exception as error:
-        explain(error, f"while stage {stage.name!r} was probed, before any sample was simulated")
-        raise
-    if _signature(again[1]) != _signature(values):
-        warnings.warn(
-            f"stage {stage.name!r} returned different values for one and the same seed: it draws from a source that "
-            "dasksim cannot seed, such as default_rng() inside the function, os.urandom or compiled code. Its samples "
-            "will not be reproducible; take `rng` as an argument and draw from that",
-            UserWarning,
-            stacklevel=2,
-        )
-        return variables, values, None
-    return variables, values, _digest(repr(_signature(values)))
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _signature(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    arrays = {name: np.asarray(value) for name, value in values.items()}
-    return tuple((name, a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items())

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from dasksim._nested import NestedStage
-from dasksim._pipeline import Lowering, Pipeline
+from dasksim._pipeline import Pipeline
+from dasksim._steps import Lowering
 
 __all__ = ["draw", "rows_of"]
 

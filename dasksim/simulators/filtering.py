@@ -12,10 +12,11 @@ from dask.base import compute
 from dask.delayed import delayed
 
 from dasksim._filter import FilterStage
-from dasksim._pipeline import Lowering, Pipeline, Place, run_steps, to_rows
+from dasksim._pipeline import Pipeline, run_steps, to_rows
 from dasksim._plan import Plan, check_count
 from dasksim._provenance import provenance
 from dasksim._stage import within
+from dasksim._steps import Lowering, Place
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["compute_all_accepted", "filtered"]

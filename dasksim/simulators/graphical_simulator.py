@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from dasksim._functions import BatchedStage, ContextStage, RowStage, function_name
 from dasksim._labels import check_fill_value, check_labels, check_sizes
-from dasksim._pipeline import Lowering
 from dasksim._plan import as_shape, check_flag
-from dasksim._stage import BatchedStage, ContextStage, Plate, RowStage, Stage, function_name, within
+from dasksim._stage import Plate, Stage, within
+from dasksim._steps import Lowering
 from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
 from dasksim.simulators.simulator import Simulator
 

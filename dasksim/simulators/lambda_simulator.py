@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dasksim._functions import BatchedStage, ContextStage, RowStage, function_name
 from dasksim._labels import check_labels
-from dasksim._pipeline import Lowering
 from dasksim._plan import check_flag
 from dasksim._schema import declared_variables
-from dasksim._stage import BatchedStage, ContextStage, RowStage, function_name, within
+from dasksim._stage import within
+from dasksim._steps import Lowering
 from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.simulator import Simulator
 

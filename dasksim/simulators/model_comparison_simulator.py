@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from dasksim._branches import INDICES, BranchStage, ChoiceStage, MergeStage
+from dasksim._functions import SharedStage, function_name
 from dasksim._labels import check_fill_value, check_sizes
-from dasksim._pipeline import Lowering
 from dasksim._plan import check_flag
-from dasksim._stage import SharedStage, Stage, function_name, within
+from dasksim._stage import Stage, within
+from dasksim._steps import Lowering
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators.lambda_simulator import LambdaSimulator
 from dasksim.simulators.lowering import as_simulator, common_levels, joined

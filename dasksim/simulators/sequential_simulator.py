@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dasksim._labels import check_fill_value, check_labels, check_sizes
-from dasksim._pipeline import Lowering
 from dasksim._plan import check_flag
 from dasksim._stage import within
+from dasksim._steps import Lowering
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators.lowering import common_levels, joined, with_distinct_names
 from dasksim.simulators.simulator import Simulator

@@ -9,9 +9,11 @@ from typing import Any
 import xarray as xr
 
 from dasksim._compile import compile_dataset
-from dasksim._pipeline import Lowering, Pipeline
+from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan, as_shape, check_count, check_flag, plan_samples
-from dasksim._resolve import ProbeCache, check_sizes_agree, resolve
+from dasksim._probes import ProbeCache
+from dasksim._resolve import check_sizes_agree, resolve
+from dasksim._steps import Lowering
 from dasksim._streams import check_seed
 from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.bayesflow_adapter import BayesFlowAdapter

@@ -1,0 +1,115 @@
+"""Run a stage on one or two samples, to find its schema before anything is simulated."""
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._pipeline import explain
+from dasksim._schema import Variable
+from dasksim._stage import SubBatch
+from dasksim._steps import Lowering, Place, Step, sub_batch_of
+from dasksim._streams import PROBE_SUB_BATCH
+
+__all__ = ["ProbeCache", "Probing", "digest_text", "probe_rows"]
+
+Array = npt.NDArray[Any]
+
+#: What probes returned, by stage and by the bits of what they were given.
+ProbeCache = dict[tuple[Any, ...], tuple[tuple[Variable, ...], dict[str, Array], str | None, bool]]
+
+
+@dataclass(frozen=True)
+class Probing:
+    """What all probes of one call have in common.
+
+    Parameters
+    ----------
+    n_samples
+        Length of the batch axis.
+    seed
+        The seed in force; contexts are drawn with it.
+    sub_batch
+        The sub-batch whose contexts are drawn.
+    sub_batch_size
+        The rows of a sub-batch, once they are known.
+    cache
+        Earlier probes of the same simulator.
+    n_rows
+        The rows of a probe.
+    """
+
+    n_samples: int
+    seed: int
+    sub_batch: int
+    sub_batch_size: int | None
+    cache: ProbeCache
+    n_rows: int
+
+    def run(
+        self, step: Step, inputs: Mapping[str, tuple[Variable, Any]]
+    ) -> tuple[tuple[Variable, ...], dict[str, Array], tuple[int, ...], str | None]:
+        """Return the variables that a stage makes, their values, the sizes of its plates, and a digest of the values.
+
+        A stage that makes contexts runs at the address of the sub-batch, others on a stream that no dataset reaches.
+        """
+        stage, n_rows = step.stage, self.n_rows
+        place = Place(0, PROBE_SUB_BATCH, 0, n_rows)
+        if stage.makes_contexts:
+            if not stage.is_context and self.sub_batch_size is not None:
+                n_rows = self.sub_batch_size
+            place = Place(self.seed, self.sub_batch, 0, n_rows)
+        batch = sub_batch_of(step, place, n_rows, inputs, watch=True)
+        key = (stage.name, stage.declared, batch.address, batch.axes, _signature({**batch.rows, **batch.shared}))
+        if key not in self.cache:
+            self.cache[key] = (*_run_twice(step, batch), any(f.uses_globals for f in stage.functions))
+        outputs, made, digest, uses_globals = self.cache[key]
+        for function in stage.functions:
+            function.uses_globals |= uses_globals
+        if n_rows > self.n_rows:
+            shared = {v.name for v in outputs if v.is_shared}
+            made = {name: value if name in shared else value[: self.n_rows] for name, value in made.items()}
+        return outputs, made, batch.axes[1:], digest
+
+
+def probe_rows(lowering: Lowering) -> int:
+    """Return the rows of a probe: two where a function is batched, so that its axes can be told apart."""
+    return 2 if any(stage.is_batched and not stage.is_context for stage in lowering.stages) else 1
+
+
+def _run_twice(step: Step, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array], str | None]:
+    """Probe a stage, and again with the same seed to notice randomness that no seed reaches.
+
+    The third result is a digest of the values, or None if they differ.
+    """
+    stage = step.stage
+    try:
+        variables, values = stage.probe(step.binding, batch)
+        again = stage.probe(step.binding, batch)
+    except Exception as error:
+        explain(error, f"while stage {stage.name!r} was probed, before any sample was simulated")
+        raise
+    if _signature(again[1]) != _signature(values):
+        warnings.warn(
+            f"stage {stage.name!r} returned different values for one and the same seed: it draws from a source that "
+            "dasksim cannot seed, such as default_rng() inside the function, os.urandom or compiled code. Its samples "
+            "will not be reproducible; take `rng` as an argument and draw from that",
+            UserWarning,
+            stacklevel=2,
+        )
+        return variables, values, None
+    return variables, values, digest_text(repr(_signature(values)))
+
+
+def digest_text(text: str) -> str:
+    """Return a short digest."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _signature(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    return tuple((name, a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items())
