@@ -104,6 +104,7 @@ class BranchStage(NestedStage):
 
     def outputs(self) -> tuple[Variable, ...]:
         made = {v.name: v for step in self.pipeline.steps for v in step.outputs}
+        made = {name: v for name, v in made.items() if name in self.pipeline.sources or "//" in name}
         rows = [
             replace(self.pipeline.variable(name, self.pipeline.sources[name]), is_shared=False, is_python=False)
             if name in self.pipeline.sources

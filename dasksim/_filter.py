@@ -10,7 +10,7 @@ import numpy.typing as npt
 from dasksim._functions import BatchedStage
 from dasksim._isolation import Isolated
 from dasksim._nested import NestedStage
-from dasksim._pipeline import Pipeline, run_steps
+from dasksim._pipeline import Pipeline, explain, run_steps
 from dasksim._plan import default_sub_batch
 from dasksim._schema import RESERVED, Variable, brief
 from dasksim._stage import Binding, Stage, SubBatch
@@ -88,7 +88,7 @@ class FilterStage(NestedStage):
         return (self.predicate.function, *(f for step in inner for f in step.stage.functions))
 
     def resolved(self, pipeline: Pipeline) -> Self:
-        parameters = [name for name in self.predicate.names if name not in RESERVED]
+        parameters = [name for name in self.predicate.required if name not in RESERVED]
         known = [*pipeline.sources]
         by_name = all(name in known for name in parameters) and bool(parameters)
         if not by_name and len(parameters) != 1:
@@ -205,7 +205,11 @@ class FilterStage(NestedStage):
         else:
             binding = self.binding
             inner = SubBatch(address, (n,), shared=values)
-        found = self.predicate.guarded(lambda watch: self.predicate.call(binding, inner))
+        try:
+            found = self.predicate.guarded(lambda watch: self.predicate.call(binding, inner))
+        except Exception as error:
+            explain(error, f"raised by predicate {self.name!r}")
+            raise
         try:
             array = np.asarray(found)
         except ValueError:  # rows of different shapes

@@ -47,6 +47,11 @@ class FunctionStage(Stage):
         return tuple(p.name for p in self._parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
 
     @property
+    def required(self) -> tuple[str, ...]:
+        """The names of the parameters that have no default."""
+        return tuple(p.name for p in self._parameters if p.name in self.names and p.default is p.empty)
+
+    @property
     def functions(self) -> tuple[Isolated, ...]:
         return (self.function,)
 

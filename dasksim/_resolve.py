@@ -254,6 +254,8 @@ class _Resolver:
         own = tuple(plate.name for plate in plates)
 
         def stand_for(variable: Variable) -> Any:
+            if variable.name not in self.conditions:
+                raise self._made_twice(variable.name, child.makers[variable.name])
             self._stand_for(variable if variable.is_shared else _repeated(variable, own))
             return inner_input(*self._probe_input(variable.name, None), plates, batch)[1]
 
@@ -293,10 +295,7 @@ class _Resolver:
             self.makers.setdefault(variable.name, step.stage.name)
             other = self.made.setdefault(variable.name, index)
             if other != index:
-                raise SimulatorError(
-                    f"stages {self.steps[other].stage.name!r} and {step.stage.name!r} both make the variable "
-                    f"{variable.name!r}; rename one of them"
-                )
+                raise self._made_twice(variable.name, step.stage.name)
         if step.stage.is_expanded:
             outputs = tuple(v if v.is_shared else v.expanded() for v in outputs)
         outputs = tuple(ragged_variable(v, self.lowering.dims, self.lowering.max_sizes) for v in outputs)
@@ -308,6 +307,11 @@ class _Resolver:
                 self._stand_for(variable)
         is_run = not self.lowering.replace_inputs or not all(v.name in self.conditions for v in outputs)
         self.steps[index] = replace(step, outputs=outputs, is_run=is_run)
+
+    def _made_twice(self, name: str, stage: str) -> SimulatorError:
+        return SimulatorError(
+            f"stages {self.makers[name]!r} and {stage!r} both make the variable {name!r}; rename one of them"
+        )
 
     def _stand_for(self, variable: Variable) -> None:
         """Take a condition for the variable that it replaces; models may each make one of the name."""

@@ -178,7 +178,7 @@ def _plate_sizes(step: Step, inputs: Mapping[str, tuple[Variable, Any]]) -> tupl
     """
     sizes = []
     for plate in step.plates:
-        size = plate.size if isinstance(plate.size, int) else np.asarray(inputs[plate.size][1])[()]
+        size = plate.size if isinstance(plate.size, int) else np.asarray(inputs[plate.size][1]).item()
         if not isinstance(size, int | np.integer) or size < 1:
             raise SimulatorError(
                 f"stage {step.stage.name!r} is repeated along {plate.name!r} {plate.size!r} times, and the context "

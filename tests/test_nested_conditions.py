@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from dasksim import ArgumentError, ModelComparisonSimulator, Simulator, make_simulator
+from dasksim import ArgumentError, ModelComparisonSimulator, Simulator, SimulatorError, make_simulator
 from dasksim.models import two_moons
 
 
@@ -76,3 +76,19 @@ def test_a_shape_that_does_not_fit_is_refused(wrong: Any) -> None:
         simulator().rejection_sample(40, anything, seed=1, v=wrong)
     with pytest.raises(ArgumentError, match="condition 'v'"):
         ModelComparisonSimulator([simulator(), simulator()]).sample(40, seed=1, v=wrong)
+
+
+def test_what_a_model_makes_as_well_as_the_shared_simulator_is_refused() -> None:
+    comparison = ModelComparisonSimulator(
+        [simulator(), simulator()], shared_simulator=lambda batch_shape: {"x": np.zeros(batch_shape)}
+    )
+    with pytest.raises(SimulatorError, match=r"stages 'shared/<lambda>' and 'model_0/prior' both make .* 'x'"):
+        comparison.sample(3)
+
+
+def test_a_comparison_may_be_a_model() -> None:
+    inner = ModelComparisonSimulator([simulator(), simulator()])
+    ds = ModelComparisonSimulator([inner, simulator()]).sample(40, seed=1).compute(scheduler="synchronous")
+    assert set(ds) == {"model_indices", "x", "v", "y"}
+    assert np.isfinite(ds.y).all()
+    assert len(np.unique(ds.y)) == 40

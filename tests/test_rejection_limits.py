@@ -121,3 +121,11 @@ def test_a_failure_inside_an_attempt_names_the_proposal_and_no_sample() -> None:
     line = next(line.strip() for line in notes.splitlines() if line.strip().startswith("simulator."))
     with pytest.raises(RuntimeError, match="solver diverged"):
         eval(line, {"simulator": simulator, "predicate": lambda v: v > 0.1, "slice": slice})
+
+
+def test_a_predicate_may_have_defaults_and_its_errors_are_its_own() -> None:
+    ds = units().rejection_sample(50, lambda u, most=0.25: u < most, seed=1).compute(scheduler="synchronous")
+    assert (ds.u < 0.25).all()
+    with pytest.raises(ZeroDivisionError, match="division by zero") as caught:
+        units().rejection_sample(5, lambda u: 1 / 0)
+    assert "raised by predicate 'rejection'" in caught.value.__notes__
