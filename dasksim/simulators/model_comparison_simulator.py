@@ -163,8 +163,9 @@ def _probabilities(n: int, p: Any, logits: Any) -> tuple[float, ...]:
             raise ArgumentError(f"logits must be finite, or -inf for a model that is never drawn; got {given!r}")
         values = np.exp(values - values.max())
         return tuple((values / values.sum()).tolist())
-    if not ((values >= 0) & np.isfinite(values)).all():
-        raise ArgumentError(f"p must not be negative, infinite or NaN; got {given!r}")
+    if not (values >= 0).all():
+        or_nan = " or NaN" if np.isnan(values).any() else ""
+        raise ArgumentError(f"p must not be negative{or_nan}; got {given!r}")
     if not np.isclose(values.sum(), 1.0):
         raise ArgumentError(f"p must sum to 1; got {given!r}, which sums to {values.sum():g}")
     return tuple((values / values.sum()).tolist())
