@@ -120,7 +120,7 @@ class BranchStage(NestedStage):
         if len(rows):
             steps = range(len(self.pipeline.steps))
             place = replace(self.place(batch), full_rows=len(rows), unit="model row")
-            made = run_steps(self.pipeline, steps, place, len(rows), chosen)
+            made = run_steps(self.pipeline, steps, place, len(rows), chosen, batch.watch)
         sources = {v.name: i for i, step in enumerate(self.pipeline.steps) for v in step.outputs}
         arrays = {}
         for variable in outputs:

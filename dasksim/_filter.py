@@ -187,7 +187,7 @@ class FilterStage(NestedStage):
         self, batch: SubBatch, given: Mapping[str, Any], size: int, attempt: int
     ) -> tuple[dict[str, Array], Array]:
         place = replace(self.place(batch, attempt), full_rows=size, unit="proposal")
-        made = run_steps(self.pipeline, self.steps, place, size, given)
+        made = run_steps(self.pipeline, self.steps, place, size, given, batch.watch)
         values = {name: value for i in self.steps for name, value in made.get(i, {}).items()}
         return values, self._accept(made, size, batch, attempt)
 
@@ -201,12 +201,12 @@ class FilterStage(NestedStage):
             binding = Binding(("variables",), ())
             by_name = {v.name: v for v in pipeline.variables}
             table = _Variables({n: _as_in_dataset(value, by_name[n]) for n, value in values.items()})
-            inner = SubBatch(address, (n,), shared={"variables": table})
+            inner = SubBatch(address, (n,), shared={"variables": table}, watch=batch.watch)
         else:
             binding = self.binding
-            inner = SubBatch(address, (n,), shared=values)
+            inner = SubBatch(address, (n,), shared=values, watch=batch.watch)
         try:
-            found = self.predicate.guarded(lambda watch: self.predicate.call(binding, inner))
+            found = self.predicate.call(binding, inner)
         except Exception as error:
             explain(error, f"raised by predicate {self.name!r}")
             raise

@@ -60,9 +60,6 @@ class FunctionStage(Stage):
         """Whether the function takes ``**kwargs`` and so all that is known before it."""
         return any(p.kind is p.VAR_KEYWORD for p in self._parameters)
 
-    def guarded(self, work: Callable[[bool], T]) -> T:
-        return self.function.run(work)
-
     def bind(self, known: Iterable[str]) -> Binding:
         """Match the function's parameters with the names known before it.
 

@@ -14,7 +14,7 @@ import functools
 import random
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,7 +23,7 @@ from dasksim._global_state import GlobalMark, Use, locked, seeded_globals
 from dasksim._reach import Reach, find_generators, instance_attributes
 from dasksim._streams import Address
 
-__all__ = ["Isolated"]
+__all__ = ["Isolated", "run_all"]
 
 T = TypeVar("T")
 
@@ -132,6 +132,17 @@ class Isolated:
                 self._mark.restore()
                 self._mark = None
             self._changed.notify_all()
+
+
+def run_all(functions: Iterable[Isolated], work: Callable[[bool], T]) -> T:
+    """Return ``work(watch)``, which calls several functions, as :meth:`Isolated.run` does for one."""
+
+    def guarded(function: Isolated, inner: Callable[[bool], T]) -> Callable[[bool], T]:
+        return lambda watch: function.run(lambda again: inner(watch or again))
+
+    for function in functions:
+        work = guarded(function, work)
+    return work(False)
 
 
 @contextlib.contextmanager

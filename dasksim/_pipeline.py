@@ -5,7 +5,7 @@ stages a variable's values on a chunk are a list with one array for each sub-bat
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -224,7 +224,7 @@ COUNTS = ("proposals", "accepted")
 
 
 def run_steps(
-    pipeline: Pipeline, indices: Sequence[int], place: Place, n_rows: int, given: Mapping[str, Any]
+    pipeline: Pipeline, indices: Sequence[int], place: Place, n_rows: int, given: Mapping[str, Any], watch: bool
 ) -> dict[int | None, dict[str, Array]]:
     """Evaluate some steps of a pipeline on one sub-batch, or attempt at it, in memory.
 
@@ -240,6 +240,8 @@ def run_steps(
         How many rows.
     given
         Values of the conditions, with ``n_rows`` rows.
+    watch
+        Whether to find out if functions use the global generators.
 
     Returns
     -------
@@ -247,27 +249,20 @@ def run_steps(
         The values by step, and under None what was given.
     """
     made: dict[int | None, dict[str, Any]] = {None: dict(given)}
-
-    def run(step: Step) -> Callable[[bool], dict[str, Array]]:
-        inputs = {name: made[source][name] for name, source in step.sources.items()}
-
-        def work(watch: bool) -> dict[str, Array]:
-            batch = sub_batch_of(step, place, n_rows, pipeline.inputs(step, inputs), watch)
-            pipeline.check_plates(step, batch)
-            try:
-                return step.stage.simulate(step.binding, batch, step.outputs)
-            except Exception as error:
-                error.add_note(f"raised in stage {step.stage.name!r}")
-                raise
-
-        return work
-
     for index in indices:
         step = pipeline.steps[index]
-        if step.is_run:
-            made[index] = step.stage.guarded(run(step))
-            if getattr(step.stage, "keep_all", False):
-                n_rows = next(len(made[index][v.name]) for v in step.outputs if not v.is_shared)
+        if not step.is_run:
+            continue
+        inputs = {name: made[source][name] for name, source in step.sources.items()}
+        batch = sub_batch_of(step, place, n_rows, pipeline.inputs(step, inputs), watch)
+        pipeline.check_plates(step, batch)
+        try:
+            made[index] = step.stage.simulate(step.binding, batch, step.outputs)
+        except Exception as error:
+            error.add_note(f"raised in stage {step.stage.name!r}")
+            raise
+        if getattr(step.stage, "keep_all", False):
+            n_rows = next(len(made[index][v.name]) for v in step.outputs if not v.is_shared)
     return made
 
 

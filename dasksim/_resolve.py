@@ -233,7 +233,7 @@ class _Resolver:
         plates = self._plates(stage)
         axes = (self.probing.n_rows, *(int(plate.size) for plate in plates))
         address = Place(0, PROBE_SUB_BATCH, 0, self.probing.n_rows).address(stage)
-        batch = SubBatch(address, axes, full_rows=self.probing.n_rows)
+        batch = SubBatch(address, axes, full_rows=self.probing.n_rows, watch=True)
         given: dict[str, Condition] = {}
         values: dict[str, Any] = {}
         for name in self._known(stage):

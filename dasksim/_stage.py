@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import numpy.typing as npt
 
-from dasksim._isolation import Isolated
+from dasksim._isolation import Isolated, run_all
 from dasksim._schema import RESERVED, Variable
 from dasksim._streams import Address, stage_key
 
@@ -191,7 +191,7 @@ class Stage(ABC):
 
     def guarded(self, work: Callable[[bool], T]) -> T:
         """Return ``work(watch)``, which simulates; see :meth:`Isolated.run`."""
-        return work(False)
+        return run_all(self.functions, work)
 
 
 def within(path: str, name: str = "") -> str:

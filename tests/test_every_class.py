@@ -244,3 +244,36 @@ def test_defaults_of_nested_functions_are_those_of_the_functions_themselves() ->
         assert size(RejectionSimulator(plain, lambda x: x > 0)) == size(plain)
         assert (size(comparison) == 512) == (size(RejectionSimulator(comparison, lambda x: x > 0)) == 512)
         assert (size(comparison) == 512) == (not is_batched)
+
+
+def late(a: float, rng: np.random.Generator) -> dict[str, Any]:
+    """Draw from the global generator at some samples only, by a way that neither the code nor a probe shows."""
+    noise = vars(np)["random"].normal() if a > 1.5 else rng.normal()
+    return {"x": a + noise}
+
+
+def late_predicate(x: Any) -> Any:
+    accepted = x > 0
+    if len(x) > 3 and x[0] > 0.5:
+        accepted &= vars(np)["random"].uniform(size=len(x)) < 0.7
+    return np.asarray(accepted)
+
+
+@pytest.mark.parametrize("kind", ["rejection", "comparison", "both"])
+def test_global_generators_that_are_used_late_are_seeded_inside_others(kind: str) -> None:
+    def made(scheduler: str) -> dict[str, Any]:
+        simulator: Simulator = make_simulator([lambda rng: {"a": rng.normal()}, late])
+        if kind != "rejection":
+            simulator = ModelComparisonSimulator([simulator, lambda rng: {"x": rng.normal()}])
+        if kind != "comparison":
+            simulator = RejectionSimulator(simulator, late_predicate)
+        return bits(simulator.sample(600, seed=1, sub_batch_size=50, chunk_size=50), scheduler=scheduler)
+
+    np.random.seed(1)
+    before = np.random.get_state(legacy=False)["state"]["key"]
+    wanted = made("synchronous")
+    np.random.seed(2)
+    assert made("threads") == wanted
+    assert made("synchronous") == wanted
+    np.random.seed(1)
+    assert np.array_equal(before, np.random.get_state(legacy=False)["state"]["key"])

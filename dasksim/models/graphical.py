@@ -228,7 +228,7 @@ def crossed_design_irt() -> Simulator:
     def observe(
         batch_shape: tuple[int, ...], question_difficulty: Any, student_ability: Any, rng: Any, xp: Any
     ) -> Draws:
-        p = 1.0 / (1.0 + xp.exp(-(question_difficulty + student_ability)))
+        p = 0.5 + 0.5 * xp.tanh(0.5 * (question_difficulty + student_ability))  # logistic, without overflow
         return {"obs": (rng.random(batch_shape) < p).astype("float64")}
 
     graph = GraphicalSimulator(sizes, max_sizes={"questions": 15, "students": 200})

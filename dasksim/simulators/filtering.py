@@ -12,6 +12,7 @@ from dask.base import compute
 from dask.delayed import delayed
 
 from dasksim._filter import FilterStage
+from dasksim._isolation import run_all
 from dasksim._pipeline import Pipeline, run_steps, to_rows
 from dasksim._plan import Plan, check_count
 from dasksim._provenance import provenance
@@ -79,7 +80,9 @@ def _simulate(pipeline: Pipeline, plan: Plan, sub_batch: int) -> dict[str, Any]:
     place = Place(plan.seed, sub_batch, sub_batch * size, size)
     given = {name: condition.rows(slice(0, 1)) for name, condition in pipeline.conditions.items()}
     n_rows = min(size, plan.n_samples - place.first_sample)
-    made = run_steps(pipeline, range(len(pipeline.steps)), place, n_rows, given)
+    functions = [function for step in pipeline.steps for function in step.stage.functions]
+    steps = range(len(pipeline.steps))
+    made = run_all(functions, lambda watch: run_steps(pipeline, steps, place, n_rows, given, watch))
     n_kept = next(
         len(made[index][v.name])
         for index, step in enumerate(pipeline.steps)
