@@ -3,36 +3,30 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import xarray as xr
 
-from dasksim._compile import Program
-from dasksim._executors import Pool, check_scheduler, connect, n_local_workers, open_pool
+from dasksim._executors import check_scheduler, connect
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan, as_shape, check_flag
-from dasksim._progress import Progress
 from dasksim._provenance import provenance
+from dasksim._run import check_memory, run_chunks
 from dasksim._streams import check_seed
-from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError, StoreMismatchError
+from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
 from dasksim.simulators import Simulator
 from dasksim.store import (
     FORMAT,
     ArrayLayout,
     ChunkWriter,
-    Receipt,
     StoreLayout,
     choose_inner_rows,
     create_store,
     finish_store,
     open_dataset,
-    open_receipts,
     read_record,
     remove_leftovers,
     remove_store,
@@ -43,9 +37,6 @@ __all__ = ["generate"]
 
 # What must agree between a store and a call that continues it, with the name that the message uses.
 _COMPARED = ("n_samples", "further", "seed", "sub_batch_size", "chunk_size", "conditions", "variables", "coords")
-
-# Copies of a chunk that a worker holds at once: the variables, their encoded shards, and a stage's temporaries.
-_COPIES = 4
 
 
 def generate(
@@ -142,12 +133,17 @@ def generate(
     )
     layout = _layout(pipeline, plan, dtypes)
     with connect(check_scheduler(scheduler, pipeline.is_batched)) as executor:
-        _check_memory(plan, pipeline, executor)
+        check_memory(plan, pipeline, executor)
         if found is not None and overwrite:
             remove_store(path)
         elif found is not None:
             _check_same(path, found, layout.record)
-        _run(path, layout, pipeline, plan, executor, progress)
+        create_store(path, layout)
+        found = read_record(path) or {}
+        _check_same(path, found, layout.record)  # another writer may have come first
+        remove_leftovers(path)
+        writer = ChunkWriter(path, replace(layout, record=found))
+        run_chunks(path, pipeline, plan, writer, executor, progress)
     finish_store(path)
     return open_dataset(path)
 
@@ -199,88 +195,3 @@ def _stage_differences(found: Sequence[Any], wanted: Sequence[Any]) -> list[str]
         for name in new
         if new[name] != old[name]
     ]
-
-
-@dataclass(frozen=True)
-class _ChunkJob:
-    """Simulate a chunk and write it, in one task that returns only a receipt."""
-
-    program: Program
-    writer: ChunkWriter
-
-    def __call__(self, chunk: int, conditions: Mapping[str, Any]) -> Receipt:
-        pipeline, plan = self.program.pipeline, self.program.plan
-        return self.writer.write(chunk, lambda: pipeline.simulate_all(plan, chunk, conditions))
-
-
-def _run(
-    path: Path, layout: StoreLayout, pipeline: Pipeline, plan: Plan, scheduler: Any, progress: bool | None
-) -> None:
-    """Simulate the chunks that have no receipt."""
-    create_store(path, layout)
-    found = read_record(path) or {}
-    _check_same(path, found, layout.record)  # another writer may have come first
-    remove_leftovers(path)
-    receipts = open_receipts(path)
-    complete = receipts.complete_chunks() if receipts else set()
-    missing = [chunk for chunk in range(plan.n_chunks) if chunk not in complete]
-    n_done = sum(plan.n_rows(chunk) for chunk in complete)
-    if not missing:
-        return
-    job = _ChunkJob(Program(pipeline, plan), ChunkWriter(path, replace(layout, record=found)))
-    try:
-        with Progress(plan.n_samples, n_done, progress) as bar, open_pool(scheduler, job) as pool:
-            for receipt in _windowed(pool, pipeline, plan, missing):
-                bar.advance(plan.n_rows(receipt.chunk), receipt.n_proposals, receipt.n_accepted)
-    except KeyboardInterrupt as error:
-        error.add_note(_how_to_resume(path))
-        raise
-    except BrokenProcessPool as error:
-        error.add_note(
-            "A worker process died, often because memory ran out: a smaller chunk_size needs less. "
-            + _how_to_resume(path)
-        )
-        raise
-    except StoreError as error:
-        error.add_note(_how_to_resume(path))
-        raise
-
-
-def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int]) -> Iterator[Receipt]:
-    """Keep a few chunks more than there are workers under way, so that neither tasks nor results pile up."""
-    todo = iter(chunks)
-    running: set[Future[Receipt]] = set()
-    while True:
-        for chunk in todo:
-            running.add(pool.submit(chunk, _in_memory(pipeline.condition_rows(chunk, plan))))
-            if len(running) >= 2 * pool.n_workers:
-                break
-        if not running:
-            return
-        done, running = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield future.result()
-
-
-def _in_memory(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: c.compute() if isinstance(c, da.Array) else c for name, c in conditions.items()}
-
-
-def _check_memory(plan: Plan, pipeline: Pipeline, scheduler: Any) -> None:
-    """Refuse before work what this machine cannot hold."""
-    n_workers = n_local_workers(scheduler)
-    needed = plan.chunk_size * pipeline.sample_bytes * _COPIES * n_workers
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        largest = int(plan.chunk_size * memory / needed) // plan.sub_batch_size * plan.sub_batch_size
-        advice = f"give a chunk_size of at most {largest}" if largest else "give a smaller sub_batch_size too"
-        raise ArgumentError(
-            f"chunk_size={plan.chunk_size} needs about {needed / 1e9:.1f} GB for {n_workers} workers, but this "
-            f"machine has {memory / 1e9:.1f} GB; {advice}"
-        )
-
-
-def _how_to_resume(path: Path) -> str:
-    receipts = open_receipts(path)
-    n_complete = len(receipts.complete_chunks()) if receipts else 0
-    return f"{n_complete} chunks are complete and kept; run generate again with the same arguments to go on."
