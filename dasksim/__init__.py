@@ -1,7 +1,8 @@
 """Simulate training sets for simulation-based inference, lazily, in parallel, and with the same bits every time."""
 
 from dasksim import models
-from dasksim._generate import generate
+from dasksim._failures import Failure
+from dasksim._generate import extend, generate
 from dasksim._version import __version__
 from dasksim.errors import (
     ArgumentError,
@@ -31,6 +32,7 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "DasksimError",
+    "Failure",
     "GraphicalSimulator",
     "HierarchicalSimulator",
     "IncompleteStoreError",
@@ -45,6 +47,7 @@ __all__ = [
     "StoreError",
     "StoreMismatchError",
     "__version__",
+    "extend",
     "from_bayesflow",
     "from_sbi",
     "generate",

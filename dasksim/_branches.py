@@ -43,6 +43,7 @@ class ChoiceStage(Stage):
         super().__init__(name)
         self.p = tuple(p)
         self.is_mixed = is_mixed
+        self.is_redrawn = is_mixed
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,11 +117,12 @@ class BranchStage(NestedStage):
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         rows = np.flatnonzero(batch.rows[INDICES][..., self.model].reshape(batch.n_cells))
         chosen = {n: v[rows] if n in batch.rows else v for n, v in self.given(batch).items()}
-        made: dict[int | None, dict[str, Any]] = {}
+        made: dict[int | None, Mapping[str, Any]] = {}
         if len(rows):
             steps = range(len(self.pipeline.steps))
             place = replace(self.place(batch), full_rows=len(rows), unit="model row")
-            made = run_steps(self.pipeline, steps, place, len(rows), chosen, batch.watch)
+            failures = batch.failures.within(rows // batch.cells_per_row) if batch.failures is not None else None
+            made = run_steps(self.pipeline, steps, place, len(rows), {None: chosen}, batch.watch, failures)
         sources = {v.name: i for i, step in enumerate(self.pipeline.steps) for v in step.outputs}
         arrays = {}
         for variable in outputs:

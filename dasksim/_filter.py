@@ -33,6 +33,8 @@ _UNBATCHED_SUB_BATCHES = 8
 class FilterStage(NestedStage):
     """The stages that a predicate needs, run again and again until a sub-batch is full.
 
+    A proposal for which a stage fails is rejected where failures do not end all.
+
     Without inputs that differ between rows, every attempt proposes as many samples as are expected to be needed, and
     what is accepted is kept in the order of proposal. With such inputs each row is proposed for until one is accepted.
 
@@ -187,9 +189,11 @@ class FilterStage(NestedStage):
         self, batch: SubBatch, given: Mapping[str, Any], size: int, attempt: int
     ) -> tuple[dict[str, Array], Array]:
         place = replace(self.place(batch, attempt), full_rows=size, unit="proposal")
-        made = run_steps(self.pipeline, self.steps, place, size, given, batch.watch)
+        failures = batch.failures.of_proposals(size) if batch.failures is not None else None
+        made = run_steps(self.pipeline, self.steps, place, size, {None: given}, batch.watch, failures)
         values = {name: value for i in self.steps for name, value in made.get(i, {}).items()}
-        return values, self._accept(made, size, batch, attempt)
+        accepted = self._accept(made, size, batch, attempt)
+        return values, accepted if failures is None else accepted & ~failures.failed
 
     def _accept(self, made: Mapping[int | None, Mapping[str, Any]], n: int, batch: SubBatch, attempt: int) -> Array:
         """Return which of ``n`` proposals the predicate accepts."""

@@ -146,7 +146,13 @@ class BatchedStage(FunctionStage):
         return variables, checked(outputs, f"stage {self.name!r}", variables, batch.axes)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
-        return checked(self.call(binding, batch), _where(self.name, batch), outputs, batch.axes)
+        try:
+            made = self.call(binding, batch)
+        except Exception as error:
+            if self.makes_contexts or not batch.fails(slice(None), self.name, error):
+                raise
+            return {v.name: np.zeros((*batch.axes, *v.shape), v.dtype) for v in outputs}
+        return checked(made, _where(self.name, batch), outputs, batch.axes)
 
 
 class ContextStage(FunctionStage):
@@ -200,22 +206,53 @@ class RowStage(FunctionStage):
         return RESERVED - {"batch_shape"}
 
     def _rows(self, binding: Binding, batch: SubBatch) -> list[Any]:
+        """Return what the function returns for each cell, and a mark for those of rows that have failed."""
         columns = self._columns(binding, batch)
         args = zip(*(columns[name] for name in binding.positional)) if binding.positional else itertools.repeat(())
+        keywords: Iterable[dict[str, Any]] = itertools.repeat({})
+        if binding.keyword:
+            keywords = (dict(zip(binding.keyword, more)) for more in zip(*(columns[n] for n in binding.keyword)))
         rows: list[Any] = []
         with self.function.at(batch.address, watch=batch.watch) as function:
             try:
-                if binding.keyword:
-                    keywords = zip(*(columns[name] for name in binding.keyword))
+                if batch.failures is not None and batch.failures.is_lenient:
+                    self._call_leniently(function, args, keywords, batch, rows)
+                elif binding.keyword:
                     for _, values, more in zip(range(batch.n_cells), args, keywords):
-                        rows.append(function(*values, **dict(zip(binding.keyword, more))))
+                        rows.append(function(*values, **more))
                 else:
                     rows.extend(itertools.starmap(function, itertools.islice(args, batch.n_cells)))
             except Exception as error:
                 if batch.address.sub_batch != PROBE_SUB_BATCH:
-                    error.add_note(f"raised by stage {self.name!r} at {_row(batch, len(rows))}")
+                    batch.fails(len(rows) // batch.cells_per_row, self.name, error)
+                    inputs = batch.inputs_of(len(rows))
+                    where = f"raised by stage {self.name!r} at {_row(batch, len(rows))}"
+                    error.add_note(f"{where}, whose inputs are {inputs}" if inputs else where)
                 raise
         return rows
+
+    def _call_leniently(
+        self,
+        function: Callable[..., Any],
+        args: Iterable[tuple[Any, ...]],
+        keywords: Iterable[dict[str, Any]],
+        batch: SubBatch,
+        rows: list[Any],
+    ) -> None:
+        """Call the function for each cell of a row that has not failed."""
+        failures = batch.failures
+        failed = failures.failed if failures is not None else np.zeros(batch.axes[0], bool)
+        for cell, values, more in zip(range(batch.n_cells), args, keywords):
+            row = cell // batch.cells_per_row
+            made = _FAILED
+            if not failed[row]:
+                try:
+                    made = function(*values, **more)
+                except Exception as error:
+                    if not batch.fails(row, self.name, error):
+                        raise
+                    failed[row] = True
+            rows.append(made)
 
     def _columns(self, binding: Binding, batch: SubBatch) -> dict[str, Iterable[Any]]:
         """Return the values of each argument, one a row."""
@@ -232,15 +269,33 @@ class RowStage(FunctionStage):
 
     def _stack(self, rows: list[Any], batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         """Turn a list of dicts into a dict of arrays: all rows at a glance or, where that is not enough, one by one."""
-        arrays = stacked(rows, outputs)
+        is_lenient = batch.failures is not None and batch.failures.is_lenient
+        cells = [cell for cell, row in enumerate(rows) if row is not _FAILED] if is_lenient else range(len(rows))
+        is_whole = len(cells) == len(rows)
+        arrays = stacked(rows if is_whole else [rows[cell] for cell in cells], outputs) if cells else {}
         if arrays is None:
             where = f"stage {self.name!r} at "
-            one_by_one = [checked(row, where + _row(batch, i), outputs, ()) for i, row in enumerate(rows)]
+            one_by_one = [checked(rows[cell], where + _row(batch, cell), outputs, ()) for cell in cells]
             arrays = {v.name: np.array([row[v.name] for row in one_by_one]) for v in outputs}
+        if not is_whole:
+            arrays = {v.name: _scattered(arrays.get(v.name), cells, len(rows), v) for v in outputs}
         return {
             v.name: arrays[v.name].astype(v.dtype, copy=False).reshape(*batch.axes, *arrays[v.name].shape[1:])
             for v in outputs
         }
+
+
+# What stands among the rows for one that has failed.
+_FAILED: Any = object()
+
+
+def _scattered(values: Array | None, cells: Sequence[int], n_cells: int, variable: Variable) -> Array:
+    """Return values at their cells, among others that are zero."""
+    shape = variable.shape if values is None else values.shape[1:]
+    array = np.zeros((n_cells, *shape), variable.dtype)
+    if values is not None:
+        array[cells] = values
+    return array
 
 
 def _where(stage: str, batch: SubBatch) -> str:
@@ -250,7 +305,7 @@ def _where(stage: str, batch: SubBatch) -> str:
 
 
 def _row(batch: SubBatch, cell: int) -> str:
-    row = cell // (batch.n_cells // batch.axes[0])
+    row = cell // batch.cells_per_row
     return f"{batch.unit} {row + batch.first_sample if batch.unit == 'sample' else row}"
 
 

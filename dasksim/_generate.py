@@ -1,42 +1,40 @@
 """Durable generation: where compiled simulators and stores meet."""
 
-import json
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
+from dasksim._chunk import check_policy
 from dasksim._executors import check_scheduler, connect
+from dasksim._failures import Policy
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan, as_shape, check_flag
-from dasksim._provenance import provenance
+from dasksim._record import agreed, extended, store_layout
 from dasksim._run import check_memory, run_chunks
 from dasksim._streams import check_seed
-from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
+from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.simulators import Simulator
 from dasksim.store import (
-    FORMAT,
-    ArrayLayout,
     ChunkWriter,
     StoreLayout,
-    choose_inner_rows,
-    create_store,
+    create_arrays,
+    create_root,
     finish_store,
+    forget_chunks,
     open_dataset,
+    open_part,
+    open_receipts,
     read_record,
     remove_leftovers,
     remove_store,
-    stored_dtypes,
+    replace_root,
 )
 
-__all__ = ["generate"]
-
-# What must agree between a store and a call that continues it, with the name that the message uses.
-_COMPARED = ("n_samples", "further", "seed", "sub_batch_size", "chunk_size", "conditions", "variables", "coords")
+__all__ = ["extend", "generate"]
 
 
 def generate(
@@ -49,7 +47,11 @@ def generate(
     sub_batch_size: int | None = None,
     chunk_size: int | None = None,
     dtypes: Any = None,
+    on_error: str = "raise",
+    on_nonfinite: str = "keep",
     overwrite: bool = False,
+    allow_changed: bool = False,
+    part: tuple[int, int] | None = None,
     scheduler: Any = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
@@ -75,8 +77,23 @@ def generate(
         Sizes in samples, as in :meth:`~dasksim.Simulator.sample`. A chunk is a shard of each array of the store.
     dtypes
         In which dtype to store variables: one for all floating-point variables, or a mapping. By default as simulated.
+    on_error
+        What to do where a stage raises an exception. ``"raise"``: stop; complete chunks are kept. ``"mask"``: the
+        sample's variables become NaN or, if they are not floating-point, 0, and the boolean variable ``valid`` says so.
+        ``"redraw"``: draw the whole sample again, up to 100 times, which conditions it on success. A batched stage
+        fails for all samples of a sub-batch at once; a proposal of a rejection that fails is rejected. Contexts,
+        predicates and what dasksim itself raises always stop. :func:`status` tells what failed, and how often.
+    on_nonfinite
+        The same where a stage returns NaN or an infinite value, or ``"keep"``.
     overwrite
         Whether to remove a store made by dasksim that is at the path. Nothing else is ever removed.
+    allow_changed
+        Whether to go on with a store although the source of a stage has changed since it was made. The store then
+        records both.
+    part
+        ``(i, m)`` simulates the ``i``-th of ``m`` shares of the chunks, ``i`` from 0. Any number of processes, on any
+        number of machines that see the store, can fill it at the same time, and need not know of each other. A call
+        without a part simulates whatever is missing.
     scheduler
         ``"synchronous"``, ``"threads"``, ``"processes"``, a ``distributed.Client`` or the address of its scheduler.
         By default the active client if there is one, else threads if all stages are batched, else processes.
@@ -86,7 +103,7 @@ def generate(
     Returns
     -------
     xarray.Dataset
-        The store, opened lazily.
+        The store, opened lazily; with ``part``, the samples of the part.
 
     Raises
     ------
@@ -108,90 +125,216 @@ def generate(
     ...     dict(ds.sizes)
     {'batch': 1000, 'x_dim_0': 3}
     """
-    if not isinstance(simulator, Simulator):
-        raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
-    if not isinstance(store, str | os.PathLike):
-        raise ArgumentTypeError(f"store must be a path; got {store!r}")
-    if "://" in str(store):
-        raise ArgumentError(f"store must be a path of this machine's file system, not a URL; got {store!r}")
-    if not isinstance(conditions, Mapping | None):
-        raise ArgumentTypeError(f"conditions must be a mapping of variables to values; got {conditions!r}")
+    request = _Request.checked(simulator, store, conditions, part, allow_changed, progress)
+    path, policy = request.path, Policy.checked(on_error, on_nonfinite)
     overwrite = check_flag("overwrite", overwrite)
-    progress = progress if progress is None else check_flag("progress", progress)
+    if overwrite and part is not None:
+        raise ArgumentError(
+            "overwrite=True does not go with part=: each part would remove what the others made; remove the store first"
+        )
     shape = as_shape("n_samples", n_samples)
     seed = None if seed is None else check_seed(seed)
     scheduler = check_scheduler(scheduler, is_batched=True) if scheduler is not None else None
-    path = Path(store).absolute()
     found = read_record(path)
+    own_seed = seed
     if found is not None and not overwrite:
         seed = found["seed"] if seed is None else seed
         sub_batch_size = found["sub_batch_size"] if sub_batch_size is None else sub_batch_size
         if chunk_size is None and sub_batch_size == found["sub_batch_size"]:  # of others it may be no multiple
             chunk_size = found["chunk_size"]
-    pipeline, plan = simulator.plan(
-        shape, seed=seed, sub_batch_size=sub_batch_size, chunk_size=chunk_size, conditions=dict(conditions or {})
-    )
-    layout = _layout(pipeline, plan, dtypes)
-    with connect(check_scheduler(scheduler, pipeline.is_batched)) as executor:
-        check_memory(plan, pipeline, executor)
+    task = request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy)
+    with connect(check_scheduler(scheduler, task.pipeline.is_batched)) as executor:
+        check_memory(task.plan, task.pipeline, executor)
         if found is not None and overwrite:
             remove_store(path)
         elif found is not None:
-            _check_same(path, found, layout.record)
-        create_store(path, layout)
-        found = read_record(path) or {}
-        _check_same(path, found, layout.record)  # another writer may have come first
-        remove_leftovers(path)
-        writer = ChunkWriter(path, replace(layout, record=found))
-        run_chunks(path, pipeline, plan, writer, executor, progress)
-    finish_store(path)
-    return open_dataset(path)
+            agreed(path, found, task.layout.record, request.allow_changed)
+        found = create_root(path, task.layout.record)
+        if own_seed is None and found["seed"] != task.plan.seed:  # another writer has come first, with its own seed
+            task = request.resolve(shape, found["seed"], sub_batch_size, chunk_size, dtypes, policy)
+        record = agreed(path, found, task.layout.record, request.allow_changed)
+        if record != found:
+            replace_root(path, record)
+        return request.complete(task, record, executor)
 
 
-def _layout(pipeline: Pipeline, plan: Plan, dtypes: Any) -> StoreLayout:
-    stored = stored_dtypes(dtypes, {v.name: v.dtype for v in pipeline.variables})
-    shapes = {v.name: (plan.n_samples, *pipeline.array_shape(v)) for v in pipeline.variables}
-    row_bytes = max(math.prod(shape[1:]) * stored[name].itemsize for name, shape in shapes.items())
-    inner_rows = choose_inner_rows(plan.chunk_size, plan.sub_batch_size, row_bytes)
-    arrays = tuple(
-        ArrayLayout(v.name, shapes[v.name], pipeline.array_dims(v), stored[v.name], plan.chunk_size, inner_rows)
-        for v in pipeline.variables
-    )
-    record = {
-        "format": FORMAT,
-        **provenance(pipeline, plan),
-        "n_samples": plan.n_samples,
-        "further": list(plan.further),
-        "chunk_size": plan.chunk_size,
-        "variables": {a.name: {"dims": a.dims, "shape": a.shape[1:], "dtype": a.dtype.name} for a in arrays},
-        "coords": {dim: [str(value) for value in values] for dim, values in pipeline.coords.items()},
-    }
-    return StoreLayout(arrays, pipeline.coords, plan.n_chunks, plan.chunk_size, json.loads(json.dumps(record)))
+def extend(
+    store: str | os.PathLike[str],
+    simulator: Simulator,
+    n_samples: int,
+    *,
+    conditions: Mapping[str, Any] | None = None,
+    allow_changed: bool = False,
+    part: tuple[int, int] | None = None,
+    scheduler: Any = None,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Make a store longer.
 
+    The result has the same bits as a store of ``n_samples`` samples made at once with the same seed, sub-batch size and
+    chunk size. All that is not given here is as the store says. An extension that was stopped is continued by the same
+    call, or by :func:`generate` with the new number of samples.
 
-def _check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    differences = [
-        f"{name}: {found.get(name)!r} in the store, {wanted[name]!r} asked for"
-        for name in _COMPARED
-        if found.get(name) != wanted[name]
-    ]
-    differences += _stage_differences(found.get("stages", []), wanted["stages"])
-    if differences:
-        error = StoreMismatchError(
-            f"the store at {str(path)!r} was made by other arguments:\n  "
-            + "\n  ".join(differences)
-            + "\nGive the same arguments to continue it, choose another path, or pass overwrite=True to make it anew"
+    Parameters
+    ----------
+    store
+        Path of the store.
+    simulator
+        What the store was made with.
+    n_samples
+        Number of samples that the store shall have, those that it has included.
+    conditions
+        As given when the store was made; values with a batch axis must begin with those.
+    allow_changed, part, scheduler, progress
+        As in :func:`generate`.
+
+    Returns
+    -------
+    xarray.Dataset
+        The store, opened lazily; with ``part``, the samples of the part.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used, or the store has more samples.
+    StoreError
+        If there is no store, or it cannot be written.
+    StoreMismatchError
+        If the store was made by another simulator or other conditions; the message lists what differs.
+
+    Examples
+    --------
+    >>> import dasksim, tempfile
+    >>> simulator = dasksim.make_simulator(lambda rng: {"x": rng.normal(size=3)})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/train.zarr"
+    ...     ds = dasksim.generate(simulator, path, 1000, seed=1, scheduler="synchronous")
+    ...     ds = dasksim.extend(path, simulator, 3000, scheduler="synchronous")
+    ...     dict(ds.sizes)
+    {'batch': 3000, 'x_dim_0': 3}
+    """
+    request = _Request.checked(simulator, store, conditions, part, allow_changed, progress)
+    path = request.path
+    scheduler = check_scheduler(scheduler, is_batched=True) if scheduler is not None else None
+    found = read_record(path)
+    if found is None:
+        raise StoreError(f"there is no store at {str(path)!r} to extend; make one with dasksim.generate")
+    shape = as_shape("n_samples", n_samples)
+    if len(shape) > 1:
+        raise ArgumentTypeError(f"n_samples must be an integer, the length of the batch axis; got {n_samples!r}")
+    if shape[0] < found["n_samples"]:
+        raise ArgumentError(
+            f"n_samples={n_samples} is less than the {found['n_samples']} samples that the store at {str(path)!r} is "
+            "made for; a store cannot be made shorter, but a selection of it can be used"
         )
-        raise error
+    policy = Policy(found.get("on_error", "raise"), found.get("on_nonfinite", "keep"))
+    dtypes = {name: variable["dtype"] for name, variable in found["variables"].items() if name != policy.mask}
+    task = request.resolve(
+        (shape[0], *found["further"]), found["seed"], found["sub_batch_size"], found["chunk_size"], dtypes, policy
+    )
+    longer = extended(found, task.layout.record, task.pipeline)
+    with connect(check_scheduler(scheduler, task.pipeline.is_batched)) as executor:
+        check_memory(task.plan, task.pipeline, executor)
+        record = agreed(path, longer, task.layout.record, request.allow_changed)
+        last, is_short = divmod(found["n_samples"], found["chunk_size"])
+        if found["n_samples"] < shape[0] and is_short and open_receipts(path, found) is not None:
+            forget_chunks(path, found, [last])
+        if record != found:
+            replace_root(path, record)
+        return request.complete(task, record, executor)
 
 
-def _stage_differences(found: Sequence[Any], wanted: Sequence[Any]) -> list[str]:
-    old = {stage["name"]: stage for stage in found}
-    new = {stage["name"]: stage for stage in wanted}
-    if list(old) != list(new):
-        return [f"stages: {list(old)} in the store, {list(new)} asked for"]
-    return [
-        f"stage {name!r}: its source, its arguments or what it captures have changed since the store was made"
-        for name in new
-        if new[name] != old[name]
-    ]
+@dataclass(frozen=True)
+class _Task:
+    """What is simulated, and how it lies in the store."""
+
+    pipeline: Pipeline
+    plan: Plan
+    layout: StoreLayout
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the calls have in common, checked."""
+
+    simulator: Simulator
+    path: Path
+    conditions: dict[str, Any]
+    part: tuple[int, int] | None
+    allow_changed: bool
+    progress: bool | None
+
+    @classmethod
+    def checked(
+        cls, simulator: Any, store: Any, conditions: Any, part: Any, allow_changed: Any, progress: Any
+    ) -> "_Request":
+        if not isinstance(simulator, Simulator):
+            raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
+        if not isinstance(store, str | os.PathLike):
+            raise ArgumentTypeError(f"store must be a path; got {store!r}")
+        if "://" in str(store):
+            raise ArgumentError(f"store must be a path of this machine's file system, not a URL; got {store!r}")
+        if not isinstance(conditions, Mapping | None):
+            raise ArgumentTypeError(f"conditions must be a mapping of variables to values; got {conditions!r}")
+        return cls(
+            simulator,
+            Path(store).absolute(),
+            dict(conditions or {}),
+            _check_part(part),
+            check_flag("allow_changed", allow_changed),
+            progress if progress is None else check_flag("progress", progress),
+        )
+
+    def resolve(
+        self,
+        shape: tuple[int, ...],
+        seed: int | None,
+        sub_batch_size: int | None,
+        chunk_size: int | None,
+        dtypes: Any,
+        policy: Policy,
+    ) -> _Task:
+        pipeline, plan = self.simulator.plan(
+            shape, seed=seed, sub_batch_size=sub_batch_size, chunk_size=chunk_size, conditions=self.conditions
+        )
+        check_policy(pipeline, policy)
+        pipeline = replace(pipeline, store=str(self.path))
+        return _Task(pipeline, plan, store_layout(pipeline, plan, dtypes, policy), policy)
+
+    def complete(self, task: _Task, record: Mapping[str, Any], executor: Any) -> xr.Dataset:
+        """Simulate and write what is missing, and open it."""
+        layout = replace(task.layout, record=record)
+        create_arrays(self.path, layout)
+        remove_leftovers(self.path)
+        writer = ChunkWriter(self.path, layout)
+        first, stop = _share(self.part, task.plan.n_chunks)
+        run_chunks(task.pipeline, task.plan, writer, task.policy, range(first, stop), executor, self.progress)
+        if self.part is None:
+            finish_store(self.path)
+            return open_dataset(self.path)
+        receipts = open_receipts(self.path, record)
+        if receipts is not None and len(receipts.complete_chunks()) == task.plan.n_chunks:
+            finish_store(self.path)
+        samples = (chunk * task.plan.chunk_size for chunk in (first, stop))
+        return open_part(self.path).isel(batch=slice(*samples))
+
+
+def _share(part: tuple[int, int] | None, n_chunks: int) -> tuple[int, int]:
+    """Return the first chunk of a part, and the first one after it."""
+    if part is None:
+        return 0, n_chunks
+    i, m = part
+    return i * n_chunks // m, (i + 1) * n_chunks // m
+
+
+def _check_part(part: Any) -> tuple[int, int] | None:
+    if part is None:
+        return None
+    is_pair = isinstance(part, Sequence) and not isinstance(part, str) and len(part) == 2
+    if not is_pair or any(isinstance(value, bool) or not isinstance(value, int) for value in part):
+        raise ArgumentTypeError(f"part must be a pair of integers (i, m), the i-th of m shares; got {part!r}")
+    i, m = part
+    if not 0 <= i < m:
+        raise ArgumentError(f"part=(i, m) needs 0 <= i < m, with i counted from 0; got {part!r}")
+    return i, m

@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._conditions import Condition
+from dasksim._evaluate import evaluate
+from dasksim._failures import Failures, Policy
 from dasksim._plan import Plan
 from dasksim._schema import Variable
 from dasksim._stage import SubBatch
 from dasksim._steps import Place, Step, sub_batch_of
 from dasksim.errors import SimulatorError
 
-__all__ = ["COUNTS", "Pipeline", "explain", "run_steps", "to_rows"]
+__all__ = ["Pipeline", "explain", "run_steps", "to_rows"]
 
 Array = npt.NDArray[Any]
 
@@ -50,6 +52,8 @@ class Pipeline:
         Declared sizes of such dims.
     call
         See :class:`Lowering`.
+    store
+        Where the samples are written, if they are; an error says so how to replay one.
     """
 
     steps: tuple[Step, ...]
@@ -62,6 +66,7 @@ class Pipeline:
     fill_value: Any = math.nan
     max_sizes: Mapping[str, int] = field(default_factory=dict)
     call: str = "sample({shape}"
+    store: str | None = None
 
     @property
     def is_batched(self) -> bool:
@@ -126,12 +131,13 @@ class Pipeline:
             place = Place(plan.seed, sub_batch, sub_batch * size, size)
             n_rows = size if step.is_full else min(size, plan.n_samples - place.first_sample)
             given = {name: self._part(step, name, inputs[name], j, size) for name in step.sources}
-            batch = sub_batch_of(step, place, n_rows, self.inputs(step, given), watch)
+            failures = Failures(Policy(), np.arange(place.first_sample, place.first_sample + n_rows), plan.n_samples)
+            batch = sub_batch_of(step, place, n_rows, self.inputs(step, given), watch, failures)
             self.check_plates(step, batch)
             try:
                 made = step.stage.simulate(step.binding, batch, step.outputs)
             except Exception as error:
-                explain(error, self._how_to_reproduce(step.stage.name, batch, plan))
+                explain(error, self.how_to_reproduce(failures.raised_at, plan, step.stage.name))
                 raise
             for name, values in made.items():
                 parts[name].append(values)
@@ -164,53 +170,23 @@ class Pipeline:
                     f"the largest size with max_sizes={{{plate.name!r}: ...}}"
                 )
 
-    def simulate_all(self, plan: Plan, chunk: int, conditions: Mapping[str, Any]) -> dict[str, Array]:
-        """Evaluate all steps on one chunk and return the variables as they stand in the dataset, and hidden counts.
-
-        Parameters
-        ----------
-        plan
-            How the dataset is cut up.
-        chunk
-            Number of the chunk.
-        conditions
-            The conditions' values on this chunk.
-        """
-        made: dict[int | None, Mapping[str, Any]] = {None: conditions}
-        counts: dict[str, Array] = {}
-        for index, step in enumerate(self.steps):
-            if step.is_run:
-                inputs = {name: made[source][name] for name, source in step.sources.items()}
-                made[index] = self.simulate(index, plan, chunk, inputs)
-                counts.update({n: np.asarray(v) for n, v in made[index].items() if "//" in n})
-        arrays = {v.name: self._array(v, made, plan, chunk) for v in self.variables}
-        for kind in COUNTS:
-            found = [values.sum() for name, values in counts.items() if name.endswith(f"//{kind}")]
-            arrays[f"/{kind}"] = np.asarray(sum(found) if found else plan.n_rows(chunk))
-        return arrays
-
-    def _array(self, variable: Variable, made: Mapping[int | None, Mapping[str, Any]], plan: Plan, chunk: int) -> Array:
-        source = self.sources[variable.name]
-        shape = (plan.n_rows(chunk), *self.array_shape(variable))
-        values = made[source][variable.name]
-        if source is not None:
-            return to_rows(variable, values, shape, plan.sub_batch_size, self.fill_value)
-        array = np.asarray(values)
-        if self.conditions[variable.name].is_scalar:
-            array = np.ascontiguousarray(np.broadcast_to(array.reshape(-1)[0], shape))
-        return array.reshape(shape).astype(variable.dtype, copy=False)
-
-    def _how_to_reproduce(self, stage: str, batch: SubBatch, plan: Plan) -> str:
-        first, size = batch.first_sample, plan.sub_batch_size
-        stop = first + size
+    def how_to_reproduce(self, sample: int, plan: Plan, stage: str = "") -> str:
+        """Return where a sample is, and a call that runs its sub-batch alone."""
+        size = plan.sub_batch_size
+        sub_batch = sample // size
+        first, stop = sub_batch * size, (sub_batch + 1) * size
+        last = min(stop, plan.n_samples) - 1
+        where = f"in stage {stage!r}, " if stage else "in "
+        where += f"sub-batch {sub_batch} (samples {first} to {last}); run it alone with\n    "
+        more = ", **conditions" if self.conditions else ""
+        if self.store is not None:
+            more = ", conditions=conditions" if self.conditions else ""
+            return f"{where}dasksim.replay({self.store!r}, simulator, sample={sample}{more})"
         n_samples = stop if all(condition.is_scalar for condition in self.conditions.values()) else plan.n_samples
         shape: Any = (n_samples, *plan.further) if plan.further else n_samples
-        last = min(stop, plan.n_samples) - 1
-        more = ", **conditions" if self.conditions else ""
         call = self.call.format(shape=shape)
         return (
-            f"in stage {stage!r}, sub-batch {batch.address.sub_batch} (samples {first} to {last}); run it alone with\n"
-            f"    simulator.{call}, seed={plan.seed}, sub_batch_size={size}, chunk_size={size}{more})"
+            f"{where}simulator.{call}, seed={plan.seed}, sub_batch_size={size}, chunk_size={size}{more})"
             f".isel(batch=slice({first}, {stop})).compute()"
         )
 
@@ -219,51 +195,56 @@ class Pipeline:
         return replace(self, conditions={name: c.without_rows() for name, c in self.conditions.items()})
 
 
-#: What a stage that filters counts; its hidden variables are named ``{stage}//{count}``.
-COUNTS = ("proposals", "accepted")
-
-
 def run_steps(
-    pipeline: Pipeline, indices: Sequence[int], place: Place, n_rows: int, given: Mapping[str, Any], watch: bool
-) -> dict[int | None, dict[str, Array]]:
+    pipeline: Pipeline,
+    indices: Sequence[int],
+    place: Place,
+    n_rows: int,
+    made: Mapping[int | None, Mapping[str, Any]],
+    watch: bool,
+    failures: Failures | None = None,
+) -> dict[int | None, Mapping[str, Any]]:
     """Evaluate some steps of a pipeline on one sub-batch, or attempt at it, in memory.
 
     Parameters
     ----------
     pipeline
-        The pipeline; its conditions are what is ``given``.
+        The pipeline.
     indices
         The steps to run, in order.
     place
         Which sub-batch, and on which attempt.
     n_rows
         How many rows.
-    given
-        Values of the conditions, with ``n_rows`` rows.
+    made
+        What there is already: values of the conditions, with ``n_rows`` rows, under None, and of steps that are not to
+        be run.
     watch
         Whether to find out if functions use the global generators.
+    failures
+        Which rows have failed, to be added to; None where any exception ends all.
 
     Returns
     -------
     dict
         The values by step, and under None what was given.
     """
-    made: dict[int | None, dict[str, Any]] = {None: dict(given)}
+    values = dict(made)
     for index in indices:
         step = pipeline.steps[index]
-        if not step.is_run:
+        if not step.is_run or index in values:
             continue
-        inputs = {name: made[source][name] for name, source in step.sources.items()}
-        batch = sub_batch_of(step, place, n_rows, pipeline.inputs(step, inputs), watch)
+        inputs = {name: values[source][name] for name, source in step.sources.items()}
+        batch = sub_batch_of(step, place, n_rows, pipeline.inputs(step, inputs), watch, failures)
         pipeline.check_plates(step, batch)
         try:
-            made[index] = step.stage.simulate(step.binding, batch, step.outputs)
+            values[index] = evaluate(step, batch)
         except Exception as error:
             error.add_note(f"raised in stage {step.stage.name!r}")
             raise
         if getattr(step.stage, "keep_all", False):
-            n_rows = next(len(made[index][v.name]) for v in step.outputs if not v.is_shared)
-    return made
+            n_rows = next(len(values[index][v.name]) for v in step.outputs if not v.is_shared)
+    return values
 
 
 def to_rows(

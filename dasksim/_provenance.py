@@ -17,7 +17,7 @@ from dasksim._plan import Plan
 from dasksim._stage import Stage
 from dasksim._version import __version__
 
-__all__ = ["digest_array", "provenance", "source_digest"]
+__all__ = ["describe_condition", "digest_array", "provenance", "source_digest"]
 
 _PACKAGES = ("dask", "numpy", "xarray", "zarr")
 
@@ -39,7 +39,7 @@ def provenance(pipeline: Pipeline, plan: Plan) -> dict[str, Any]:
             }
             for step in pipeline.steps
         ],
-        "conditions": {name: _describe(condition) for name, condition in sorted(pipeline.conditions.items())},
+        "conditions": {name: describe_condition(condition) for name, condition in sorted(pipeline.conditions.items())},
         "packages": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -47,7 +47,8 @@ def provenance(pipeline: Pipeline, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _describe(condition: Condition) -> Any:
+def describe_condition(condition: Condition) -> Any:
+    """Return the value of a condition, or what tells an array from others, ready for JSON."""
     if condition.is_scalar:
         return np.asarray(condition.values).item() if condition.variable.dtype.kind != "c" else str(condition.values)
     described = {"shape": list(condition.values.shape), "dtype": str(condition.values.dtype)}

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
 
+from dasksim._chunk import simulate_chunk
 from dasksim._compile import Program
 from dasksim._executors import Pool, n_local_workers, open_pool
+from dasksim._failures import Policy
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan
 from dasksim._progress import Progress
@@ -30,17 +31,19 @@ class _ChunkJob:
 
     program: Program
     writer: ChunkWriter
+    policy: Policy
 
     def __call__(self, chunk: int, conditions: Mapping[str, Any]) -> Receipt:
         pipeline, plan = self.program.pipeline, self.program.plan
-        return self.writer.write(chunk, lambda: pipeline.simulate_all(plan, chunk, conditions))
+        return self.writer.write(chunk, lambda: simulate_chunk(pipeline, plan, chunk, conditions, self.policy))
 
 
 def run_chunks(
-    path: Path,
     pipeline: Pipeline,
     plan: Plan,
     writer: ChunkWriter,
+    policy: Policy,
+    chunks: range,
     scheduler: Any,
     progress: bool | None,
 ) -> None:
@@ -48,39 +51,41 @@ def run_chunks(
 
     Parameters
     ----------
-    path
-        Where the store is.
     pipeline, plan
         What to simulate.
     writer
         What writes it.
+    policy
+        What to do with samples that fail.
+    chunks
+        The chunks among which to look.
     scheduler
         Where the chunks run: a name or a client.
     progress
         Whether to show a progress bar.
     """
-    receipts = open_receipts(path)
-    complete = receipts.complete_chunks() if receipts else set()
-    missing = [chunk for chunk in range(plan.n_chunks) if chunk not in complete]
-    n_done = sum(plan.n_rows(chunk) for chunk in complete)
+    complete = _complete_chunks(writer)
+    missing = [chunk for chunk in chunks if chunk not in complete]
+    n_samples = sum(map(plan.n_rows, chunks))
+    n_done = n_samples - sum(map(plan.n_rows, missing))
     if not missing:
         return
-    job = _ChunkJob(Program(pipeline, plan), writer)
+    job = _ChunkJob(Program(pipeline, plan), writer, policy)
     try:
-        with Progress(plan.n_samples, n_done, progress) as bar, open_pool(scheduler, job) as pool:
+        with Progress(n_samples, n_done, progress) as bar, open_pool(scheduler, job) as pool:
             for receipt in _windowed(pool, pipeline, plan, missing):
                 bar.advance(plan.n_rows(receipt.chunk), receipt.n_proposals, receipt.n_accepted)
     except KeyboardInterrupt as error:
-        error.add_note(_how_to_resume(path))
+        error.add_note(_how_to_resume(writer))
         raise
     except BrokenProcessPool as error:
         error.add_note(
             "A worker process died, often because memory ran out: a smaller chunk_size needs less. "
-            + _how_to_resume(path)
+            + _how_to_resume(writer)
         )
         raise
     except StoreError as error:
-        error.add_note(_how_to_resume(path))
+        error.add_note(_how_to_resume(writer))
         raise
 
 
@@ -118,7 +123,11 @@ def check_memory(plan: Plan, pipeline: Pipeline, scheduler: Any) -> None:
         )
 
 
-def _how_to_resume(path: Path) -> str:
-    receipts = open_receipts(path)
-    n_complete = len(receipts.complete_chunks()) if receipts else 0
+def _complete_chunks(writer: ChunkWriter) -> set[int]:
+    receipts = open_receipts(writer.path, writer.layout.record)
+    return receipts.complete_chunks() if receipts else set()
+
+
+def _how_to_resume(writer: ChunkWriter) -> str:
+    n_complete = len(_complete_chunks(writer))
     return f"{n_complete} chunks are complete and kept; run generate again with the same arguments to go on."

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
+from dasksim._failures import Failures
 from dasksim._isolation import Isolated, run_all
 from dasksim._schema import RESERVED, Variable
 from dasksim._streams import Address, stage_key
@@ -46,6 +48,8 @@ class SubBatch:
         Rows of a whole sub-batch, of which these may be the first ones only.
     unit
         What messages call a row: a sample of the dataset, or else a row counted from 0, such as a proposal.
+    failures
+        Which rows have failed, or None where any exception ends all.
     """
 
     address: Address
@@ -57,11 +61,30 @@ class SubBatch:
     watch: bool = False
     full_rows: int = 0
     unit: str = "sample"
+    failures: Failures | None = None
 
     @property
     def n_cells(self) -> int:
         """Number of samples times further batch axes."""
         return math.prod(self.axes)
+
+    @property
+    def cells_per_row(self) -> int:
+        """Number of cells that belong to one row."""
+        return math.prod(self.axes[1:])
+
+    def fails(self, rows: Any, stage: str, error: BaseException) -> bool:
+        """Take note that a function raised an exception at some rows; return whether to go on without them."""
+        if self.failures is None:
+            return False
+        return self.failures.raised(np.arange(self.axes[0])[rows], stage, error)
+
+    def inputs_of(self, cell: int) -> str:
+        """Return the inputs of a cell, for a message."""
+        cells = {name: value.reshape(self.n_cells, *value.shape[len(self.axes) :]) for name, value in self.rows.items()}
+        values = {**self.shared, **{name: value[cell] for name, value in cells.items()}}
+        with np.printoptions(threshold=20, edgeitems=3):
+            return ", ".join(f"{name}={_shown(value)}" for name, value in values.items())
 
 
 @dataclass(frozen=True)
@@ -131,6 +154,7 @@ class Stage(ABC):
     is_batched: bool
     is_context: ClassVar[bool] = False
     makes_contexts: ClassVar[bool] = False
+    is_redrawn: bool = True
     how_often: ClassVar[str]
 
     def __init__(self, name: str) -> None:
@@ -192,6 +216,10 @@ class Stage(ABC):
     def guarded(self, work: Callable[[bool], T]) -> T:
         """Return ``work(watch)``, which simulates; see :meth:`Isolated.run`."""
         return run_all(self.functions, work)
+
+
+def _shown(value: Any) -> str:
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def within(path: str, name: str = "") -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._conditions import pad_rows
+from dasksim._failures import Failures
 from dasksim._schema import Variable
 from dasksim._stage import Binding, Plate, Stage, SubBatch
 from dasksim._streams import Address
@@ -126,7 +127,12 @@ class Place:
 
 
 def sub_batch_of(
-    step: Step, place: Place, n_rows: int, inputs: Mapping[str, tuple[Variable, Any]], watch: bool
+    step: Step,
+    place: Place,
+    n_rows: int,
+    inputs: Mapping[str, tuple[Variable, Any]],
+    watch: bool,
+    failures: Failures | None = None,
 ) -> SubBatch:
     """Return what a stage is given: its inputs along its own axes.
 
@@ -142,6 +148,8 @@ def sub_batch_of(
         For each input, what it is and its values on the sub-batch.
     watch
         Whether to find out if its function uses the global generators.
+    failures
+        Which rows have failed.
     """
     axes = (n_rows, *_plate_sizes(step, inputs))
     plates = tuple(plate.name for plate in step.plates)
@@ -165,6 +173,7 @@ def sub_batch_of(
         watch,
         place.full_rows,
         place.unit,
+        failures,
     )
 
 

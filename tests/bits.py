@@ -1,5 +1,6 @@
 """Compare datasets and stores bit by bit."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,19 @@ def file_bytes(path: Path) -> dict[str, bytes]:
 
 
 def array_bytes(path: Path) -> dict[str, bytes]:
-    """Return the bytes of every file of a store but for receipts, which hold times."""
-    return {name: content for name, content in file_bytes(path).items() if not name.startswith("_dasksim/receipts/c.")}
+    """Return the bytes of every file of a store but for what tells when, where and in which steps it was made."""
+    content = file_bytes(path)
+    content["zarr.json"] = _without_history(content["zarr.json"])
+    return {name: content[name] for name in content if not name.startswith("_dasksim/receipts/c.")}
+
+
+def _without_history(root: bytes) -> bytes:
+    metadata = json.loads(root)
+    record = json.loads(metadata["attributes"]["dasksim"])
+    for key in ("created", "extended_from"):
+        record.pop(key, None)
+    metadata["attributes"]["dasksim"] = record
+    return json.dumps(metadata, sort_keys=True).encode()
 
 
 def receipt_files(path: Path) -> dict[int, Path]:

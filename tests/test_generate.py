@@ -535,7 +535,7 @@ def test_run_whose_store_is_made_anew_stops(tmp_path: Path) -> None:
         options = {**OPTIONS, "seed": 2}
         made.append(bits(generate(failing(other, -1), path, N, conditions=NUMBERS, overwrite=True, **options)))
 
-    with pytest.raises(StoreMismatchError, match="was removed or made anew by another run"):
+    with pytest.raises(StoreMismatchError, match="was removed, made anew or changed by another run"):
         generate(failing(other, sample=500), path, N, conditions=NUMBERS, **OPTIONS)
     assert [bits(open_dataset(path))] == made
 

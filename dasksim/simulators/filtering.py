@@ -82,7 +82,7 @@ def _simulate(pipeline: Pipeline, plan: Plan, sub_batch: int) -> dict[str, Any]:
     n_rows = min(size, plan.n_samples - place.first_sample)
     functions = [function for step in pipeline.steps for function in step.stage.functions]
     steps = range(len(pipeline.steps))
-    made = run_all(functions, lambda watch: run_steps(pipeline, steps, place, n_rows, given, watch))
+    made = run_all(functions, lambda watch: run_steps(pipeline, steps, place, n_rows, {None: given}, watch))
     n_kept = next(
         len(made[index][v.name])
         for index, step in enumerate(pipeline.steps)

@@ -6,13 +6,22 @@ from dasksim.store._read import (
     FORMAT,
     Status,
     open_dataset,
+    open_part,
     open_receipts,
     read_record,
     remove_leftovers,
     status,
 )
 from dasksim.store._receipts import Receipt, Receipts
-from dasksim.store._write import ChunkWriter, create_store, finish_store, remove_store
+from dasksim.store._write import (
+    ChunkWriter,
+    create_arrays,
+    create_root,
+    finish_store,
+    forget_chunks,
+    remove_store,
+    replace_root,
+)
 
 __all__ = [
     "ATTRIBUTE",
@@ -24,13 +33,17 @@ __all__ = [
     "Status",
     "StoreLayout",
     "choose_inner_rows",
-    "create_store",
+    "create_arrays",
+    "create_root",
     "finish_store",
+    "forget_chunks",
     "open_dataset",
+    "open_part",
     "open_receipts",
     "read_record",
     "remove_leftovers",
     "remove_store",
+    "replace_root",
     "status",
     "stored_dtypes",
 ]

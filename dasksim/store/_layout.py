@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._failures import VALID
 from dasksim._schema import is_supported
 from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
 
@@ -50,6 +51,16 @@ class ArrayLayout:
     dtype: np.dtype[Any]
     chunk_rows: int
     inner_rows: int
+
+    @property
+    def fill_value(self) -> Any:
+        """What readers see where nothing was written, and what masked samples hold.
+
+        A mask that was never written says that all samples are valid: none was asked for when they were made.
+        """
+        if self.name == VALID and self.dtype == bool:
+            return True
+        return np.nan if self.dtype.kind in "fc" else 0
 
     @property
     def row_bytes(self) -> int:

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import zarr
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore
 
+from dasksim._failures import Failure
 from dasksim.errors import IncompleteStoreError, StoreError
-from dasksim.store._receipts import RECEIPTS, Receipts
+from dasksim.store._receipts import Receipts
 
 __all__ = [
     "ATTRIBUTE",
@@ -25,6 +26,7 @@ __all__ = [
     "Status",
     "expected_warnings",
     "open_dataset",
+    "open_part",
     "open_receipts",
     "read_record",
     "remove_leftovers",
@@ -93,13 +95,12 @@ def remove_leftovers(path: Path) -> None:
             continue
 
 
-def open_receipts(path: Path) -> Receipts | None:
+def open_receipts(path: Path, record: Mapping[str, Any]) -> Receipts | None:
     """Return the receipts of a store, or None if its creation was cut off before them."""
     try:
-        array = zarr.open_array(LocalStore(path, read_only=True), path=RECEIPTS, mode="r")
-    except FileNotFoundError:
+        return Receipts(zarr.open_group(LocalStore(path, read_only=True), mode="r"), record)
+    except (FileNotFoundError, KeyError):
         return None
-    return Receipts(array)
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,10 @@ class Status:
         Time spent on the complete chunks, summed over workers.
     n_proposals, n_accepted
         Proposals made and accepted for the complete chunks; the same unless the simulator rejects some.
+    failures
+        What failed, and was masked or drawn again, in the complete chunks; the most frequent first.
+    missing
+        Runs of chunks that are missing, each as its first and last one.
     """
 
     path: str
@@ -139,6 +144,13 @@ class Status:
     seconds: float
     n_proposals: int
     n_accepted: int
+    failures: tuple[Failure, ...] = ()
+    missing: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def n_failed(self) -> int:
+        """How many times a sample failed."""
+        return sum(failure.count for failure in self.failures)
 
     @property
     def acceptance_rate(self) -> float:
@@ -155,15 +167,35 @@ class Status:
             "complete" if self.is_complete else "incomplete; run generate again with the same arguments to finish it"
         )
         rate = f", {self.n_complete_samples / self.seconds:,.0f} samples/s a worker" if self.seconds else ""
-        accepted = f"{self.n_accepted:,} of {self.n_proposals:,} proposals ({self.acceptance_rate:.3g})"
-        return (
-            f"{self.path}: {state}\n"
-            f"  samples  {self.n_complete_samples:,} of {self.n_samples:,}\n"
-            f"  chunks   {self.n_complete:,} of {self.n_chunks:,} (of {self.chunk_size:,} samples)\n"
-            f"  seed     {self.seed} (sub-batches of {self.sub_batch_size:,} samples)\n"
-            f"  time     {self.seconds:,.1f} s{rate}"
-            + (f"\n  accepted {accepted}" if self.n_accepted != self.n_proposals else "")
-        )
+        lines = [
+            f"{self.path}: {state}",
+            f"  samples  {self.n_complete_samples:,} of {self.n_samples:,}",
+            f"  chunks   {self.n_complete:,} of {self.n_chunks:,} (of {self.chunk_size:,} samples)",
+        ]
+        if self.missing:
+            runs = [str(first) if first == last else f"{first}-{last}" for first, last in self.missing]
+            more = f", and {len(runs) - _MOST_RUNS} more runs" if len(runs) > _MOST_RUNS else ""
+            lines.append(f"  missing  {', '.join(runs[:_MOST_RUNS])}{more}")
+        lines += [
+            f"  seed     {self.seed} (sub-batches of {self.sub_batch_size:,} samples)",
+            f"  time     {self.seconds:,.1f} s{rate}",
+        ]
+        if self.n_accepted != self.n_proposals:
+            accepted = f"{self.n_accepted:,} of {self.n_proposals:,} proposals ({self.acceptance_rate:.3g})"
+            lines.append(f"  accepted {accepted}")
+        lines += [f"  {'failed  ' if i == 0 else '        '} {failure}" for i, failure in enumerate(self.failures)]
+        return "\n".join(lines)
+
+
+# Runs of missing chunks that are listed.
+_MOST_RUNS = 8
+
+
+def _runs(chunks: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Return ascending numbers as runs, each with its first and last one."""
+    starts = [c for i, c in enumerate(chunks) if i == 0 or chunks[i - 1] != c - 1]
+    ends = [c for i, c in enumerate(chunks) if i + 1 == len(chunks) or chunks[i + 1] != c + 1]
+    return tuple(zip(starts, ends, strict=True))
 
 
 def status(store: str | Path) -> Status:
@@ -180,7 +212,7 @@ def status(store: str | Path) -> Status:
         If there is no store made by dasksim.
     """
     path, record = _existing(store)
-    receipts = open_receipts(path)
+    receipts = open_receipts(path, record)
     complete = receipts.complete_chunks() if receipts else set()
     totals = receipts.totals() if receipts else dict.fromkeys(("proposals", "accepted", "nanoseconds"), 0)
     n, size = record["n_samples"], record["chunk_size"]
@@ -196,6 +228,8 @@ def status(store: str | Path) -> Status:
         seconds=totals["nanoseconds"] / 1e9,
         n_proposals=totals["proposals"],
         n_accepted=totals["accepted"],
+        failures=receipts.failures() if receipts else (),
+        missing=_runs([chunk for chunk in range(-(-n // size)) if chunk not in complete]),
     )
 
 
@@ -220,7 +254,7 @@ def open_dataset(store: str | Path) -> xr.Dataset:
         If chunks are missing.
     """
     path, record = _existing(store)
-    receipts = open_receipts(path)
+    receipts = open_receipts(path, record)
     n_chunks = -(-record["n_samples"] // record["chunk_size"])
     n_complete = len(receipts.complete_chunks()) if receipts else 0
     if n_complete < n_chunks:
@@ -228,14 +262,20 @@ def open_dataset(store: str | Path) -> xr.Dataset:
             f"the store at {str(path)!r} has {n_complete} of {n_chunks} chunks; run generate again with the same "
             "arguments to finish it"
         )
-    chunks = {"batch": record["chunk_size"]}
-    with expected_warnings():
-        dataset: xr.Dataset = xr.open_zarr(LocalStore(path, read_only=True), consolidated=False, chunks=chunks)
-    dataset = dataset[list(record["variables"])]
+    dataset = open_part(path)
     totals = receipts.totals() if receipts else {}
     if totals and totals["accepted"] != totals["proposals"]:
         dataset.attrs["acceptance_rate"] = totals["accepted"] / totals["proposals"]
     return dataset
+
+
+def open_part(store: str | Path) -> xr.Dataset:
+    """Open a store of which chunks may be missing, whose samples read as fill values."""
+    path, record = _existing(store)
+    chunks = {"batch": record["chunk_size"]}
+    with expected_warnings():
+        dataset: xr.Dataset = xr.open_zarr(LocalStore(path, read_only=True), consolidated=False, chunks=chunks)
+    return dataset[list(record["variables"])]
 
 
 def _existing(store: str | Path) -> tuple[Path, dict[str, Any]]:

@@ -5,8 +5,9 @@ its presence alone says that the chunk is complete: it is written after the data
 """
 
 import contextlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import google_crc32c
@@ -16,12 +17,18 @@ import zarr
 from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
-__all__ = ["RECEIPTS", "Receipt", "Receipts", "digest_rows"]
+from dasksim._failures import Failure, summed
+from dasksim.errors import StoreError
+
+__all__ = ["RECEIPTS", "Receipt", "Receipts", "create_or_grow", "digest_rows"]
 
 #: Path of the array of receipts in a store.
 RECEIPTS = "_dasksim/receipts"
 
-_FIELDS = ("complete", "proposals", "accepted", "nanoseconds")
+#: Path of the array that holds, for chunks in which samples failed, how; JSON.
+FAILURES = "_dasksim/failures"
+
+_FIELDS = ("complete", "proposals", "accepted", "failed", "nanoseconds")
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class Receipt:
     ----------
     chunk
         Number of the chunk.
+    n_rows
+        Its samples.
     n_proposals
         Samples that were proposed to fill it.
     n_accepted
@@ -40,13 +49,22 @@ class Receipt:
         Time taken to simulate and write it.
     digests
         CRC32C of the stored values, by variable.
+    failures
+        What failed.
     """
 
     chunk: int
+    n_rows: int
     n_proposals: int
     n_accepted: int
     nanoseconds: int
     digests: Mapping[str, int]
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def n_failed(self) -> int:
+        """How many times a sample failed."""
+        return sum(failure.count for failure in self.failures)
 
 
 def digest_rows(values: npt.NDArray[Any]) -> int:
@@ -60,57 +78,116 @@ class Receipts:
 
     Parameters
     ----------
-    array
-        The Zarr array that holds them.
+    group
+        The root of the store.
+    record
+        What the store says of itself.
     """
 
-    def __init__(self, array: zarr.Array[Any]) -> None:
-        self._array = array
-        self._fields: list[str] = list(array.attrs["fields"])  # type: ignore[arg-type]
+    def __init__(self, group: zarr.Group, record: Mapping[str, Any]) -> None:
+        self._record = record
+        self._array = _array(group, RECEIPTS)
+        self._failures = _array(group, FAILURES) if FAILURES in group else None  # older stores have none
+        self._fields: list[str] = list(self._array.attrs["fields"])  # type: ignore[arg-type]
 
     @classmethod
     def create(cls, group: zarr.Group, n_chunks: int, variables: Sequence[str]) -> None:
-        """Create the array of receipts in a store, unless it is there."""
+        """Create the arrays of receipts in a store, or let them grow."""
         fields = [*_FIELDS, *(f"digest:{name}" for name in variables)]
         with contextlib.suppress(ContainsGroupError):  # Zarr makes it with the array, but a kill may come between
             group.create_group(RECEIPTS.partition("/")[0])
-        try:
-            group.create_array(
-                RECEIPTS,
-                shape=(n_chunks, len(fields)),
-                dtype="uint64",
-                chunks=(1, len(fields)),
-                compressors=None,
-                fill_value=0,
-                dimension_names=("chunk", "field"),
-                chunk_key_encoding={"name": "default", "separator": "."},
-                attributes={"fields": fields},
-            )
-        except ContainsArrayError:
-            return
+        one_file_a_chunk = {"name": "default", "separator": "."}
+        create_or_grow(
+            group,
+            FAILURES,
+            shape=(n_chunks,),
+            dtype="str",
+            chunks=(1,),
+            fill_value="",
+            dimension_names=("chunk",),
+            chunk_key_encoding=one_file_a_chunk,
+        )
+        create_or_grow(
+            group,
+            RECEIPTS,
+            shape=(n_chunks, len(fields)),
+            dtype="uint64",
+            chunks=(1, len(fields)),
+            compressors=None,
+            fill_value=0,
+            dimension_names=("chunk", "field"),
+            chunk_key_encoding=one_file_a_chunk,
+            attributes={"fields": fields},
+        )
 
     def write(self, receipt: Receipt) -> None:
         """Write a receipt; the chunk's data must be in the store."""
         values = {
-            "complete": 1,
+            "complete": receipt.n_rows,
             "proposals": receipt.n_proposals,
             "accepted": receipt.n_accepted,
+            "failed": receipt.n_failed,
             "nanoseconds": receipt.nanoseconds,
         }
         values |= {f"digest:{name}": digest for name, digest in receipt.digests.items()}
-        self._array[receipt.chunk] = np.array([values[field] for field in self._fields], "uint64")
+        if self._failures is not None and receipt.failures:
+            self._failures[receipt.chunk] = json.dumps([asdict(failure) for failure in receipt.failures])
+        self._array[receipt.chunk] = np.array([values.get(field, 0) for field in self._fields], "uint64")
+
+    def read(self, chunk: int) -> dict[str, int]:
+        """Return the fields of a receipt; zeros if there is none."""
+        return dict(zip(self._fields, np.asarray(self._array[chunk]).tolist(), strict=True))
+
+    def remove(self, chunk: int) -> None:
+        """Remove a receipt, so that its chunk is simulated again."""
+        sync(self._array.store.delete(f"{self._array.path}/c.{chunk}.0"))
+        if self._failures is not None:
+            sync(self._failures.store.delete(f"{self._failures.path}/c.{chunk}"))
 
     def complete_chunks(self) -> set[int]:
-        """Return the numbers of the complete chunks, from the names of the receipts alone."""
-        return sync(_listed(self._array))
+        """Return the numbers of the complete chunks, from the names of the receipts alone.
+
+        A chunk that was the last, short one before the store was extended may have a receipt for its beginning only.
+        """
+        complete = sync(_listed(self._array))
+        n, size = self._record["n_samples"], self._record["chunk_size"]
+        once_last = {before // size for before in self._record.get("extended_from", ()) if before % size}
+        short = {c for c in once_last & complete if self.read(c)["complete"] < min(size, n - c * size)}
+        return complete - short
 
     def totals(self) -> dict[str, int]:
-        """Return the sums of proposals, accepted proposals and nanoseconds over all complete chunks."""
+        """Return the sums of all fields but ``complete`` over all complete chunks."""
         chunks = sorted(self.complete_chunks())
         rows = np.asarray(self._array[: chunks[-1] + 1]) if chunks else np.zeros((0, len(self._fields)), "uint64")
         columns = {field: rows[:, i] for i, field in enumerate(self._fields)}
-        columns.setdefault("accepted", columns["proposals"])  # older stores have no such field
+        columns.setdefault("accepted", columns["proposals"])  # older stores have no such fields
+        columns.setdefault("failed", np.zeros(0, "uint64"))
         return {field: int(columns[field].sum()) for field in _FIELDS[1:]}
+
+    def failures(self) -> tuple[Failure, ...]:
+        """Return what failed in all complete chunks, the most frequent first."""
+        if self._failures is None:
+            return ()
+        chunks = sync(_listed(self._failures)) & self.complete_chunks()
+        found = (json.loads(str(self._failures[chunk])) for chunk in sorted(chunks))
+        return summed(Failure(**failure) for failures in found for failure in failures)
+
+
+def create_or_grow(group: zarr.Group, path: str, **how: Any) -> None:
+    """Create an array; if it is there, let it grow to the shape."""
+    try:
+        group.create_array(path, **how)
+    except ContainsArrayError:
+        array = _array(group, path)
+        if array.shape[0] < how["shape"][0]:
+            array.resize(how["shape"])
+
+
+def _array(group: zarr.Group, path: str) -> zarr.Array[Any]:
+    array = group[path]
+    if not isinstance(array, zarr.Array):
+        raise StoreError(f"{path!r} in the store is no array")
+    return array
 
 
 async def _listed(array: zarr.Array[Any]) -> set[int]:

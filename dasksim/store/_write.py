@@ -4,7 +4,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,64 @@ from zarr.abc.store import ByteRequest
 from zarr.buffer.cpu import Buffer
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
-from zarr.errors import ContainsArrayError
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
+from dasksim._chunk import Chunk
+from dasksim._failures import VALID
 from dasksim.errors import OutputError, StoreError, StoreMismatchError
 from dasksim.store._layout import ArrayLayout, StoreLayout
 from dasksim.store._read import ATTRIBUTE, expected_warnings, read_record
-from dasksim.store._receipts import RECEIPTS, Receipt, Receipts, digest_rows
+from dasksim.store._receipts import RECEIPTS, Receipt, Receipts, create_or_grow, digest_rows
 
-__all__ = ["ChunkWriter", "create_store", "finish_store", "remove_store"]
+__all__ = [
+    "ChunkWriter",
+    "create_arrays",
+    "create_root",
+    "finish_store",
+    "forget_chunks",
+    "remove_store",
+    "replace_root",
+]
 
 Array = npt.NDArray[Any]
 
 _RECEIPTS_FOLDER = RECEIPTS.partition("/")[0]
 
 
-def create_store(path: Path, layout: StoreLayout) -> None:
-    """Create what is missing of a store's metadata: nothing that is there is changed.
+def create_root(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Create the root of a store unless there is one, and return the record that is there.
 
-    The record in the root comes first and is created exclusively, so that of two writers with different arguments one
-    sees the other's.
+    The root comes first and is created exclusively, so that of two writers with different arguments one sees the
+    other's.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written.
+    """
+    try:
+        sync(LocalStore(path).set_if_not_exists("zarr.json", _root(record)))
+    except OSError as error:
+        raise StoreError(f"cannot write a store at {str(path)!r}: {error}") from error
+    return read_record(path) or {}
+
+
+def replace_root(path: Path, record: Mapping[str, Any]) -> None:
+    """Replace the root of a store as a whole, without the gathered metadata of a complete one.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written.
+    """
+    try:
+        sync(LocalStore(path).set("zarr.json", _root(record)))
+    except OSError as error:
+        raise StoreError(f"cannot write to the store at {str(path)!r}: {error}") from error
+
+
+def create_arrays(path: Path, layout: StoreLayout) -> None:
+    """Create what is missing of a store's arrays, and let those grow that are shorter than they shall be.
 
     Raises
     ------
@@ -45,13 +83,13 @@ def create_store(path: Path, layout: StoreLayout) -> None:
     """
     try:
         store = LocalStore(path)
-        sync(store.set_if_not_exists("zarr.json", _root(layout.record)))
         group = zarr.open_group(store, mode="r+", use_consolidated=False)
         for array in layout.arrays:
             _create_array(group, array)
         if RECEIPTS not in group:  # what comes before them may have been cut off
             _write_coords(store, layout.coords)
-        Receipts.create(group, layout.n_chunks, [array.name for array in layout.arrays])
+        names = dict.fromkeys([*(array.name for array in layout.arrays), VALID])  # samples may be masked later on
+        Receipts.create(group, layout.n_chunks, list(names))
     except OSError as error:
         raise StoreError(f"cannot write a store at {str(path)!r}: {error}") from error
 
@@ -78,21 +116,35 @@ def _storable(values: Array) -> Array:
 def _create_array(group: zarr.Group, array: ArrayLayout) -> None:
     features = array.shape[1:]
     is_float = array.dtype.kind in "fc"
+    create_or_grow(
+        group,
+        array.name,
+        shape=array.shape,
+        dtype=array.dtype,
+        shards=(array.chunk_rows, *features),
+        chunks=(array.inner_rows, *features),
+        # random floats do not compress; counts and flags do
+        compressors=[Crc32cCodec()] if is_float else [BloscCodec(cname="lz4", clevel=5), Crc32cCodec()],
+        fill_value=array.fill_value,
+        dimension_names=array.dims,
+        config={"write_empty_chunks": True},
+    )
+
+
+def forget_chunks(path: Path, record: Mapping[str, Any], chunks: Iterable[int]) -> None:
+    """Remove the receipts of chunks, so that they are simulated again.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written.
+    """
     try:
-        group.create_array(
-            array.name,
-            shape=array.shape,
-            dtype=array.dtype,
-            shards=(array.chunk_rows, *features),
-            chunks=(array.inner_rows, *features),
-            # random floats do not compress; counts and flags do
-            compressors=[Crc32cCodec()] if is_float else [BloscCodec(cname="lz4", clevel=5), Crc32cCodec()],
-            fill_value=np.nan if is_float else 0,
-            dimension_names=array.dims,
-            config={"write_empty_chunks": True},
-        )
-    except ContainsArrayError:
-        return
+        receipts = Receipts(zarr.open_group(LocalStore(path), mode="r+", use_consolidated=False), record)
+        for chunk in chunks:
+            receipts.remove(chunk)
+    except OSError as error:
+        raise StoreError(f"cannot write to the store at {str(path)!r}: {error}") from error
 
 
 def finish_store(path: Path) -> None:
@@ -160,7 +212,7 @@ class ChunkWriter:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
 
-    def write(self, chunk: int, simulate: Callable[[], Mapping[str, Array]]) -> Receipt:
+    def write(self, chunk: int, simulate: Callable[[], Chunk]) -> Receipt:
         """Simulate a chunk, write it, write its receipt, and return the receipt.
 
         Raises
@@ -171,38 +223,48 @@ class ChunkWriter:
             If the store was made anew in the meantime.
         """
         start = time.perf_counter_ns()
-        values = simulate()
+        made = simulate()
         try:
-            return self._write(chunk, values, start)
+            return self._write(chunk, made, start)
         except StoreError:
             raise
         except OSError as error:
             raise StoreError(f"writing to {str(self.path)!r} failed: {error}") from error
 
-    def _write(self, chunk: int, values: Mapping[str, Array], start: int) -> Receipt:
-        if read_record(self.path) != self.layout.record:
-            raise StoreMismatchError(
-                f"the store at {str(self.path)!r} was removed or made anew by another run; this run has stopped, so as "
-                "not to mix its samples in"
-            )
+    def _write(self, chunk: int, made: Chunk, start: int) -> Receipt:
+        self._check_record()
         arrays, receipts = self._open()
         digests = {}
         first = chunk * self.layout.chunk_size
+        n_rows = 0
         for array in self.layout.arrays:
-            rows = _cast(values[array.name], array)
-            arrays[array.name][first : first + len(rows)] = rows
+            rows = _cast(made.variables[array.name], array)
+            n_rows = len(rows)
+            arrays[array.name][first : first + n_rows] = rows
             digests[array.name] = digest_rows(rows)
-        proposals, accepted = (int(values[f"/{kind}"]) for kind in ("proposals", "accepted"))
-        receipt = Receipt(chunk, proposals, accepted, time.perf_counter_ns() - start, digests)
+        try:
+            self._check_record()
+        except StoreMismatchError:
+            receipts.remove(chunk)  # what was written may lie over another run's
+            raise
+        nanoseconds = time.perf_counter_ns() - start
+        receipt = Receipt(chunk, n_rows, made.n_proposals, made.n_accepted, nanoseconds, digests, made.failures)
         receipts.write(receipt)
         return receipt
+
+    def _check_record(self) -> None:
+        if read_record(self.path) != self.layout.record:
+            raise StoreMismatchError(
+                f"the store at {str(self.path)!r} was removed, made anew or changed by another run; this run has "
+                "stopped, so as not to mix its samples in"
+            )
 
     def _open(self) -> tuple[dict[str, zarr.Array[Any]], Receipts]:
         with self._lock:
             if self._opened is None:
                 group = zarr.open_group(_Unread(LocalStore(self.path)), mode="r+")
                 arrays = {array.name: _array(group, array.name) for array in self.layout.arrays}
-                self._opened = arrays, Receipts(_array(group, RECEIPTS))
+                self._opened = arrays, Receipts(group, self.layout.record)
             return self._opened
 
 

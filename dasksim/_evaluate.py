@@ -1,0 +1,83 @@
+"""Evaluate one stage on a sub-batch in which rows may have failed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._failures import Failures
+from dasksim._functions import FunctionStage, RowStage
+from dasksim._schema import Variable
+from dasksim._stage import SubBatch
+from dasksim._steps import Step
+from dasksim.errors import OutputError
+
+__all__ = ["evaluate"]
+
+Array = npt.NDArray[Any]
+
+
+def evaluate(step: Step, batch: SubBatch) -> dict[str, Array]:
+    """Return what a step makes of a sub-batch.
+
+    Rows that have failed hold values without meaning. A function that is called once a row is not called for them; one
+    that is given whole arrays finds there the values of a row that has not failed. If all have failed, nothing is
+    called.
+
+    Parameters
+    ----------
+    step
+        The stage, bound.
+    batch
+        What it is given; its failures are added to.
+    """
+    failures = batch.failures
+    if failures is None:
+        return step.stage.simulate(step.binding, batch, step.outputs)
+    if not isinstance(step.stage, RowStage) and not step.stage.makes_contexts:
+        failed = failures.failed
+        if failed.all():
+            return _placeholders(step.outputs, batch)
+        if failed.any():
+            batch = replace(batch, rows={name: _without(failed, values) for name, values in batch.rows.items()})
+    made = step.stage.simulate(step.binding, batch, step.outputs)
+    if failures.policy.on_nonfinite != "keep" and isinstance(step.stage, FunctionStage):
+        for variable in step.outputs:
+            if variable.dtype.kind in "fc" and not variable.is_shared:
+                _check_finite(made[variable.name], variable, step, batch, failures)
+    return made
+
+
+def _placeholders(variables: Sequence[Variable], batch: SubBatch) -> dict[str, Array]:
+    return {v.name: np.zeros(v.shape if v.is_shared else (*batch.axes, *v.shape), v.dtype) for v in variables}
+
+
+def _without(failed: Array, values: Array) -> Array:
+    """Return rows with those that have failed replaced by the first that has not."""
+    values = np.array(values)
+    values[failed] = values[np.argmin(failed)]
+    values.flags.writeable = False
+    return values
+
+
+def _check_finite(values: Array, variable: Variable, step: Step, batch: SubBatch, failures: Failures) -> None:
+    cells = np.isfinite(values).reshape(batch.n_cells, -1).all(axis=1)
+    is_finite = cells.reshape(batch.axes[0], -1).all(axis=1) | failures.failed
+    if is_finite.all():
+        return
+    rows = np.flatnonzero(~is_finite)
+    if failures.policy.on_nonfinite != "raise":
+        failures.nonfinite(rows, step.stage.name, variable.name)
+        return
+    cell = int(np.argmin(cells)) if failures.failed.sum() == 0 else int(rows[0]) * batch.cells_per_row
+    sample = int(failures.samples[rows[0]])
+    inputs = batch.inputs_of(cell)
+    error = OutputError(
+        f"stage {step.stage.name!r} returned {variable.name!r} with NaN or infinite values at sample {sample}"
+        + (f", whose inputs are {inputs}" if inputs else "")
+        + "; on_nonfinite='mask' or 'redraw' goes on without such samples, 'keep' keeps them"
+    )
+    failures.raised(rows[0], step.stage.name, error)
+    raise error

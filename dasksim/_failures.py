@@ -1,0 +1,193 @@
+"""What becomes of samples that fail: raise, mask, or draw again; and the count of what failed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim.errors import ArgumentError, DasksimError
+
+__all__ = ["VALID", "Failure", "Failures", "Policy", "summed"]
+
+Array = npt.NDArray[Any]
+
+#: The variable that says whether a sample is valid, or masked.
+VALID = "valid"
+
+_MESSAGE_LENGTH = 200
+
+# Kinds of failure, by stage, type and message, that are told apart in one summary; the rest are counted together.
+_MOST_KINDS = 10
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What to do with a sample for which a stage fails.
+
+    Parameters
+    ----------
+    on_error
+        If a function raises an exception: ``"raise"``, ``"mask"`` or ``"redraw"``.
+    on_nonfinite
+        If it returns NaN or an infinite value: the same, or ``"keep"``.
+    """
+
+    on_error: str = "raise"
+    on_nonfinite: str = "keep"
+
+    @classmethod
+    def checked(cls, on_error: object, on_nonfinite: object) -> "Policy":
+        """Return a policy.
+
+        Raises
+        ------
+        ArgumentError
+            If there is none of that name.
+        """
+        for name, value, known in (
+            ("on_error", on_error, ("raise", "mask", "redraw")),
+            ("on_nonfinite", on_nonfinite, ("keep", "raise", "mask", "redraw")),
+        ):
+            if value not in known:
+                raise ArgumentError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}")
+        return cls(str(on_error), str(on_nonfinite))
+
+    @property
+    def masks(self) -> bool:
+        """Whether samples may be masked."""
+        return "mask" in (self.on_error, self.on_nonfinite)
+
+    @property
+    def mask(self) -> str | None:
+        """Name of the variable that says which samples are valid, if some may be masked."""
+        return VALID if self.masks else None
+
+    @property
+    def redraws(self) -> bool:
+        """Whether samples may be drawn again."""
+        return "redraw" in (self.on_error, self.on_nonfinite)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How often, and at which sample first, a stage failed in the same way.
+
+    Parameters
+    ----------
+    stage
+        Name of the stage.
+    kind
+        Name of the exception's class, or ``"non-finite"``.
+    message
+        The exception's message, its beginning only; or the variable that was not finite.
+    count
+        How many times.
+    sample
+        The first sample concerned.
+    """
+
+    stage: str
+    kind: str
+    message: str
+    count: int
+    sample: int
+
+    def __str__(self) -> str:
+        return f"{self.count:,} x {self.kind}: {self.message} (stage {self.stage!r}, first at sample {self.sample:,})"
+
+
+def summed(failures: Iterable[Failure]) -> tuple[Failure, ...]:
+    """Return failures with those of the same stage, type and message in one, the most frequent first."""
+    found: dict[tuple[str, str, str], tuple[int, int]] = {}
+    for failure in failures:
+        key = (failure.stage, failure.kind, failure.message)
+        if key not in found and len(found) >= _MOST_KINDS:
+            key = (failure.stage, "others", "of other types or with other messages")
+        count, sample = found.get(key, (0, failure.sample))
+        found[key] = count + failure.count, min(sample, failure.sample)
+    return tuple(
+        sorted((Failure(*key, *counts) for key, counts in found.items()), key=lambda f: (-f.count, f.sample, f.stage))
+    )
+
+
+class Failures:
+    """Which rows of a sub-batch, or of an attempt at some of them, have failed.
+
+    Parameters
+    ----------
+    policy
+        What to do with them.
+    samples
+        Numbers of the samples that the rows are.
+    stop
+        Number of samples of the dataset; failures of rows beyond are not counted.
+    """
+
+    def __init__(self, policy: Policy, samples: Array, stop: int) -> None:
+        self.policy = policy
+        self.samples = samples
+        self.stop = stop
+        self.found: list[Failure] = []
+        self.raised_at = int(samples[0])
+        self._index = np.arange(len(samples))
+        self._masked = np.zeros(len(samples), bool)
+        self._redrawn = np.zeros(len(samples), bool)
+
+    @property
+    def is_lenient(self) -> bool:
+        """Whether a function may raise an exception without ending all."""
+        return self.policy.on_error != "raise"
+
+    @property
+    def masked(self) -> Array:
+        """Which rows are to be masked."""
+        return self._masked[self._index]
+
+    @property
+    def redrawn(self) -> Array:
+        """Which rows are to be drawn again."""
+        return self._redrawn[self._index] & ~self.masked
+
+    @property
+    def failed(self) -> Array:
+        """Which rows have failed."""
+        return (self._masked | self._redrawn)[self._index]
+
+    def within(self, rows: Array) -> "Failures":
+        """Return the failures as seen by rows made of these, any number of one: whichever fails, the row fails."""
+        view = Failures(self.policy, self.samples[rows], self.stop)
+        view.found, view._masked, view._redrawn = self.found, self._masked, self._redrawn
+        view._index = self._index[rows]
+        return view
+
+    def of_proposals(self, n_proposals: int) -> "Failures":
+        """Return failures of proposals, which do not fail the samples that they are made for."""
+        apart = Failures(self.policy, np.full(n_proposals, self.samples[0]), self.stop)
+        apart.found = self.found
+        return apart
+
+    def raised(self, rows: Any, stage: str, error: BaseException) -> bool:
+        """Take note of an exception at some rows; return whether to go on.
+
+        An error that dasksim raises is never one sample's.
+        """
+        rows = np.atleast_1d(rows)
+        if not self.is_lenient or isinstance(error, DasksimError):
+            self.raised_at = int(self.samples[rows[0]])
+            return False
+        self._add(self.policy.on_error, rows, stage, type(error).__name__, str(error))
+        return True
+
+    def nonfinite(self, rows: Array, stage: str, variable: str) -> None:
+        """Take note of rows that are not finite."""
+        self._add(self.policy.on_nonfinite, rows, stage, "non-finite", f"variable {variable!r}")
+
+    def _add(self, action: str, rows: Array, stage: str, kind: str, message: str) -> None:
+        new = rows[~self.failed[rows]]
+        (self._masked if action == "mask" else self._redrawn)[self._index[new]] = True
+        counted = self.samples[new][self.samples[new] < self.stop]
+        if len(counted):
+            text = message if len(message) <= _MESSAGE_LENGTH else message[: _MESSAGE_LENGTH - 3] + "..."
+            self.found.append(Failure(stage, kind, text, len(counted), int(counted[0])))

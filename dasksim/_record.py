@@ -1,0 +1,162 @@
+"""What a store says of itself, and whether a call agrees with it."""
+
+import datetime
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dasksim._conditions import Condition
+from dasksim._failures import VALID, Policy
+from dasksim._pipeline import Pipeline
+from dasksim._plan import Plan
+from dasksim._provenance import describe_condition, provenance
+from dasksim.errors import StoreMismatchError
+from dasksim.store import FORMAT, ArrayLayout, StoreLayout, choose_inner_rows, stored_dtypes
+
+__all__ = ["agreed", "extended", "stage_differences", "store_layout"]
+
+# What must agree between a store and a call that continues it, with the name that the message uses.
+_COMPARED = (
+    "n_samples",
+    "further",
+    "seed",
+    "sub_batch_size",
+    "chunk_size",
+    "on_error",
+    "on_nonfinite",
+    "conditions",
+    "variables",
+    "coords",
+)
+
+# What older stores do not say.
+_DEFAULTS = {"on_error": "raise", "on_nonfinite": "keep"}
+
+
+def store_layout(pipeline: Pipeline, plan: Plan, dtypes: Any, policy: Policy) -> StoreLayout:
+    """Return how a dataset lies in a store, with the store's record.
+
+    Raises
+    ------
+    ArgumentError
+        If a dtype cannot hold its variable.
+    """
+    stored = stored_dtypes(dtypes, {v.name: v.dtype for v in pipeline.variables})
+    shapes = {v.name: (plan.n_samples, *pipeline.array_shape(v)) for v in pipeline.variables}
+    row_bytes = max(math.prod(shape[1:]) * stored[name].itemsize for name, shape in shapes.items())
+    inner_rows = choose_inner_rows(plan.chunk_size, plan.sub_batch_size, row_bytes)
+    arrays = tuple(
+        ArrayLayout(v.name, shapes[v.name], pipeline.array_dims(v), stored[v.name], plan.chunk_size, inner_rows)
+        for v in pipeline.variables
+    )
+    if policy.masks:
+        mask = ArrayLayout(VALID, (plan.n_samples,), ("batch",), np.dtype(bool), plan.chunk_size, inner_rows)
+        arrays = (*arrays, mask)
+    record = {
+        "format": FORMAT,
+        **provenance(pipeline, plan),
+        "created": {
+            "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "host": platform.node(),
+        },
+        "n_samples": plan.n_samples,
+        "further": list(plan.further),
+        "chunk_size": plan.chunk_size,
+        "on_error": policy.on_error,
+        "on_nonfinite": policy.on_nonfinite,
+        "variables": {a.name: {"dims": a.dims, "shape": a.shape[1:], "dtype": a.dtype.name} for a in arrays},
+        "coords": {dim: [str(value) for value in values] for dim, values in pipeline.coords.items()},
+    }
+    return StoreLayout(arrays, pipeline.coords, plan.n_chunks, plan.chunk_size, json.loads(json.dumps(record)))
+
+
+def agreed(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], allow_changed: bool) -> dict[str, Any]:
+    """Return the record under which a call goes on with a store: the store's own, with what the call may change of it.
+
+    Failures that ended all until now may be masked or drawn again from now on: complete chunks have none.
+
+    Parameters
+    ----------
+    path
+        Where the store is.
+    found
+        Its record.
+    wanted
+        The record that the call would make.
+    allow_changed
+        Whether to go on with stages that have changed.
+
+    Raises
+    ------
+    StoreMismatchError
+        If the call asks for something else than the store holds.
+    """
+    record = {**_DEFAULTS, **found}
+    for name in _DEFAULTS:
+        if record[name] == "raise":
+            record[name] = wanted[name]
+    if wanted["variables"].keys() - record["variables"].keys() == {VALID}:
+        record["variables"] = {**record["variables"], VALID: wanted["variables"][VALID]}
+    differences = [
+        f"{name}: {record.get(name)!r} in the store, {wanted[name]!r} asked for"
+        for name in _COMPARED
+        if record.get(name) != wanted[name]
+    ]
+    changed = stage_differences(found.get("stages", []), wanted["stages"])
+    if changed and not allow_changed:
+        differences += changed
+    if differences:
+        advice = "Give the same arguments to continue it, choose another path, or pass overwrite=True to make it anew"
+        if record["n_samples"] < wanted["n_samples"]:
+            advice += "; dasksim.extend makes a store larger"
+        if changed and not allow_changed:
+            advice += "; where a change leaves the samples the same, pass allow_changed=True"
+        raise StoreMismatchError(
+            f"the store at {str(path)!r} was made by other arguments:\n  " + "\n  ".join(differences) + "\n" + advice
+        )
+    if changed:
+        record["former_stages"] = [*record.get("former_stages", []), record["stages"]]
+        record["stages"] = wanted["stages"]
+    return record
+
+
+def extended(found: Mapping[str, Any], wanted: Mapping[str, Any], pipeline: Pipeline) -> dict[str, Any]:
+    """Return the record of a store that is made longer, for :func:`agreed` to compare.
+
+    Conditions with a batch axis have to begin with the values that the store was made with.
+    """
+    n_before = found["n_samples"]
+    record = {**found, "n_samples": wanted["n_samples"]}
+    if n_before < wanted["n_samples"]:
+        record["extended_from"] = [*found.get("extended_from", []), n_before]
+    record["conditions"] = {
+        name: wanted["conditions"][name] if _begins(before, pipeline.conditions.get(name), n_before) else before
+        for name, before in found["conditions"].items()
+    }
+    return record
+
+
+def _begins(before: Any, condition: Condition | None, n_before: int) -> bool:
+    """Whether a condition with a batch axis begins with the values that are described, as far as that is known."""
+    if condition is None or condition.is_scalar or not isinstance(before, dict):
+        return False
+    return bool(before == describe_condition(replace(condition, values=condition.values[:n_before])))
+
+
+def stage_differences(found: Sequence[Any], wanted: Sequence[Any]) -> list[str]:
+    """Return what has changed between the stages of a store and those of a call."""
+    old = {stage["name"]: stage for stage in found}
+    new = {stage["name"]: stage for stage in wanted}
+    if list(old) != list(new):
+        return [f"stages: {list(old)} in the store, {list(new)} asked for"]
+    return [
+        f"stage {name!r}: its source, its arguments or what it captures have changed since the store was made"
+        for name in new
+        if new[name] != old[name]
+    ]
