@@ -3,6 +3,8 @@
 from dasksim import models
 from dasksim._failures import Failure
 from dasksim._generate import extend, generate
+from dasksim._replay import Replay, StageReplay, replay
+from dasksim._verify import Verification, verify
 from dasksim._version import __version__
 from dasksim.errors import (
     ArgumentError,
@@ -40,12 +42,15 @@ __all__ = [
     "ModelComparisonSimulator",
     "OutputError",
     "RejectionSimulator",
+    "Replay",
     "SequentialSimulator",
     "Simulator",
     "SimulatorError",
+    "StageReplay",
     "Status",
     "StoreError",
     "StoreMismatchError",
+    "Verification",
     "__version__",
     "extend",
     "from_bayesflow",
@@ -54,5 +59,7 @@ __all__ = [
     "make_simulator",
     "models",
     "open_dataset",
+    "replay",
     "status",
+    "verify",
 ]

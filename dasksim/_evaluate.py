@@ -68,16 +68,14 @@ def _check_finite(values: Array, variable: Variable, step: Step, batch: SubBatch
     if is_finite.all():
         return
     rows = np.flatnonzero(~is_finite)
-    if failures.policy.on_nonfinite != "raise":
-        failures.nonfinite(rows, step.stage.name, variable.name)
+    if failures.nonfinite(rows, step.stage.name, variable.name):
         return
-    cell = int(np.argmin(cells)) if failures.failed.sum() == 0 else int(rows[0]) * batch.cells_per_row
-    sample = int(failures.samples[rows[0]])
+    row = int(rows[failures.samples[rows] == failures.raised_at][0])
+    cell = int(np.argmin(cells.reshape(batch.axes[0], -1)[row])) + row * batch.cells_per_row
     inputs = batch.inputs_of(cell)
-    error = OutputError(
-        f"stage {step.stage.name!r} returned {variable.name!r} with NaN or infinite values at sample {sample}"
+    raise OutputError(
+        f"stage {step.stage.name!r} returned {variable.name!r} with NaN or infinite values at sample "
+        f"{failures.raised_at}"
         + (f", whose inputs are {inputs}" if inputs else "")
         + "; on_nonfinite='mask' or 'redraw' goes on without such samples, 'keep' keeps them"
     )
-    failures.raised(rows[0], step.stage.name, error)
-    raise error

@@ -123,12 +123,15 @@ class Failures:
         Numbers of the samples that the rows are.
     stop
         Number of samples of the dataset; failures of rows beyond are not counted.
+    strict_at
+        A sample that is never masked: its failure ends all.
     """
 
-    def __init__(self, policy: Policy, samples: Array, stop: int) -> None:
+    def __init__(self, policy: Policy, samples: Array, stop: int, strict_at: int | None = None) -> None:
         self.policy = policy
         self.samples = samples
         self.stop = stop
+        self.strict_at = strict_at
         self.found: list[Failure] = []
         self.raised_at = int(samples[0])
         self._index = np.arange(len(samples))
@@ -157,7 +160,7 @@ class Failures:
 
     def within(self, rows: Array) -> "Failures":
         """Return the failures as seen by rows made of these, any number of one: whichever fails, the row fails."""
-        view = Failures(self.policy, self.samples[rows], self.stop)
+        view = Failures(self.policy, self.samples[rows], self.stop, self.strict_at)
         view.found, view._masked, view._redrawn = self.found, self._masked, self._redrawn
         view._index = self._index[rows]
         return view
@@ -174,15 +177,23 @@ class Failures:
         An error that dasksim raises is never one sample's.
         """
         rows = np.atleast_1d(rows)
-        if not self.is_lenient or isinstance(error, DasksimError):
-            self.raised_at = int(self.samples[rows[0]])
+        if self._ends(self.policy.on_error, rows) or isinstance(error, DasksimError):
             return False
         self._add(self.policy.on_error, rows, stage, type(error).__name__, str(error))
         return True
 
-    def nonfinite(self, rows: Array, stage: str, variable: str) -> None:
-        """Take note of rows that are not finite."""
+    def nonfinite(self, rows: Array, stage: str, variable: str) -> bool:
+        """Take note of rows that are not finite; return whether to go on."""
+        if self._ends(self.policy.on_nonfinite, rows):
+            return False
         self._add(self.policy.on_nonfinite, rows, stage, "non-finite", f"variable {variable!r}")
+        return True
+
+    def _ends(self, action: str, rows: Array) -> bool:
+        samples = self.samples[rows]
+        is_strict = action == "mask" and self.strict_at in samples
+        self.raised_at = int(self.strict_at if is_strict and self.strict_at is not None else samples[0])
+        return action == "raise" or is_strict
 
     def _add(self, action: str, rows: Array, stage: str, kind: str, message: str) -> None:
         new = rows[~self.failed[rows]]

@@ -13,12 +13,14 @@ from dasksim._executors import check_scheduler, connect
 from dasksim._failures import Policy
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan, as_shape, check_flag
-from dasksim._record import agreed, extended, store_layout
+from dasksim._record import agreed, extended, store_layout, stored_policy
 from dasksim._run import check_memory, run_chunks
 from dasksim._streams import check_seed
+from dasksim._verify import bad_chunks
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.simulators import Simulator
 from dasksim.store import (
+    ChunkChecker,
     ChunkWriter,
     StoreLayout,
     create_arrays,
@@ -51,6 +53,7 @@ def generate(
     on_nonfinite: str = "keep",
     overwrite: bool = False,
     allow_changed: bool = False,
+    repair: bool = False,
     part: tuple[int, int] | None = None,
     scheduler: Any = None,
     progress: bool | None = None,
@@ -90,6 +93,9 @@ def generate(
     allow_changed
         Whether to go on with a store although the source of a stage has changed since it was made. The store then
         records both.
+    repair
+        Whether to check complete chunks against their receipts first, as :func:`verify` does, and to simulate those
+        again that are damaged.
     part
         ``(i, m)`` simulates the ``i``-th of ``m`` shares of the chunks, ``i`` from 0. Any number of processes, on any
         number of machines that see the store, can fill it at the same time, and need not know of each other. A call
@@ -125,7 +131,7 @@ def generate(
     ...     dict(ds.sizes)
     {'batch': 1000, 'x_dim_0': 3}
     """
-    request = _Request.checked(simulator, store, conditions, part, allow_changed, progress)
+    request = _Request.checked(simulator, store, conditions, part, allow_changed, progress, repair)
     path, policy = request.path, Policy.checked(on_error, on_nonfinite)
     overwrite = check_flag("overwrite", overwrite)
     if overwrite and part is not None:
@@ -227,7 +233,7 @@ def extend(
             f"n_samples={n_samples} is less than the {found['n_samples']} samples that the store at {str(path)!r} is "
             "made for; a store cannot be made shorter, but a selection of it can be used"
         )
-    policy = Policy(found.get("on_error", "raise"), found.get("on_nonfinite", "keep"))
+    policy = stored_policy(found)
     dtypes = {name: variable["dtype"] for name, variable in found["variables"].items() if name != policy.mask}
     task = request.resolve(
         (shape[0], *found["further"]), found["seed"], found["sub_batch_size"], found["chunk_size"], dtypes, policy
@@ -264,10 +270,18 @@ class _Request:
     part: tuple[int, int] | None
     allow_changed: bool
     progress: bool | None
+    repair: bool
 
     @classmethod
     def checked(
-        cls, simulator: Any, store: Any, conditions: Any, part: Any, allow_changed: Any, progress: Any
+        cls,
+        simulator: Any,
+        store: Any,
+        conditions: Any,
+        part: Any,
+        allow_changed: Any,
+        progress: Any,
+        repair: Any = False,
     ) -> "_Request":
         if not isinstance(simulator, Simulator):
             raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
@@ -284,6 +298,7 @@ class _Request:
             _check_part(part),
             check_flag("allow_changed", allow_changed),
             progress if progress is None else check_flag("progress", progress),
+            check_flag("repair", repair),
         )
 
     def resolve(
@@ -309,6 +324,8 @@ class _Request:
         remove_leftovers(self.path)
         writer = ChunkWriter(self.path, layout)
         first, stop = _share(self.part, task.plan.n_chunks)
+        if self.repair:
+            self._forget_bad(record, range(first, stop))
         run_chunks(task.pipeline, task.plan, writer, task.policy, range(first, stop), executor, self.progress)
         if self.part is None:
             finish_store(self.path)
@@ -318,6 +335,11 @@ class _Request:
             finish_store(self.path)
         samples = (chunk * task.plan.chunk_size for chunk in (first, stop))
         return open_part(self.path).isel(batch=slice(*samples))
+
+    def _forget_bad(self, record: Mapping[str, Any], chunks: range) -> None:
+        checker = ChunkChecker(self.path, record)
+        complete = sorted(checker.receipts.complete_chunks().intersection(chunks))
+        forget_chunks(self.path, record, bad_chunks(checker, complete, self.progress))
 
 
 def _share(part: tuple[int, int] | None, n_chunks: int) -> tuple[int, int]:

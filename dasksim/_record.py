@@ -5,7 +5,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,100 @@ from dasksim._failures import VALID, Policy
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan
 from dasksim._provenance import describe_condition, provenance
-from dasksim.errors import StoreMismatchError
-from dasksim.store import FORMAT, ArrayLayout, StoreLayout, choose_inner_rows, stored_dtypes
+from dasksim.errors import ArgumentTypeError, StoreError, StoreMismatchError
+from dasksim.simulators import Simulator
+from dasksim.store import FORMAT, ArrayLayout, StoreLayout, choose_inner_rows, read_record, stored_dtypes
 
-__all__ = ["agreed", "extended", "stage_differences", "store_layout"]
+__all__ = [
+    "StoredRequest",
+    "agreed",
+    "extended",
+    "stage_differences",
+    "store_layout",
+    "stored_policy",
+    "stored_record",
+    "stored_request",
+]
+
+
+@dataclass(frozen=True)
+class StoredRequest:
+    """What a store was made of, found again from its simulator.
+
+    Parameters
+    ----------
+    path, record
+        Where the store is, and what it says of itself.
+    pipeline, plan
+        What was simulated.
+    changes
+        What has changed in the simulator since.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+    pipeline: Pipeline
+    plan: Plan
+    changes: list[str]
+
+    @property
+    def policy(self) -> Policy:
+        """What was done with samples that failed."""
+        return stored_policy(self.record)
+
+
+def stored_policy(record: Mapping[str, Any]) -> Policy:
+    """Return what a store does with samples that fail."""
+    return Policy(*(str(record.get(name, default)) for name, default in _DEFAULTS.items()))
+
+
+def stored_record(store: Any) -> tuple[Path, dict[str, Any]]:
+    """Return the path of a store, and its record.
+
+    Raises
+    ------
+    StoreError
+        If there is none.
+    """
+    path = Path(store).absolute()
+    record = read_record(path)
+    if record is None:
+        raise StoreError(f"there is no store at {str(path)!r}")
+    return path, record
+
+
+def stored_request(store: Any, simulator: Any, conditions: Mapping[str, Any] | None) -> StoredRequest:
+    """Find out again what a store was made of.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If the simulator is none.
+    StoreError
+        If there is no store.
+    StoreMismatchError
+        If the simulator has other variables, or the conditions are others.
+    """
+    if not isinstance(simulator, Simulator):
+        raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
+    path, record = stored_record(store)
+    pipeline, plan = simulator.plan(
+        (record["n_samples"], *record["further"]),
+        seed=record["seed"],
+        sub_batch_size=record["sub_batch_size"],
+        chunk_size=record["chunk_size"],
+        conditions=dict(conditions or {}),
+    )
+    pipeline = replace(pipeline, store=str(path))
+    made = json.loads(json.dumps(provenance(pipeline, plan)))
+    names = [name for name in record["variables"] if name != VALID or VALID in pipeline.sources]
+    if sorted(names) != sorted(pipeline.sources) or made["conditions"] != record["conditions"]:
+        raise StoreMismatchError(
+            f"the store at {str(path)!r} has the variables {names} and was made with the conditions "
+            f"{record['conditions']}; given now are {list(pipeline.sources)} and {made['conditions']}"
+        )
+    return StoredRequest(path, record, pipeline, plan, stage_differences(record.get("stages", []), made["stages"]))
+
 
 # What must agree between a store and a call that continues it, with the name that the message uses.
 _COMPARED = (

@@ -7,9 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
-import dask.array as da
-
-from dasksim._chunk import simulate_chunk
+from dasksim._chunk import in_memory, simulate_chunk
 from dasksim._compile import Program
 from dasksim._executors import Pool, n_local_workers, open_pool
 from dasksim._failures import Policy
@@ -95,7 +93,7 @@ def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int])
     running: set[Future[Receipt]] = set()
     while True:
         for chunk in todo:
-            running.add(pool.submit(chunk, _in_memory(pipeline.condition_rows(chunk, plan))))
+            running.add(pool.submit(chunk, in_memory(pipeline.condition_rows(chunk, plan))))
             if len(running) >= 2 * pool.n_workers:
                 break
         if not running:
@@ -103,10 +101,6 @@ def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int])
         done, running = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
             yield future.result()
-
-
-def _in_memory(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: c.compute() if isinstance(c, da.Array) else c for name, c in conditions.items()}
 
 
 def check_memory(plan: Plan, pipeline: Pipeline, scheduler: Any) -> None:

@@ -1,5 +1,6 @@
 """Stores: Zarr groups written chunk by chunk, with a receipt for each complete chunk."""
 
+from dasksim.store._check import ChunkChecker
 from dasksim.store._layout import ArrayLayout, StoreLayout, choose_inner_rows, stored_dtypes
 from dasksim.store._read import (
     ATTRIBUTE,
@@ -15,6 +16,7 @@ from dasksim.store._read import (
 from dasksim.store._receipts import Receipt, Receipts
 from dasksim.store._write import (
     ChunkWriter,
+    cast,
     create_arrays,
     create_root,
     finish_store,
@@ -27,11 +29,13 @@ __all__ = [
     "ATTRIBUTE",
     "FORMAT",
     "ArrayLayout",
+    "ChunkChecker",
     "ChunkWriter",
     "Receipt",
     "Receipts",
     "Status",
     "StoreLayout",
+    "cast",
     "choose_inner_rows",
     "create_arrays",
     "create_root",

@@ -28,6 +28,7 @@ from dasksim.store._receipts import RECEIPTS, Receipt, Receipts, create_or_grow,
 
 __all__ = [
     "ChunkWriter",
+    "cast",
     "create_arrays",
     "create_root",
     "finish_store",
@@ -238,7 +239,7 @@ class ChunkWriter:
         first = chunk * self.layout.chunk_size
         n_rows = 0
         for array in self.layout.arrays:
-            rows = _cast(made.variables[array.name], array)
+            rows = cast(made.variables[array.name], array.name, array.dtype)
             n_rows = len(rows)
             arrays[array.name][first : first + n_rows] = rows
             digests[array.name] = digest_rows(rows)
@@ -268,30 +269,27 @@ class ChunkWriter:
             return self._opened
 
 
-def _cast(values: Array, array: ArrayLayout) -> Array:
-    """Return values in the dtype in which they are stored.
+def cast(values: Array, name: str, dtype: np.dtype[Any]) -> Array:
+    """Return a variable's values in the dtype in which they are stored.
 
     Raises
     ------
     OutputError
         If a value does not fit into it.
     """
-    if values.dtype == array.dtype:
+    if values.dtype == dtype:
         return values
+    error = OutputError(
+        f"a value of {name!r} does not fit into {dtype}, in which it is to be stored; choose a wider dtype"
+    )
     try:
         with np.errstate(over="raise"):
-            rows = values.astype(array.dtype)
-    except FloatingPointError as error:
-        raise OutputError(_does_not_fit(array)) from error
-    if array.dtype.kind in "iu" and not np.array_equal(rows, values):
-        raise OutputError(_does_not_fit(array))
+            rows = values.astype(dtype)
+    except FloatingPointError:
+        raise error from None
+    if dtype.kind in "iu" and not np.array_equal(rows, values):
+        raise error
     return rows
-
-
-def _does_not_fit(array: ArrayLayout) -> str:
-    return (
-        f"a value of {array.name!r} does not fit into {array.dtype}, in which it is to be stored; choose a wider dtype"
-    )
 
 
 def _array(group: zarr.Group, path: str) -> zarr.Array[Any]:

@@ -1,0 +1,185 @@
+"""Simulate one sub-batch in which samples may fail: mask them, or draw them again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._conditions import pad_rows
+from dasksim._failures import Failure, Failures, Policy, summed
+from dasksim._isolation import run_all
+from dasksim._pipeline import Pipeline, explain, run_steps
+from dasksim._plan import Plan
+from dasksim._schema import Variable
+from dasksim._steps import Place, Step
+from dasksim.errors import SimulatorError
+
+__all__ = ["Made", "Part", "SubBatchRun"]
+
+Array = npt.NDArray[Any]
+
+#: Values by step, and under None those of the conditions.
+Made = dict[int | None, Mapping[str, Any]]
+
+# Attempts at a sample, the first one included.
+_MOST_ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was made of one sub-batch.
+
+    Parameters
+    ----------
+    made
+        The values by step, and under None the conditions'.
+    masked
+        Which rows are masked.
+    failures
+        What failed.
+    """
+
+    made: Mapping[int | None, Mapping[str, Any]]
+    masked: Array
+    failures: list[Failure]
+
+
+class SubBatchRun:
+    """Simulates one sub-batch, masks samples that fail or draws them again.
+
+    Parameters
+    ----------
+    pipeline, plan
+        What to simulate.
+    policy
+        What to do with samples that fail.
+    sub_batch
+        Number of the sub-batch.
+    conditions
+        The conditions' values on it.
+    strict_at
+        A sample that is never masked: its failure ends all.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        plan: Plan,
+        policy: Policy,
+        sub_batch: int,
+        conditions: Mapping[str, Any],
+        strict_at: int | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.plan = plan
+        self.policy = policy
+        self.strict_at = strict_at
+        size = plan.sub_batch_size
+        self.place = Place(plan.seed, sub_batch, sub_batch * size, size)
+        # rows beyond the dataset's end too if any stage needs them: which of a whole sub-batch fail must not depend on
+        # where the dataset ends
+        is_full = any(step.is_full and step.is_run for step in pipeline.steps)
+        self.n_rows = size if is_full else min(size, plan.n_samples - self.place.first_sample)
+        self.given = {
+            name: value if self._is_shared(name) else pad_rows(value, self.n_rows) for name, value in conditions.items()
+        }
+
+    def _is_shared(self, condition: str) -> bool:
+        return self.pipeline.conditions[condition].variable.is_shared
+
+    def run(self) -> Part:
+        """Simulate it."""
+        functions = [f for step in self.pipeline.steps if step.is_run for f in step.stage.functions]
+        return run_all(functions, self._run)
+
+    def _run(self, watch: bool) -> Part:
+        rows = np.arange(self.n_rows)
+        made, failures = self._attempt(0, rows, {}, watch)
+        found, masked, missing = failures.found, failures.masked, rows[failures.redrawn]
+        contexts: Made = {index: made[index] for index, step in enumerate(self.pipeline.steps) if _is_kept(step)}
+        attempt = 0
+        while len(missing):
+            attempt += 1
+            if attempt >= _MOST_ATTEMPTS:
+                self._give_up(int(missing[0]), found)
+            again, failures = self._attempt(attempt, missing, contexts, watch)
+            found += failures.found
+            is_done = ~failures.redrawn
+            masked[missing[failures.masked]] = True
+            made = {index: self._joined(index, made[index], again, missing, is_done) for index in made}
+            missing = missing[~is_done]
+        return Part(self._masked(made, masked), masked, found)
+
+    def _attempt(self, attempt: int, rows: Array, contexts: Made, watch: bool) -> tuple[Made, Failures]:
+        place = replace(self.place, attempt=attempt)
+        failures = Failures(self.policy, self.place.first_sample + rows, self.plan.n_samples, self.strict_at)
+        given = {name: value if self._is_shared(name) else value[rows] for name, value in self.given.items()}
+        steps = range(len(self.pipeline.steps))
+        start: Made = {None: given}
+        for index, values in contexts.items():
+            start[index] = {v.name: _part(v, values[v.name], rows) for v in self._outputs(index)}
+        try:
+            return run_steps(self.pipeline, steps, place, len(rows), start, watch, failures), failures
+        except Exception as error:
+            explain(error, self.pipeline.how_to_reproduce(failures.raised_at, self.plan))
+            raise
+
+    def _outputs(self, index: int | None) -> tuple[Variable, ...]:
+        return () if index is None else self.pipeline.steps[index].outputs
+
+    def _joined(
+        self, index: int | None, old: Mapping[str, Any], again: Made, rows: Array, is_done: Array
+    ) -> Mapping[str, Any]:
+        """Return a step's values with those of samples that were drawn again in their places."""
+        if index is None or _is_kept(self.pipeline.steps[index]):
+            return old
+        joined = {}
+        for variable in self._outputs(index):
+            before, after = np.asarray(old[variable.name]), np.asarray(again[index][variable.name])
+            if variable.is_shared:
+                joined[variable.name] = before + after  # a count
+                continue
+            if before.shape[1:] != after.shape[1:]:  # all have failed so far: sizes that follow contexts are not known
+                before = np.zeros((len(before), *after.shape[1:]), before.dtype)
+            before = np.array(before)
+            before[rows[is_done]] = after[is_done]
+            joined[variable.name] = before
+        return joined
+
+    def _masked(self, made: Made, masked: Array) -> Made:
+        if not masked.any():
+            return made
+        filled: Made = {
+            index: {v.name: _filled(v, values[v.name], masked) for v in self._outputs(index)}
+            for index, values in made.items()
+        }
+        return {**filled, None: made[None]}
+
+    def _give_up(self, row: int, found: list[Failure]) -> None:
+        sample = self.place.first_sample + row
+        error = SimulatorError(
+            f"sample {sample} failed {_MOST_ATTEMPTS} times in a row, most often so: {summed(found)[0]}; let the "
+            "simulator fail more rarely, or use 'mask' in place of 'redraw'"
+        )
+        error.add_note(self.pipeline.how_to_reproduce(sample, self.plan))
+        raise error
+
+
+def _is_kept(step: Step) -> bool:
+    """Whether what a step makes holds for the whole sub-batch, and stays when samples are drawn again."""
+    visible = [v for v in step.outputs if not v.is_hidden]
+    return step.is_run and (not step.stage.is_redrawn or (bool(visible) and all(v.is_shared for v in visible)))
+
+
+def _part(variable: Variable, values: Any, rows: Array) -> Any:
+    return values if variable.is_shared else values[rows]
+
+
+def _filled(variable: Variable, values: Any, masked: Array) -> Any:
+    if variable.is_shared:
+        return values
+    array = np.array(values)
+    array[masked] = np.nan if variable.dtype.kind in "fc" else 0
+    return array

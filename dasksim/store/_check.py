@@ -1,0 +1,97 @@
+"""Check what a store holds against its receipts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+from dasksim._failures import VALID
+from dasksim.errors import StoreError
+from dasksim.store._receipts import Receipts, digest_rows
+from dasksim.store._write import cast
+
+__all__ = ["ChunkChecker"]
+
+Array = npt.NDArray[Any]
+
+
+class ChunkChecker:
+    """Compares chunks of a store with their receipts, byte by byte; writes nothing.
+
+    Parameters
+    ----------
+    path
+        Where the store is.
+    record
+        What it says of itself.
+    """
+
+    def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
+        self.record = record
+        group = zarr.open_group(LocalStore(path, read_only=True), mode="r", use_consolidated=False)
+        self.receipts = Receipts(group, record)
+        self.arrays = {name: self._array(group, name, path) for name in record["variables"]}
+
+    @staticmethod
+    def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
+        array = group.get(name)
+        if not isinstance(array, zarr.Array):
+            raise StoreError(f"the store at {str(path)!r} has lost the metadata of its array {name!r}")
+        return array
+
+    def rows(self, chunk: int) -> slice:
+        """Return the samples of a chunk."""
+        size = self.record["chunk_size"]
+        return slice(chunk * size, min((chunk + 1) * size, self.record["n_samples"]))
+
+    def problems(self, chunk: int) -> list[str]:
+        """Return what is wrong with the stored bytes of a chunk that has a receipt."""
+        try:
+            receipt = self.receipts.read(chunk)
+        except Exception as error:  # noqa: BLE001
+            return [f"its receipt cannot be read: {_first_line(error)}"]
+        rows = self.rows(chunk)
+        if not receipt["complete"]:
+            return ["its receipt is empty"]
+        return [
+            f"{name!r} {problem}"
+            for name, array in self.arrays.items()
+            if (problem := self._problem(name, array, chunk, rows, receipt.get(f"digest:{name}", 0)))
+        ]
+
+    def _problem(self, name: str, array: zarr.Array[Any], chunk: int, rows: slice, digest: int) -> str:
+        features = "/".join("0" for _ in array.shape[1:])
+        key = f"{array.path}/c/{chunk}" + (f"/{features}" if features else "")
+        exists = sync(array.store.exists(key))
+        if name == VALID and not digest and not exists:
+            return ""  # made before samples could be masked
+        if not exists:
+            return "has no shard"
+        try:
+            values = np.asarray(array[rows])
+        except Exception as error:  # noqa: BLE001
+            return f"cannot be read: {_first_line(error)}"
+        return "" if digest_rows(values) == digest else "differs from its receipt"
+
+    def differences(self, chunk: int, made: Mapping[str, Array]) -> list[str]:
+        """Return which variables of a chunk differ from values that were made now."""
+        receipt = self.receipts.read(chunk)
+        return [
+            f"{name!r} differs from what the simulator makes"
+            for name, array in self.arrays.items()
+            if receipt.get(f"digest:{name}", 0) != digest_rows(cast(made[name], name, array.dtype))
+            and not (name == VALID and not receipt.get(f"digest:{name}", 0))
+        ]
+
+    def sample(self, sample: int) -> dict[str, Array]:
+        """Return what the store holds of one sample."""
+        return {name: np.asarray(array[sample]) for name, array in self.arrays.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
