@@ -13,6 +13,7 @@ from dasksim.errors import (
     StoreError,
     StoreMismatchError,
 )
+from dasksim.external import ExternalProgram
 from dasksim.simulators import (
     GraphicalSimulator,
     HierarchicalSimulator,
@@ -31,6 +32,7 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "DasksimError",
+    "ExternalProgram",
     "GraphicalSimulator",
     "HierarchicalSimulator",
     "IncompleteStoreError",
