@@ -16,6 +16,7 @@ from dasksim.errors import (
     StoreError,
     StoreMismatchError,
 )
+from dasksim.external import ExternalProgram
 from dasksim.simulators import (
     GraphicalSimulator,
     HierarchicalSimulator,
@@ -34,6 +35,7 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "DasksimError",
+    "ExternalProgram",
     "Failure",
     "GraphicalSimulator",
     "HierarchicalSimulator",

@@ -97,7 +97,7 @@ def _run_twice(step: Step, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[
         warnings.warn(
             f"stage {stage.name!r} returned different values for one and the same seed: it draws from a source that "
             "dasksim cannot seed, such as default_rng() inside the function, os.urandom or compiled code. Its samples "
-            "will not be reproducible; take `rng` as an argument and draw from that",
+            "will not be reproducible; take `rng` as an argument and draw from that, or `seed` and use it",
             UserWarning,
             stacklevel=2,
         )

@@ -26,6 +26,7 @@ def test_examples_are_found() -> None:
 
     assert {
         "dasksim._generate.generate",
+        "dasksim.external._program.ExternalProgram",
         "dasksim.errors.nearest",
         "dasksim.models.two_moons.two_moons",
         "dasksim.simulators.lambda_simulator.LambdaSimulator",

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dasksim import (
+    ExternalProgram,
     GraphicalSimulator,
     HierarchicalSimulator,
     ModelComparisonSimulator,
@@ -130,6 +131,11 @@ def graph() -> Simulator:
     return simulator
 
 
+def external() -> Simulator:
+    words = ["sh", "-c", "echo $1 $(($2 % 1000000007))", "sh", "{y}", "{seed}"]
+    return make_simulator([point, ExternalProgram(words, outputs={"drawn": "stdout"})])
+
+
 KINDS = {
     "rejection": Kind(rejection),
     "rejection_by_rows": Kind(rejection_by_rows),
@@ -140,6 +146,7 @@ KINDS = {
     "rejection_of_comparison": Kind(rejection_of_comparison),
     "hierarchy": Kind(hierarchy, (3, 2)),
     "graph": Kind(graph),
+    "external": Kind(external),
 }
 
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
