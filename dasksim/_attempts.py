@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._child import Child, Made
 from dasksim._conditions import pad_rows
 from dasksim._failures import Failure, Failures, Policy, summed
 from dasksim._isolation import run_all
@@ -19,9 +20,6 @@ from dasksim.errors import SimulatorError
 __all__ = ["Made", "Part", "SubBatchRun"]
 
 Array = npt.NDArray[Any]
-
-#: Values by step, and under None those of the conditions.
-Made = dict[int | None, Mapping[str, Any]]
 
 # Attempts at a sample, the first one included.
 _MOST_ATTEMPTS = 100
@@ -59,6 +57,8 @@ class SubBatchRun:
         Number of the sub-batch.
     conditions
         The conditions' values on it.
+    child
+        The process in which to simulate it, where it may take too long.
     strict_at
         A sample that is never masked: its failure ends all.
     """
@@ -70,11 +70,13 @@ class SubBatchRun:
         policy: Policy,
         sub_batch: int,
         conditions: Mapping[str, Any],
+        child: Child | None = None,
         strict_at: int | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.plan = plan
         self.policy = policy
+        self.child = child
         self.strict_at = strict_at
         size = plan.sub_batch_size
         self.place = Place(plan.seed, sub_batch, sub_batch * size, size)
@@ -91,28 +93,36 @@ class SubBatchRun:
 
     def run(self) -> Part:
         """Simulate it."""
+        if self.child is not None:
+            return self._run(False)  # the child finds out what its functions use
         functions = [f for step in self.pipeline.steps if step.is_run for f in step.stage.functions]
         return run_all(functions, self._run)
 
     def _run(self, watch: bool) -> Part:
-        rows = np.arange(self.n_rows)
-        made, failures = self._attempt(0, rows, {}, watch)
-        found, masked, missing = failures.found, failures.masked, rows[failures.redrawn]
-        contexts: Made = {index: made[index] for index, step in enumerate(self.pipeline.steps) if _is_kept(step)}
-        attempt = 0
-        while len(missing):
-            attempt += 1
-            if attempt >= _MOST_ATTEMPTS:
-                self._give_up(int(missing[0]), found)
-            again, failures = self._attempt(attempt, missing, contexts, watch)
+        missing = np.arange(self.n_rows)
+        masked = np.zeros(self.n_rows, bool)
+        found: list[Failure] = []
+        made: Made | None = None
+        for attempt in range(_MOST_ATTEMPTS):
+            again, failures = self._attempt(attempt, missing, self._contexts(made), watch)
             found += failures.found
-            is_done = ~failures.redrawn
             masked[missing[failures.masked]] = True
-            made = {index: self._joined(index, made[index], again, missing, is_done) for index in made}
+            is_done = ~failures.redrawn
+            if made is None:
+                made = again
+            elif again is not None:
+                made = {index: self._joined(index, made[index], again, missing, is_done) for index in made}
             missing = missing[~is_done]
-        return Part(self._masked(made, masked), masked, found)
+            if not len(missing):
+                return Part(self._masked(made or self._nothing(), masked), masked, found)
+        return self._give_up(int(missing[0]), found)
 
-    def _attempt(self, attempt: int, rows: Array, contexts: Made, watch: bool) -> tuple[Made, Failures]:
+    def _contexts(self, made: Made | None) -> Made:
+        kept = [index for index, step in enumerate(self.pipeline.steps) if _is_kept(step)]
+        return {index: made[index] for index in kept} if made is not None else {}
+
+    def _attempt(self, attempt: int, rows: Array, contexts: Made, watch: bool) -> tuple[Made | None, Failures]:
+        """Return what is made of some rows, or None if it took too long."""
         place = replace(self.place, attempt=attempt)
         failures = Failures(self.policy, self.place.first_sample + rows, self.plan.n_samples, self.strict_at)
         given = {name: value if self._is_shared(name) else value[rows] for name, value in self.given.items()}
@@ -121,10 +131,30 @@ class SubBatchRun:
         for index, values in contexts.items():
             start[index] = {v.name: _part(v, values[v.name], rows) for v in self._outputs(index)}
         try:
-            return run_steps(self.pipeline, steps, place, len(rows), start, watch, failures), failures
+            if self.child is None:
+                return run_steps(self.pipeline, steps, place, len(rows), start, watch, failures), failures
+            made = self.child.run(steps, place, len(rows), start, failures)
+            if made is None:
+                out_of_time = TimeoutError(f"no result within {self.child.seconds:g} s")
+                if not failures.raised(np.arange(len(rows)), "", out_of_time):
+                    raise out_of_time
+                return None, failures
+            return made
         except Exception as error:
             explain(error, self.pipeline.how_to_reproduce(failures.raised_at, self.plan))
             raise
+
+    def _nothing(self) -> Made:
+        """Return what stands for the values of a sub-batch that took too long."""
+        sizes = self.pipeline.sizes
+        made: Made = {None: self.given}
+        for index, step in enumerate(self.pipeline.steps):
+            if step.is_run:
+                made[index] = {
+                    v.name: _blank(v, () if v.is_shared else (self.n_rows, *(sizes[plate] for plate in v.plates)))
+                    for v in step.outputs
+                }
+        return made
 
     def _outputs(self, index: int | None) -> tuple[Variable, ...]:
         return () if index is None else self.pipeline.steps[index].outputs
@@ -157,7 +187,7 @@ class SubBatchRun:
         }
         return {**filled, None: made[None]}
 
-    def _give_up(self, row: int, found: list[Failure]) -> None:
+    def _give_up(self, row: int, found: list[Failure]) -> NoReturn:
         sample = self.place.first_sample + row
         error = SimulatorError(
             f"sample {sample} failed {_MOST_ATTEMPTS} times in a row, most often so: {summed(found)[0]}; let the "
@@ -173,6 +203,14 @@ def _is_kept(step: Step) -> bool:
     return step.is_run and (not step.stage.is_redrawn or (bool(visible) and all(v.is_shared for v in visible)))
 
 
+def _blank(variable: Variable, axes: tuple[int, ...]) -> Array:
+    return np.full((*axes, *variable.shape), _fill_value(variable), variable.dtype)
+
+
+def _fill_value(variable: Variable) -> float:
+    return np.nan if variable.dtype.kind in "fc" else 0
+
+
 def _part(variable: Variable, values: Any, rows: Array) -> Any:
     return values if variable.is_shared else values[rows]
 
@@ -181,5 +219,5 @@ def _filled(variable: Variable, values: Any, masked: Array) -> Any:
     if variable.is_shared:
         return values
     array = np.array(values)
-    array[masked] = np.nan if variable.dtype.kind in "fc" else 0
+    array[masked] = _fill_value(variable)
     return array

@@ -8,7 +8,8 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._attempts import Made, Part, SubBatchRun
+from dasksim._attempts import Part, SubBatchRun
+from dasksim._child import Child, Made
 from dasksim._failures import VALID, Failure, Policy, summed
 from dasksim._pipeline import Pipeline, to_rows
 from dasksim._plan import Plan
@@ -62,7 +63,14 @@ def check_policy(pipeline: Pipeline, policy: Policy) -> None:
             )
 
 
-def simulate_chunk(pipeline: Pipeline, plan: Plan, chunk: int, conditions: Mapping[str, Any], policy: Policy) -> Chunk:
+def simulate_chunk(
+    pipeline: Pipeline,
+    plan: Plan,
+    chunk: int,
+    conditions: Mapping[str, Any],
+    policy: Policy,
+    child: Child | None = None,
+) -> Chunk:
     """Evaluate all steps on one chunk.
 
     Parameters
@@ -75,11 +83,13 @@ def simulate_chunk(pipeline: Pipeline, plan: Plan, chunk: int, conditions: Mappi
         The conditions' values on this chunk.
     policy
         What to do with samples that fail.
+    child
+        The process in which to simulate, where a sub-batch may take too long.
     """
-    if policy == Policy():
+    if policy == Policy() and child is None:
         return _assembled(pipeline, plan, chunk, _by_step(pipeline, plan, chunk, conditions))
     parts = [
-        SubBatchRun(pipeline, plan, policy, sub_batch, _rows_of(pipeline, plan, conditions, j)).run()
+        SubBatchRun(pipeline, plan, policy, sub_batch, _rows_of(pipeline, plan, conditions, j), child).run()
         for j, sub_batch in enumerate(plan.sub_batches(chunk))
     ]
     return _joined(pipeline, plan, chunk, conditions, policy, parts)

@@ -77,7 +77,7 @@ class Failure:
     Parameters
     ----------
     stage
-        Name of the stage.
+        Name of the stage; empty where a sub-batch took too long.
     kind
         Name of the exception's class, or ``"non-finite"``.
     message
@@ -95,7 +95,8 @@ class Failure:
     sample: int
 
     def __str__(self) -> str:
-        return f"{self.count:,} x {self.kind}: {self.message} (stage {self.stage!r}, first at sample {self.sample:,})"
+        where = f"stage {self.stage!r}, " if self.stage else ""
+        return f"{self.count:,} x {self.kind}: {self.message} ({where}first at sample {self.sample:,})"
 
 
 def summed(failures: Iterable[Failure]) -> tuple[Failure, ...]:

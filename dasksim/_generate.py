@@ -1,5 +1,6 @@
 """Durable generation: where compiled simulators and stores meet."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -51,6 +52,7 @@ def generate(
     dtypes: Any = None,
     on_error: str = "raise",
     on_nonfinite: str = "keep",
+    timeout: float | None = None,
     overwrite: bool = False,
     allow_changed: bool = False,
     repair: bool = False,
@@ -88,6 +90,10 @@ def generate(
         predicates and what dasksim itself raises always stop. :func:`status` tells what failed, and how often.
     on_nonfinite
         The same where a stage returns NaN or an infinite value, or ``"keep"``.
+    timeout
+        Seconds that a sub-batch may take; by default as long as it likes. Each worker then simulates in a process of
+        its own, which is killed when the time is over, and ``on_error`` says what becomes of the samples. Which these
+        are is up to the machine, so that a run in which it happens may not be repeatable.
     overwrite
         Whether to remove a store made by dasksim that is at the path. Nothing else is ever removed.
     allow_changed
@@ -131,7 +137,7 @@ def generate(
     ...     dict(ds.sizes)
     {'batch': 1000, 'x_dim_0': 3}
     """
-    request = _Request.checked(simulator, store, conditions, part, allow_changed, progress, repair)
+    request = _Request.checked(simulator, store, conditions, part, allow_changed, progress, timeout, repair)
     path, policy = request.path, Policy.checked(on_error, on_nonfinite)
     overwrite = check_flag("overwrite", overwrite)
     if overwrite and part is not None:
@@ -171,6 +177,7 @@ def extend(
     *,
     conditions: Mapping[str, Any] | None = None,
     allow_changed: bool = False,
+    timeout: float | None = None,
     part: tuple[int, int] | None = None,
     scheduler: Any = None,
     progress: bool | None = None,
@@ -191,7 +198,7 @@ def extend(
         Number of samples that the store shall have, those that it has included.
     conditions
         As given when the store was made; values with a batch axis must begin with those.
-    allow_changed, part, scheduler, progress
+    allow_changed, timeout, part, scheduler, progress
         As in :func:`generate`.
 
     Returns
@@ -219,7 +226,7 @@ def extend(
     ...     dict(ds.sizes)
     {'batch': 3000, 'x_dim_0': 3}
     """
-    request = _Request.checked(simulator, store, conditions, part, allow_changed, progress)
+    request = _Request.checked(simulator, store, conditions, part, allow_changed, progress, timeout)
     path = request.path
     scheduler = check_scheduler(scheduler, is_batched=True) if scheduler is not None else None
     found = read_record(path)
@@ -270,6 +277,7 @@ class _Request:
     part: tuple[int, int] | None
     allow_changed: bool
     progress: bool | None
+    timeout: float | None
     repair: bool
 
     @classmethod
@@ -281,6 +289,7 @@ class _Request:
         part: Any,
         allow_changed: Any,
         progress: Any,
+        timeout: Any,
         repair: Any = False,
     ) -> "_Request":
         if not isinstance(simulator, Simulator):
@@ -298,6 +307,7 @@ class _Request:
             _check_part(part),
             check_flag("allow_changed", allow_changed),
             progress if progress is None else check_flag("progress", progress),
+            _check_timeout(timeout),
             check_flag("repair", repair),
         )
 
@@ -326,7 +336,9 @@ class _Request:
         first, stop = _share(self.part, task.plan.n_chunks)
         if self.repair:
             self._forget_bad(record, range(first, stop))
-        run_chunks(task.pipeline, task.plan, writer, task.policy, range(first, stop), executor, self.progress)
+        run_chunks(
+            task.pipeline, task.plan, writer, task.policy, self.timeout, range(first, stop), executor, self.progress
+        )
         if self.part is None:
             finish_store(self.path)
             return open_dataset(self.path)
@@ -360,3 +372,13 @@ def _check_part(part: Any) -> tuple[int, int] | None:
     if not 0 <= i < m:
         raise ArgumentError(f"part=(i, m) needs 0 <= i < m, with i counted from 0; got {part!r}")
     return i, m
+
+
+def _check_timeout(timeout: Any) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise ArgumentTypeError(f"timeout must be a number of seconds, or None; got {timeout!r}")
+    if not 0 < timeout < math.inf:
+        raise ArgumentError(f"timeout must be a finite number of seconds greater than 0, or None; got {timeout!r}")
+    return float(timeout)

@@ -7,6 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
+from dasksim._child import Child
 from dasksim._chunk import in_memory, simulate_chunk
 from dasksim._compile import Program
 from dasksim._executors import Pool, n_local_workers, open_pool
@@ -30,10 +31,13 @@ class _ChunkJob:
     program: Program
     writer: ChunkWriter
     policy: Policy
+    child: Child | None
 
     def __call__(self, chunk: int, conditions: Mapping[str, Any]) -> Receipt:
         pipeline, plan = self.program.pipeline, self.program.plan
-        return self.writer.write(chunk, lambda: simulate_chunk(pipeline, plan, chunk, conditions, self.policy))
+        return self.writer.write(
+            chunk, lambda: simulate_chunk(pipeline, plan, chunk, conditions, self.policy, self.child)
+        )
 
 
 def run_chunks(
@@ -41,6 +45,7 @@ def run_chunks(
     plan: Plan,
     writer: ChunkWriter,
     policy: Policy,
+    timeout: float | None,
     chunks: range,
     scheduler: Any,
     progress: bool | None,
@@ -55,6 +60,8 @@ def run_chunks(
         What writes it.
     policy
         What to do with samples that fail.
+    timeout
+        Seconds that a sub-batch may take.
     chunks
         The chunks among which to look.
     scheduler
@@ -68,7 +75,7 @@ def run_chunks(
     n_done = n_samples - sum(map(plan.n_rows, missing))
     if not missing:
         return
-    job = _ChunkJob(Program(pipeline, plan), writer, policy)
+    job = _ChunkJob(Program(pipeline, plan), writer, policy, Child(pipeline, timeout) if timeout else None)
     try:
         with Progress(n_samples, n_done, progress) as bar, open_pool(scheduler, job) as pool:
             for receipt in _windowed(pool, pipeline, plan, missing):

@@ -1,9 +1,11 @@
-"""The command line: ``dasksim generate``, ``dasksim status`` and ``dasksim models``."""
+"""The command line: ``dasksim generate``, ``extend``, ``status``, ``verify``, ``replay`` and ``models``."""
 
 import argparse
 import importlib
 import importlib.util
+import pdb
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +13,9 @@ from typing import Any
 
 import cloudpickle
 
-from dasksim._generate import generate
+from dasksim._generate import extend, generate
+from dasksim._replay import replay
+from dasksim._verify import verify
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError, DasksimError, nearest
 from dasksim.models import MODELS
@@ -20,8 +24,9 @@ from dasksim.store import status
 
 __all__ = ["main"]
 
-#: Exit codes: all went well; the store is incomplete; the call or the simulator was wrong; interrupted by Ctrl-C.
-OK, INCOMPLETE, FAILED, INTERRUPTED = 0, 1, 2, 130
+#: Exit codes: all went well; the store is incomplete; the call or the simulator was wrong; chunks are damaged;
+#: interrupted by Ctrl-C. A traceback of a simulator's own exception exits with 1 too.
+OK, INCOMPLETE, FAILED, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,25 +61,76 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True)
 
     one = commands.add_parser("generate", help="simulate a dataset into a store, or go on where a run was stopped")
-    one.add_argument("target", help="a model's name, package.module:object or file.py:object")
-    one.add_argument("store", help="path of the store")
+    _add_target(one)
     one.add_argument("-n", "--n-samples", type=int, required=True, help="number of samples")
     one.add_argument("--seed", type=int, help="an integer >= 0 (default: fresh entropy, which the store records)")
     one.add_argument("--sub-batch-size", type=int, help="samples that share a stream of random numbers")
     one.add_argument("--chunk-size", type=int, help="samples in a chunk, a multiple of the sub-batch size")
     one.add_argument("--dtype", help="store all floating-point variables in this dtype")
+    one.add_argument("--on-error", default="raise", help="where a stage raises an exception: raise, mask or redraw")
+    one.add_argument("--on-nonfinite", default="keep", help="where it returns NaN: keep, raise, mask or redraw")
     one.add_argument("--overwrite", action="store_true", help="remove a dasksim store that is at the path")
-    one.add_argument("--scheduler", help="synchronous, threads, processes or tcp://host:port (default: as fits)")
-    one.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    one.add_argument("--repair", action="store_true", help="simulate chunks again that verify finds damaged")
+    _add_run(one)
     one.set_defaults(run=_generate)
 
-    two = commands.add_parser("status", help="say how far a store is; exit code 1 if it is incomplete")
-    two.add_argument("store", help="path of the store")
-    two.set_defaults(run=_status)
+    two = commands.add_parser("extend", help="make a store longer")
+    _add_target(two)
+    two.add_argument("-n", "--n-samples", type=int, required=True, help="number of samples that it shall have")
+    _add_run(two)
+    two.set_defaults(run=_extend)
 
-    three = commands.add_parser("models", help="list the models that come with dasksim")
-    three.set_defaults(run=_models)
+    three = commands.add_parser("status", help="say how far a store is; exit code 1 if it is incomplete")
+    three.add_argument("store", help="path of the store")
+    three.set_defaults(run=_status)
+
+    four = commands.add_parser("verify", help="check a store against its receipts; exit code 3 if chunks are damaged")
+    four.add_argument("store", help="path of the store")
+    four.add_argument("--target", help="what it was made with, for --resimulate")
+    four.add_argument("--resimulate", type=int, default=0, help="chunks, chosen at random, to simulate and compare")
+    four.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    four.set_defaults(run=_verify)
+
+    five = commands.add_parser("replay", help="run one sample again, and show what each stage was given and made")
+    _add_target(five)
+    five.add_argument("sample", type=int, help="number of the sample, from 0")
+    five.add_argument("--pdb", action="store_true", help="start the debugger where a stage raises an exception")
+    five.set_defaults(run=_replay)
+
+    six = commands.add_parser("models", help="list the models that come with dasksim")
+    six.set_defaults(run=_models)
     return parser
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", help="a model's name, package.module:object or file.py:object")
+    parser.add_argument("store", help="path of the store")
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--part", type=_part, help="i/m: simulate the i-th of m shares only, i from 0")
+    parser.add_argument("--timeout", type=float, help="seconds that a sub-batch may take")
+    parser.add_argument("--allow-changed", action="store_true", help="go on although a stage's source has changed")
+    parser.add_argument("--scheduler", help="synchronous, threads, processes or tcp://host:port (default: as fits)")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+
+
+def _part(text: str) -> tuple[int, int]:
+    i, _, m = text.partition("/")
+    try:
+        return int(i), int(m)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be i/m, such as 0/4; got {text!r}") from None
+
+
+def _run_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "part": arguments.part,
+        "timeout": arguments.timeout,
+        "allow_changed": arguments.allow_changed,
+        "scheduler": arguments.scheduler,
+        "progress": False if arguments.no_progress else None,
+    }
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -86,11 +142,44 @@ def _generate(arguments: argparse.Namespace) -> int:
         sub_batch_size=arguments.sub_batch_size,
         chunk_size=arguments.chunk_size,
         dtypes=arguments.dtype,
+        on_error=arguments.on_error,
+        on_nonfinite=arguments.on_nonfinite,
         overwrite=arguments.overwrite,
-        scheduler=arguments.scheduler,
-        progress=False if arguments.no_progress else None,
+        repair=arguments.repair,
+        **_run_options(arguments),
     )
     print(status(arguments.store), file=sys.stderr)  # noqa: T201
+    return OK
+
+
+def _extend(arguments: argparse.Namespace) -> int:
+    simulator = load_simulator(arguments.target)
+    extend(arguments.store, simulator, arguments.n_samples, **_run_options(arguments))
+    print(status(arguments.store), file=sys.stderr)  # noqa: T201
+    return OK
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    simulator = load_simulator(arguments.target) if arguments.target else None
+    progress = False if arguments.no_progress else None
+    found = verify(arguments.store, simulator, resimulate=arguments.resimulate, progress=progress)
+    print(found)  # noqa: T201
+    return OK if found.is_good else DAMAGED
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    simulator = load_simulator(arguments.target)
+    try:
+        found = replay(arguments.store, simulator, arguments.sample)
+    except DasksimError:
+        raise
+    except Exception as error:
+        if not arguments.pdb:
+            raise
+        traceback.print_exception(error)
+        pdb.post_mortem(error.__traceback__)
+        return FAILED
+    print(found)  # noqa: T201
     return OK
 
 

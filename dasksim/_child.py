@@ -1,0 +1,140 @@
+"""A process for calls that may hang: it is killed when one takes too long."""
+
+import copy
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+import cloudpickle
+from loky import ProcessPoolExecutor
+
+from dasksim._failures import Failures
+from dasksim._isolation import run_all
+from dasksim._pipeline import Pipeline, run_steps
+from dasksim._steps import Place
+
+__all__ = ["Child", "Made", "die_with", "travelling"]
+
+#: Values by step, and under None those of the conditions.
+Made = dict[int | None, Mapping[str, Any]]
+
+# Seconds after which a process that is not used ends by itself.
+_IDLE_SECONDS = 300
+
+
+class Child:
+    """Runs a pipeline's steps in a process of its own, one for each thread that calls.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline.
+    seconds
+        How long one sub-batch may take.
+    """
+
+    def __init__(self, pipeline: Pipeline, seconds: float) -> None:
+        self.seconds = seconds
+        self._payload = cloudpickle.dumps(pipeline.without_rows())
+        self._local = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "_payload": self._payload}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _local=threading.local())
+
+    def run(
+        self, indices: Sequence[int], place: Place, n_rows: int, made: Made, failures: Failures
+    ) -> tuple[Made, Failures] | None:
+        """Evaluate steps as :func:`run_steps` does; return what they make and what has failed, or None if out of time.
+
+        What a function raises is raised here too.
+        """
+        executor = self._executor()
+        future = executor.submit(_run_in_child, indices, place, n_rows, made, failures)
+        try:
+            found, error, failures_there = future.result(self.seconds)
+        except FutureTimeoutError:
+            self._local.executor = None
+            executor.shutdown(kill_workers=True)
+            return None
+        except BaseException:  # the process has died, or Ctrl-C
+            self._local.executor = None
+            executor.shutdown(kill_workers=True)
+            raise
+        if error is not None:
+            failures.raised_at = failures_there.raised_at
+            raise error
+        return found, failures_there
+
+    def _executor(self) -> Any:
+        executor = getattr(self._local, "executor", None)
+        if executor is None:
+            # a Dask worker is a daemon, which may have no children; this one ends with its parent by itself
+            multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+            executor = ProcessPoolExecutor(
+                1, timeout=_IDLE_SECONDS, initializer=_start_child, initargs=(self._payload, os.getpid())
+            )
+            executor.submit(os.getpid).result()  # its start does not count as time of the sub-batch
+            self._local.executor = executor
+        return executor
+
+
+_pipeline: Pipeline | None = None
+
+
+def _start_child(payload: bytes, parent: int) -> None:
+    global _pipeline
+    threading.Thread(target=die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    _pipeline = pickle.loads(payload)
+
+
+def die_with(parent: int) -> None:
+    """End this process once its parent has been killed; it would wait for work for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _run_in_child(
+    indices: Sequence[int], place: Place, n_rows: int, made: Made, failures: Failures
+) -> tuple[Made, BaseException | None, Failures]:
+    pipeline = _pipeline
+    if pipeline is None:
+        raise RuntimeError("the process was not started by dasksim")
+    functions = [function for step in pipeline.steps if step.is_run for function in step.stage.functions]
+    latest = failures
+
+    def work(watch: bool) -> Made:
+        nonlocal latest
+        latest = copy.deepcopy(failures)
+        return run_steps(pipeline, indices, place, n_rows, made, watch, latest)
+
+    try:
+        return run_all(functions, work), None, latest
+    except Exception as error:  # noqa: BLE001
+        return {}, travelling(error), latest
+
+
+def travelling(error: BaseException) -> BaseException:
+    """Return an exception that can be pickled, and whose causes can."""
+    if error.__context__ is not None:
+        error.__context__ = travelling(error.__context__)
+    if error.__cause__ is not None:
+        error.__cause__ = travelling(error.__cause__)
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001
+        stand_in = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
+        for note in getattr(error, "__notes__", ()):
+            stand_in.add_note(note)
+        return stand_in
+    return error
