@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -21,14 +19,17 @@ from dasksim.simulators import Simulator
 from dasksim.store import (
     FORMAT,
     ArrayLayout,
-    ChunkWriter,
+    Location,
     StoreLayout,
+    StoreLike,
+    check_documents,
     choose_inner_rows,
     create_store,
     finish_store,
+    locate,
     open_dataset,
+    open_writer,
     read_record,
-    remove_leftovers,
     remove_store,
     stored_dtypes,
 )
@@ -41,7 +42,7 @@ _COMPARED = ("n_samples", "further", "seed", "sub_batch_size", "chunk_size", "co
 
 def generate(
     simulator: Simulator,
-    store: str | os.PathLike[str],
+    store: StoreLike,
     n_samples: int | Sequence[int],
     *,
     seed: int | None = None,
@@ -64,7 +65,8 @@ def generate(
     simulator
         What to sample from.
     store
-        Path of the store, a directory that is made.
+        Where the store is: the path of a folder, a URL, a ``zarr.abc.store.Store``, or an Icechunk repository or
+        session.
     n_samples
         Number of samples, or a batch shape as in :meth:`~dasksim.Simulator.sample`.
     seed
@@ -76,10 +78,11 @@ def generate(
     dtypes
         In which dtype to store variables: one for all floating-point variables, or a mapping. By default as simulated.
     overwrite
-        Whether to remove a store made by dasksim that is at the path. Nothing else is ever removed.
+        Whether to remove a store made by dasksim that is there. Nothing else is ever removed.
     scheduler
         ``"synchronous"``, ``"threads"``, ``"processes"``, a ``distributed.Client`` or the address of its scheduler.
-        By default the active client if there is one, else threads if all stages are batched, else processes.
+        By default the active client if there is one, else threads if all stages are batched, else processes; threads
+        for a store that other processes cannot write to.
     progress
         Whether to show a progress bar; by default in terminals and notebooks.
 
@@ -95,7 +98,7 @@ def generate(
     SimulatorError, OutputError
         If the simulator's stages or a function's outputs do not fit.
     StoreError
-        If the path holds something else, or cannot be written.
+        If something else is there, or the store cannot be written or read.
     StoreMismatchError
         If the store was made by other arguments; the message lists what differs.
 
@@ -110,10 +113,6 @@ def generate(
     """
     if not isinstance(simulator, Simulator):
         raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
-    if not isinstance(store, str | os.PathLike):
-        raise ArgumentTypeError(f"store must be a path; got {store!r}")
-    if "://" in str(store):
-        raise ArgumentError(f"store must be a path of this machine's file system, not a URL; got {store!r}")
     if not isinstance(conditions, Mapping | None):
         raise ArgumentTypeError(f"conditions must be a mapping of variables to values; got {conditions!r}")
     overwrite = check_flag("overwrite", overwrite)
@@ -121,8 +120,10 @@ def generate(
     shape = as_shape("n_samples", n_samples)
     seed = None if seed is None else check_seed(seed)
     scheduler = check_scheduler(scheduler, is_batched=True) if scheduler is not None else None
-    path = Path(store).absolute()
-    found = read_record(path)
+    location = locate(store)
+    location.check_writable()
+    scheduler = scheduler if location.is_shared else _within_process(location, scheduler)
+    found = read_record(location)
     if found is not None and not overwrite:
         seed = found["seed"] if seed is None else seed
         sub_batch_size = found["sub_batch_size"] if sub_batch_size is None else sub_batch_size
@@ -134,18 +135,31 @@ def generate(
     layout = _layout(pipeline, plan, dtypes)
     with connect(check_scheduler(scheduler, pipeline.is_batched)) as executor:
         check_memory(plan, pipeline, executor)
-        if found is not None and overwrite:
-            remove_store(path)
-        elif found is not None:
-            _check_same(path, found, layout.record)
-        create_store(path, layout)
-        found = read_record(path) or {}
-        _check_same(path, found, layout.record)  # another writer may have come first
-        remove_leftovers(path)
-        writer = ChunkWriter(path, replace(layout, record=found))
-        run_chunks(path, pipeline, plan, writer, executor, progress)
-    finish_store(path)
-    return open_dataset(path)
+        if found is not None and not overwrite:
+            _check_same(location, found, layout.record)
+            location.refuse_links()
+            check_documents(location, found, is_whole=False)
+        with location.changing("make the store") as place:
+            if found is not None and overwrite:
+                remove_store(place)
+            create_store(place, layout)
+        found = read_record(location) or {}
+        _check_same(location, found, layout.record)  # another writer may have come first
+        location.remove_leftovers()
+        writer = open_writer(location, replace(layout, record=found))
+        run_chunks(location, pipeline, plan, writer, executor, progress)
+    finish_store(location)
+    return open_dataset(location)
+
+
+def _within_process(location: Location, scheduler: Any) -> Any:
+    """Return the scheduler in force for a store that other processes cannot write to."""
+    if scheduler not in (None, "synchronous", "threads"):
+        raise ArgumentError(
+            f"other processes cannot write to {location.name!r}; use scheduler='threads' or 'synchronous', or a store "
+            f"that they share; got scheduler={scheduler!r}"
+        )
+    return scheduler or "threads"
 
 
 def _layout(pipeline: Pipeline, plan: Plan, dtypes: Any) -> StoreLayout:
@@ -169,7 +183,7 @@ def _layout(pipeline: Pipeline, plan: Plan, dtypes: Any) -> StoreLayout:
     return StoreLayout(arrays, pipeline.coords, plan.n_chunks, plan.chunk_size, json.loads(json.dumps(record)))
 
 
-def _check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _check_same(location: Location, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     differences = [
         f"{name}: {found.get(name)!r} in the store, {wanted[name]!r} asked for"
         for name in _COMPARED
@@ -178,7 +192,7 @@ def _check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any])
     differences += _stage_differences(found.get("stages", []), wanted["stages"])
     if differences:
         error = StoreMismatchError(
-            f"the store at {str(path)!r} was made by other arguments:\n  "
+            f"the store at {location.name!r} was made by other arguments:\n  "
             + "\n  ".join(differences)
             + "\nGive the same arguments to continue it, choose another path, or pass overwrite=True to make it anew"
         )

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -16,7 +15,7 @@ from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan
 from dasksim._progress import Progress
 from dasksim.errors import ArgumentError, StoreError
-from dasksim.store import ChunkWriter, Receipt, open_receipts
+from dasksim.store import ChunkWriter, Location, Receipt, open_receipts
 
 __all__ = ["check_memory", "run_chunks"]
 
@@ -37,7 +36,7 @@ class _ChunkJob:
 
 
 def run_chunks(
-    path: Path,
+    location: Location,
     pipeline: Pipeline,
     plan: Plan,
     writer: ChunkWriter,
@@ -48,7 +47,7 @@ def run_chunks(
 
     Parameters
     ----------
-    path
+    location
         Where the store is.
     pipeline, plan
         What to simulate.
@@ -59,7 +58,7 @@ def run_chunks(
     progress
         Whether to show a progress bar.
     """
-    receipts = open_receipts(path)
+    receipts = open_receipts(location)
     complete = receipts.complete_chunks() if receipts else set()
     missing = [chunk for chunk in range(plan.n_chunks) if chunk not in complete]
     n_done = sum(plan.n_rows(chunk) for chunk in complete)
@@ -67,20 +66,25 @@ def run_chunks(
         return
     job = _ChunkJob(Program(pipeline, plan), writer)
     try:
-        with Progress(plan.n_samples, n_done, progress) as bar, open_pool(scheduler, job) as pool:
+        with (
+            Progress(plan.n_samples, n_done, progress) as bar,
+            open_pool(scheduler, job) as pool,
+            writer.settling() as settle,
+        ):
             for receipt in _windowed(pool, pipeline, plan, missing):
+                settle(receipt)
                 bar.advance(plan.n_rows(receipt.chunk), receipt.n_proposals, receipt.n_accepted)
     except KeyboardInterrupt as error:
-        error.add_note(_how_to_resume(path))
+        error.add_note(_how_to_resume(location))
         raise
     except BrokenProcessPool as error:
         error.add_note(
             "A worker process died, often because memory ran out: a smaller chunk_size needs less. "
-            + _how_to_resume(path)
+            + _how_to_resume(location)
         )
         raise
     except StoreError as error:
-        error.add_note(_how_to_resume(path))
+        error.add_note(_how_to_resume(location))
         raise
 
 
@@ -118,7 +122,7 @@ def check_memory(plan: Plan, pipeline: Pipeline, scheduler: Any) -> None:
         )
 
 
-def _how_to_resume(path: Path) -> str:
-    receipts = open_receipts(path)
+def _how_to_resume(location: Location) -> str:
+    receipts = open_receipts(location)
     n_complete = len(receipts.complete_chunks()) if receipts else 0
     return f"{n_complete} chunks are complete and kept; run generate again with the same arguments to go on."

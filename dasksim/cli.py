@@ -57,19 +57,19 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("generate", help="simulate a dataset into a store, or go on where a run was stopped")
     one.add_argument("target", help="a model's name, package.module:object or file.py:object")
-    one.add_argument("store", help="path of the store")
+    one.add_argument("store", help="path or URL of the store")
     one.add_argument("-n", "--n-samples", type=int, required=True, help="number of samples")
     one.add_argument("--seed", type=int, help="an integer >= 0 (default: fresh entropy, which the store records)")
     one.add_argument("--sub-batch-size", type=int, help="samples that share a stream of random numbers")
     one.add_argument("--chunk-size", type=int, help="samples in a chunk, a multiple of the sub-batch size")
     one.add_argument("--dtype", help="store all floating-point variables in this dtype")
-    one.add_argument("--overwrite", action="store_true", help="remove a dasksim store that is at the path")
+    one.add_argument("--overwrite", action="store_true", help="remove a dasksim store that is there")
     one.add_argument("--scheduler", help="synchronous, threads, processes or tcp://host:port (default: as fits)")
     one.add_argument("--no-progress", action="store_true", help="show no progress bar")
     one.set_defaults(run=_generate)
 
     two = commands.add_parser("status", help="say how far a store is; exit code 1 if it is incomplete")
-    two.add_argument("store", help="path of the store")
+    two.add_argument("store", help="path or URL of the store")
     two.set_defaults(run=_status)
 
     three = commands.add_parser("models", help="list the models that come with dasksim")

@@ -1,17 +1,12 @@
 """Stores: Zarr groups written chunk by chunk, with a receipt for each complete chunk."""
 
+from dasksim.store._icechunk import open_writer
 from dasksim.store._layout import ArrayLayout, StoreLayout, choose_inner_rows, stored_dtypes
-from dasksim.store._read import (
-    ATTRIBUTE,
-    FORMAT,
-    Status,
-    open_dataset,
-    open_receipts,
-    read_record,
-    remove_leftovers,
-    status,
-)
-from dasksim.store._receipts import Receipt, Receipts
+from dasksim.store._locate import StoreLike, locate
+from dasksim.store._location import Location
+from dasksim.store._read import Status, open_dataset, status
+from dasksim.store._receipts import Receipt, Receipts, open_receipts
+from dasksim.store._record import ATTRIBUTE, FORMAT, check_documents, read_record
 from dasksim.store._write import ChunkWriter, create_store, finish_store, remove_store
 
 __all__ = [
@@ -19,17 +14,21 @@ __all__ = [
     "FORMAT",
     "ArrayLayout",
     "ChunkWriter",
+    "Location",
     "Receipt",
     "Receipts",
     "Status",
     "StoreLayout",
+    "StoreLike",
+    "check_documents",
     "choose_inner_rows",
     "create_store",
     "finish_store",
+    "locate",
     "open_dataset",
     "open_receipts",
+    "open_writer",
     "read_record",
-    "remove_leftovers",
     "remove_store",
     "status",
     "stored_dtypes",

@@ -1,11 +1,10 @@
 """Create a store, and write chunks to it."""
 
+import contextlib
 import json
-import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,17 +12,17 @@ import numpy.typing as npt
 import xarray as xr
 import zarr
 from zarr.abc.buffer import BufferPrototype
-from zarr.abc.store import ByteRequest
-from zarr.buffer.cpu import Buffer
+from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError
-from zarr.storage import LocalStore, MemoryStore, WrapperStore
+from zarr.storage import MemoryStore, WrapperStore
 
 from dasksim.errors import OutputError, StoreError, StoreMismatchError
 from dasksim.store._layout import ArrayLayout, StoreLayout
-from dasksim.store._read import ATTRIBUTE, expected_warnings, read_record
+from dasksim.store._location import ROOT, Location, expected_warnings, explained
 from dasksim.store._receipts import RECEIPTS, Receipt, Receipts, digest_rows
+from dasksim.store._record import ATTRIBUTE, read_record
 
 __all__ = ["ChunkWriter", "create_store", "finish_store", "remove_store"]
 
@@ -32,7 +31,7 @@ Array = npt.NDArray[Any]
 _RECEIPTS_FOLDER = RECEIPTS.partition("/")[0]
 
 
-def create_store(path: Path, layout: StoreLayout) -> None:
+def create_store(location: Location, layout: StoreLayout) -> None:
     """Create what is missing of a store's metadata: nothing that is there is changed.
 
     The record in the root comes first and is created exclusively, so that of two writers with different arguments one
@@ -43,30 +42,27 @@ def create_store(path: Path, layout: StoreLayout) -> None:
     StoreError
         If the store cannot be written.
     """
-    try:
-        store = LocalStore(path)
-        sync(store.set_if_not_exists("zarr.json", _root(layout.record)))
-        group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    with explained(f"cannot write a store at {location.name!r}"):
+        location.create_root(_root(layout.record))
+        group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
         for array in layout.arrays:
             _create_array(group, array)
         if RECEIPTS not in group:  # what comes before them may have been cut off
-            _write_coords(store, layout.coords)
-        Receipts.create(group, layout.n_chunks, [array.name for array in layout.arrays])
-    except OSError as error:
-        raise StoreError(f"cannot write a store at {str(path)!r}: {error}") from error
+            _write_coords(location.store, layout.coords)
+        Receipts.create(group, layout.n_chunks, [array.name for array in layout.arrays], location.key_separator)
 
 
-def _root(record: Mapping[str, Any]) -> Buffer:
+def _root(record: Mapping[str, Any]) -> bytes:
     root = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: json.dumps(record)}}
-    return Buffer.from_bytes(json.dumps(root, indent=2).encode())
+    return json.dumps(root, indent=2).encode()
 
 
-def _write_coords(store: LocalStore, coords: Mapping[str, Array]) -> None:
+def _write_coords(store: Store, coords: Mapping[str, Array]) -> None:
     """Write coordinates as xarray encodes them, file by whole file, so that two writers do each other no harm."""
     encoded: dict[str, Any] = {}
     values = {dim: _storable(value) for dim, value in coords.items()}
     xr.Dataset(coords=values).to_zarr(MemoryStore(encoded), consolidated=False, zarr_format=3)
-    for key in sorted(encoded.keys() - {"zarr.json"}):
+    for key in sorted(encoded.keys() - {ROOT}, key=lambda key: (not key.endswith(ROOT), key)):  # as Icechunk needs it
         sync(store.set(key, encoded[key]))
 
 
@@ -95,18 +91,24 @@ def _create_array(group: zarr.Group, array: ArrayLayout) -> None:
         return
 
 
-def finish_store(path: Path) -> None:
+def finish_store(location: Location) -> None:
     """Gather the metadata of a complete store in its root, so that readers open it at once and xarray has no warning.
 
     The root is replaced as a whole; what it says of the store stays.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written.
     """
-    store = LocalStore(path)
-    if zarr.open_group(store, mode="r").metadata.consolidated_metadata is None:
-        with expected_warnings():
-            zarr.consolidate_metadata(store)
+    if not location.store.supports_consolidated_metadata:
+        return
+    with explained(f"cannot finish the store at {location.name!r}"), expected_warnings():
+        if zarr.open_group(location.for_reading(), mode="r").metadata.consolidated_metadata is None:
+            zarr.consolidate_metadata(location.store)
 
 
-def remove_store(path: Path) -> None:
+def remove_store(location: Location) -> None:
     """Remove a store that dasksim made; its folder stays.
 
     Receipts go first and the record last, so that a removal that is cut off leaves an incomplete store.
@@ -116,25 +118,18 @@ def remove_store(path: Path) -> None:
     StoreError
         If it cannot be removed.
     """
-    try:
-        children = sorted(path.iterdir(), key=lambda child: (child.name == "zarr.json", child.name != _RECEIPTS_FOLDER))
-        for child in children:
-            if child.is_dir():
-                shutil.rmtree(child)
-            else:
-                child.unlink()
-    except OSError as error:
-        raise StoreError(f"cannot remove the store at {str(path)!r}: {error}") from error
+    with explained(f"cannot remove the store at {location.name!r}"):
+        location.remove_all(first=_RECEIPTS_FOLDER)
 
 
-class _Unread(WrapperStore[LocalStore]):
+class _Unread(WrapperStore[Store]):
     """A store in which no chunk can be read: Zarr then writes shards whole, and does not merge them with what is there.
 
     What is there without a receipt may be anything.
     """
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Any:
-        return await super().get(key, prototype, byte_range) if key.endswith("zarr.json") else None
+        return await super().get(key, prototype, byte_range) if key.endswith(ROOT) else None
 
 
 class ChunkWriter:
@@ -142,20 +137,20 @@ class ChunkWriter:
 
     Parameters
     ----------
-    path
+    location
         Where the store is.
     layout
         How it is laid out.
     """
 
-    def __init__(self, path: Path, layout: StoreLayout) -> None:
-        self.path = path
+    def __init__(self, location: Location, layout: StoreLayout) -> None:
+        self.location = location
         self.layout = layout
         self._opened: tuple[dict[str, zarr.Array[Any]], Receipts] | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "layout": self.layout, "_opened": None}
+        return {"location": self.location, "layout": self.layout, "_opened": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
@@ -172,18 +167,19 @@ class ChunkWriter:
         """
         start = time.perf_counter_ns()
         values = simulate()
-        try:
+        with explained(f"writing to {self.location.name!r} failed"):
             return self._write(chunk, values, start)
-        except StoreError:
-            raise
-        except OSError as error:
-            raise StoreError(f"writing to {str(self.path)!r} failed: {error}") from error
+
+    @contextlib.contextmanager
+    def settling(self) -> Iterator[Callable[[Receipt], None]]:
+        """Give what is called with each receipt by whoever gathers them."""
+        yield lambda receipt: None
 
     def _write(self, chunk: int, values: Mapping[str, Array], start: int) -> Receipt:
-        if read_record(self.path) != self.layout.record:
+        if read_record(self.location) != self.layout.record:
             raise StoreMismatchError(
-                f"the store at {str(self.path)!r} was removed or made anew by another run; this run has stopped, so as "
-                "not to mix its samples in"
+                f"the store at {self.location.name!r} was removed or made anew by another run; this run has stopped, "
+                "so as not to mix its samples in"
             )
         arrays, receipts = self._open()
         digests = {}
@@ -200,10 +196,22 @@ class ChunkWriter:
     def _open(self) -> tuple[dict[str, zarr.Array[Any]], Receipts]:
         with self._lock:
             if self._opened is None:
-                group = zarr.open_group(_Unread(LocalStore(self.path)), mode="r+")
-                arrays = {array.name: _array(group, array.name) for array in self.layout.arrays}
-                self._opened = arrays, Receipts(_array(group, RECEIPTS))
+                store = _Unread(self.location.store)
+                group = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
+                arrays = {array.name: _checked(_array(group, array.name), array) for array in self.layout.arrays}
+                self._opened = arrays, Receipts(_array(group, RECEIPTS), self.location.name)
             return self._opened
+
+
+def _checked(found: zarr.Array[Any], array: ArrayLayout) -> zarr.Array[Any]:
+    """Return an array if it is laid out as planned: a chunk that is no whole shard would not be written alone."""
+    shards = (array.chunk_rows, *array.shape[1:])
+    if (found.shape, found.dtype, found.shards) != (array.shape, array.dtype, shards):
+        raise StoreError(
+            f"{array.name!r} in the store has shape {found.shape}, dtype {found.dtype} and shards {found.shards}, not "
+            f"{array.shape}, {array.dtype} and {shards}"
+        )
+    return found
 
 
 def _cast(values: Array, array: ArrayLayout) -> Array:
