@@ -1,20 +1,18 @@
 """Durable generation: where compiled simulators and stores meet."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
+from dasksim._agreement import agreed, extended, store_layout, stored_policy
 from dasksim._chunk import check_policy
 from dasksim._executors import check_scheduler, connect
 from dasksim._failures import Policy
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan, as_shape, check_flag
-from dasksim._record import agreed, extended, store_layout, stored_policy
 from dasksim._run import check_memory, run_chunks
 from dasksim._streams import check_seed
 from dasksim._verify import bad_chunks
@@ -22,17 +20,20 @@ from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.simulators import Simulator
 from dasksim.store import (
     ChunkChecker,
-    ChunkWriter,
+    Location,
     StoreLayout,
+    StoreLike,
+    check_documents,
     create_arrays,
     create_root,
     finish_store,
     forget_chunks,
+    locate,
     open_dataset,
     open_part,
     open_receipts,
+    open_writer,
     read_record,
-    remove_leftovers,
     remove_store,
     replace_root,
 )
@@ -42,7 +43,7 @@ __all__ = ["extend", "generate"]
 
 def generate(
     simulator: Simulator,
-    store: str | os.PathLike[str],
+    store: StoreLike,
     n_samples: int | Sequence[int],
     *,
     seed: int | None = None,
@@ -71,7 +72,8 @@ def generate(
     simulator
         What to sample from.
     store
-        Path of the store, a directory that is made.
+        Where the store is: the path of a folder, a URL, a ``zarr.abc.store.Store``, or an Icechunk repository or
+        session.
     n_samples
         Number of samples, or a batch shape as in :meth:`~dasksim.Simulator.sample`.
     seed
@@ -95,7 +97,7 @@ def generate(
         its own, which is killed when the time is over, and ``on_error`` says what becomes of the samples. Which these
         are is up to the machine, so that a run in which it happens may not be repeatable.
     overwrite
-        Whether to remove a store made by dasksim that is at the path. Nothing else is ever removed.
+        Whether to remove a store made by dasksim that is there. Nothing else is ever removed.
     allow_changed
         Whether to go on with a store although the source of a stage has changed since it was made. The store then
         records both.
@@ -108,7 +110,8 @@ def generate(
         without a part simulates whatever is missing.
     scheduler
         ``"synchronous"``, ``"threads"``, ``"processes"``, a ``distributed.Client`` or the address of its scheduler.
-        By default the active client if there is one, else threads if all stages are batched, else processes.
+        By default the active client if there is one, else threads if all stages are batched, else processes; threads
+        for a store that other processes cannot write to.
     progress
         Whether to show a progress bar; by default in terminals and notebooks.
 
@@ -138,7 +141,7 @@ def generate(
     {'batch': 1000, 'x_dim_0': 3}
     """
     request = _Request.checked(simulator, store, conditions, part, allow_changed, progress, timeout, repair)
-    path, policy = request.path, Policy.checked(on_error, on_nonfinite)
+    location, policy = request.location, Policy.checked(on_error, on_nonfinite)
     overwrite = check_flag("overwrite", overwrite)
     if overwrite and part is not None:
         raise ArgumentError(
@@ -146,8 +149,8 @@ def generate(
         )
     shape = as_shape("n_samples", n_samples)
     seed = None if seed is None else check_seed(seed)
-    scheduler = check_scheduler(scheduler, is_batched=True) if scheduler is not None else None
-    found = read_record(path)
+    scheduler = _scheduler(scheduler, location)
+    found = read_record(location)
     own_seed = seed
     if found is not None and not overwrite:
         seed = found["seed"] if seed is None else seed
@@ -157,21 +160,24 @@ def generate(
     task = request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy)
     with connect(check_scheduler(scheduler, task.pipeline.is_batched)) as executor:
         check_memory(task.plan, task.pipeline, executor)
-        if found is not None and overwrite:
-            remove_store(path)
-        elif found is not None:
-            agreed(path, found, task.layout.record, request.allow_changed)
-        found = create_root(path, task.layout.record)
-        if own_seed is None and found["seed"] != task.plan.seed:  # another writer has come first, with its own seed
-            task = request.resolve(shape, found["seed"], sub_batch_size, chunk_size, dtypes, policy)
-        record = agreed(path, found, task.layout.record, request.allow_changed)
-        if record != found:
-            replace_root(path, record)
+        if found is not None and not overwrite:
+            agreed(location, found, task.layout.record, request.allow_changed)
+            request.check(found)
+        with location.changing("make the store") as place:
+            if found is not None and overwrite:
+                remove_store(place)
+            found = create_root(place, task.layout.record)
+            if own_seed is None and found["seed"] != task.plan.seed:  # another writer has come first, with its own seed
+                task = request.resolve(shape, found["seed"], sub_batch_size, chunk_size, dtypes, policy)
+            record = agreed(location, found, task.layout.record, request.allow_changed)
+            if record != found:
+                replace_root(place, record)
+            create_arrays(place, task.layout)
         return request.complete(task, record, executor)
 
 
 def extend(
-    store: str | os.PathLike[str],
+    store: StoreLike,
     simulator: Simulator,
     n_samples: int,
     *,
@@ -191,7 +197,7 @@ def extend(
     Parameters
     ----------
     store
-        Path of the store.
+        Where the store is, in any form that :func:`generate` takes.
     simulator
         What the store was made with.
     n_samples
@@ -227,18 +233,19 @@ def extend(
     {'batch': 3000, 'x_dim_0': 3}
     """
     request = _Request.checked(simulator, store, conditions, part, allow_changed, progress, timeout)
-    path = request.path
-    scheduler = check_scheduler(scheduler, is_batched=True) if scheduler is not None else None
-    found = read_record(path)
+    location = request.location
+    scheduler = _scheduler(scheduler, location)
+    found = read_record(location)
     if found is None:
-        raise StoreError(f"there is no store at {str(path)!r} to extend; make one with dasksim.generate")
+        raise StoreError(f"there is no store at {location.name!r} to extend; make one with dasksim.generate")
+    request.check(found)
     shape = as_shape("n_samples", n_samples)
     if len(shape) > 1:
         raise ArgumentTypeError(f"n_samples must be an integer, the length of the batch axis; got {n_samples!r}")
     if shape[0] < found["n_samples"]:
         raise ArgumentError(
-            f"n_samples={n_samples} is less than the {found['n_samples']} samples that the store at {str(path)!r} is "
-            "made for; a store cannot be made shorter, but a selection of it can be used"
+            f"n_samples={n_samples} is less than the {found['n_samples']} samples that the store at {location.name!r} "
+            "is made for; a store cannot be made shorter, but a selection of it can be used"
         )
     policy = stored_policy(found)
     dtypes = {name: variable["dtype"] for name, variable in found["variables"].items() if name != policy.mask}
@@ -248,12 +255,14 @@ def extend(
     longer = extended(found, task.layout.record, task.pipeline)
     with connect(check_scheduler(scheduler, task.pipeline.is_batched)) as executor:
         check_memory(task.plan, task.pipeline, executor)
-        record = agreed(path, longer, task.layout.record, request.allow_changed)
+        record = agreed(location, longer, task.layout.record, request.allow_changed)
         last, is_short = divmod(found["n_samples"], found["chunk_size"])
-        if found["n_samples"] < shape[0] and is_short and open_receipts(path, found) is not None:
-            forget_chunks(path, found, [last])
-        if record != found:
-            replace_root(path, record)
+        with location.changing("make the store longer") as place:
+            if found["n_samples"] < shape[0] and is_short and open_receipts(location) is not None:
+                forget_chunks(place, found, [last])
+            if record != found:
+                replace_root(place, record)
+            create_arrays(place, task.layout)
         return request.complete(task, record, executor)
 
 
@@ -272,7 +281,7 @@ class _Request:
     """What the calls have in common, checked."""
 
     simulator: Simulator
-    path: Path
+    location: Location
     conditions: dict[str, Any]
     part: tuple[int, int] | None
     allow_changed: bool
@@ -294,15 +303,11 @@ class _Request:
     ) -> "_Request":
         if not isinstance(simulator, Simulator):
             raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
-        if not isinstance(store, str | os.PathLike):
-            raise ArgumentTypeError(f"store must be a path; got {store!r}")
-        if "://" in str(store):
-            raise ArgumentError(f"store must be a path of this machine's file system, not a URL; got {store!r}")
         if not isinstance(conditions, Mapping | None):
             raise ArgumentTypeError(f"conditions must be a mapping of variables to values; got {conditions!r}")
         return cls(
             simulator,
-            Path(store).absolute(),
+            locate(store),
             dict(conditions or {}),
             _check_part(part),
             check_flag("allow_changed", allow_changed),
@@ -310,6 +315,11 @@ class _Request:
             _check_timeout(timeout),
             check_flag("repair", repair),
         )
+
+    def check(self, found: Mapping[str, Any]) -> None:
+        """Check that what is there can be gone on with: arrays as the record says, and no links to elsewhere."""
+        self.location.refuse_links()
+        check_documents(self.location, found, is_whole=False)
 
     def resolve(
         self,
@@ -324,34 +334,54 @@ class _Request:
             shape, seed=seed, sub_batch_size=sub_batch_size, chunk_size=chunk_size, conditions=self.conditions
         )
         check_policy(pipeline, policy)
-        pipeline = replace(pipeline, store=str(self.path))
+        pipeline = replace(pipeline, store=self.location.name)
         return _Task(pipeline, plan, store_layout(pipeline, plan, dtypes, policy), policy)
 
     def complete(self, task: _Task, record: Mapping[str, Any], executor: Any) -> xr.Dataset:
         """Simulate and write what is missing, and open it."""
-        layout = replace(task.layout, record=record)
-        create_arrays(self.path, layout)
-        remove_leftovers(self.path)
-        writer = ChunkWriter(self.path, layout)
+        self.location.remove_leftovers()
         first, stop = _share(self.part, task.plan.n_chunks)
+        chunks = range(first, stop)
         if self.repair:
-            self._forget_bad(record, range(first, stop))
-        run_chunks(
-            task.pipeline, task.plan, writer, task.policy, self.timeout, range(first, stop), executor, self.progress
-        )
+            self._forget_bad(record, chunks)
+        writer = open_writer(self.location, replace(task.layout, record=record))
+        run_chunks(task.pipeline, task.plan, writer, task.policy, self.timeout, chunks, executor, self.progress)
         if self.part is None:
-            finish_store(self.path)
-            return open_dataset(self.path)
-        receipts = open_receipts(self.path, record)
+            finish_store(self.location)
+            return open_dataset(self.location)
+        receipts = open_receipts(self.location)
         if receipts is not None and len(receipts.complete_chunks()) == task.plan.n_chunks:
-            finish_store(self.path)
+            finish_store(self.location)
         samples = (chunk * task.plan.chunk_size for chunk in (first, stop))
-        return open_part(self.path).isel(batch=slice(*samples))
+        return open_part(self.location).isel(batch=slice(*samples))
 
     def _forget_bad(self, record: Mapping[str, Any], chunks: range) -> None:
-        checker = ChunkChecker(self.path, record)
+        checker = ChunkChecker(self.location, record)
         complete = sorted(checker.receipts.complete_chunks().intersection(chunks))
-        forget_chunks(self.path, record, bad_chunks(checker, complete, self.progress))
+        bad = bad_chunks(checker, complete, self.progress)
+        with self.location.changing("forget damaged chunks") as place:
+            forget_chunks(place, record, bad)
+
+
+def _scheduler(scheduler: Any, location: Location) -> Any:
+    """Return the scheduler that was asked for, checked, or that a store needs which other processes cannot write to.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If it cannot be used, or the location cannot be written to.
+    """
+    if scheduler is not None:
+        scheduler = check_scheduler(scheduler, is_batched=True)
+    location.check_writable()
+    if location.is_shared:
+        return scheduler
+    if scheduler not in (None, "synchronous", "threads"):
+        raise ArgumentError(
+            f"other processes cannot write to {location.name!r}; use scheduler='threads' or 'synchronous', or a store "
+            f"that they share; got scheduler={scheduler!r}"
+        )
+    return scheduler or "threads"
 
 
 def _share(part: tuple[int, int] | None, n_chunks: int) -> tuple[int, int]:

@@ -1,6 +1,5 @@
 """Run one sample of a store again, in this process, and see what each stage was given and made."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._agreement import stored_request
 from dasksim._chunk import replay_sub_batch
 from dasksim._pipeline import Pipeline
-from dasksim._record import stored_request
 from dasksim._schema import Variable
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
 from dasksim.simulators import Simulator
-from dasksim.store import ChunkChecker, cast
+from dasksim.store import ChunkChecker, StoreLike, cast
 
 __all__ = ["Replay", "StageReplay", "replay"]
 
@@ -82,7 +81,7 @@ def _shown(value: Any) -> str:
 
 
 def replay(
-    store: str | os.PathLike[str],
+    store: StoreLike,
     simulator: Simulator,
     sample: int,
     *,
@@ -93,7 +92,7 @@ def replay(
     Parameters
     ----------
     store
-        Path of the store. It need not be complete.
+        Where the store is, in any form that :func:`generate` takes. It need not be complete.
     simulator
         What it was made with.
     sample
@@ -136,7 +135,7 @@ def replay(
     pipeline, plan, record = request.pipeline, request.plan, request.record
     made, chunk = replay_sub_batch(pipeline, plan, int(sample), request.policy)
     sub_batch, row = divmod(int(sample), plan.sub_batch_size)
-    checker = ChunkChecker(request.path, record)
+    checker = ChunkChecker(request.location, record)
     variables = {name: cast(chunk.variables[name], name, array.dtype)[row] for name, array in checker.arrays.items()}
     is_stored = sample // plan.chunk_size in checker.receipts.complete_chunks()
     if is_stored:

@@ -77,8 +77,13 @@ def run_chunks(
         return
     job = _ChunkJob(Program(pipeline, plan), writer, policy, Child(pipeline, timeout) if timeout else None)
     try:
-        with Progress(n_samples, n_done, progress) as bar, open_pool(scheduler, job) as pool:
+        with (
+            Progress(n_samples, n_done, progress) as bar,
+            open_pool(scheduler, job) as pool,
+            writer.settling() as settle,
+        ):
             for receipt in _windowed(pool, pipeline, plan, missing):
+                settle(receipt)
                 bar.advance(plan.n_rows(receipt.chunk), receipt.n_proposals, receipt.n_accepted)
     except KeyboardInterrupt as error:
         error.add_note(_how_to_resume(writer))
@@ -125,7 +130,7 @@ def check_memory(plan: Plan, pipeline: Pipeline, scheduler: Any) -> None:
 
 
 def _complete_chunks(writer: ChunkWriter) -> set[int]:
-    receipts = open_receipts(writer.path, writer.layout.record)
+    receipts = open_receipts(writer.location)
     return receipts.complete_chunks() if receipts else set()
 
 

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--dtype", help="store all floating-point variables in this dtype")
     one.add_argument("--on-error", default="raise", help="where a stage raises an exception: raise, mask or redraw")
     one.add_argument("--on-nonfinite", default="keep", help="where it returns NaN: keep, raise, mask or redraw")
-    one.add_argument("--overwrite", action="store_true", help="remove a dasksim store that is at the path")
+    one.add_argument("--overwrite", action="store_true", help="remove a dasksim store that is there")
     one.add_argument("--repair", action="store_true", help="simulate chunks again that verify finds damaged")
     _add_run(one)
     one.set_defaults(run=_generate)
@@ -81,11 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     two.set_defaults(run=_extend)
 
     three = commands.add_parser("status", help="say how far a store is; exit code 1 if it is incomplete")
-    three.add_argument("store", help="path of the store")
+    three.add_argument("store", help="path or URL of the store")
     three.set_defaults(run=_status)
 
     four = commands.add_parser("verify", help="check a store against its receipts; exit code 3 if chunks are damaged")
-    four.add_argument("store", help="path of the store")
+    four.add_argument("store", help="path or URL of the store")
     four.add_argument("--target", help="what it was made with, for --resimulate")
     four.add_argument("--resimulate", type=int, default=0, help="chunks, chosen at random, to simulate and compare")
     four.add_argument("--no-progress", action="store_true", help="show no progress bar")
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help="a model's name, package.module:object or file.py:object")
-    parser.add_argument("store", help="path of the store")
+    parser.add_argument("store", help="path or URL of the store")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -1,19 +1,13 @@
 """Stores: Zarr groups written chunk by chunk, with a receipt for each complete chunk."""
 
 from dasksim.store._check import ChunkChecker
+from dasksim.store._icechunk import open_writer
 from dasksim.store._layout import ArrayLayout, StoreLayout, choose_inner_rows, stored_dtypes
-from dasksim.store._read import (
-    ATTRIBUTE,
-    FORMAT,
-    Status,
-    open_dataset,
-    open_part,
-    open_receipts,
-    read_record,
-    remove_leftovers,
-    status,
-)
-from dasksim.store._receipts import Receipt, Receipts
+from dasksim.store._locate import StoreLike, locate
+from dasksim.store._location import Location
+from dasksim.store._read import Status, open_dataset, open_part, status
+from dasksim.store._receipts import Receipt, Receipts, open_receipts
+from dasksim.store._record import ATTRIBUTE, FORMAT, check_documents, read_record
 from dasksim.store._write import (
     ChunkWriter,
     cast,
@@ -31,21 +25,25 @@ __all__ = [
     "ArrayLayout",
     "ChunkChecker",
     "ChunkWriter",
+    "Location",
     "Receipt",
     "Receipts",
     "Status",
     "StoreLayout",
+    "StoreLike",
     "cast",
+    "check_documents",
     "choose_inner_rows",
     "create_arrays",
     "create_root",
     "finish_store",
     "forget_chunks",
+    "locate",
     "open_dataset",
     "open_part",
     "open_receipts",
+    "open_writer",
     "read_record",
-    "remove_leftovers",
     "remove_store",
     "replace_root",
     "status",

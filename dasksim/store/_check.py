@@ -1,18 +1,18 @@
 """Check what a store holds against its receipts."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.core.sync import sync
-from zarr.storage import LocalStore
 
 from dasksim._failures import VALID
 from dasksim.errors import StoreError
-from dasksim.store._receipts import Receipts, digest_rows
+from dasksim.store._location import Location, explained
+from dasksim.store._receipts import Receipts, digest_rows, key_of
+from dasksim.store._record import check_documents
 from dasksim.store._write import cast
 
 __all__ = ["ChunkChecker"]
@@ -25,24 +25,19 @@ class ChunkChecker:
 
     Parameters
     ----------
-    path
+    location
         Where the store is.
     record
         What it says of itself.
     """
 
-    def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
+    def __init__(self, location: Location, record: Mapping[str, Any]) -> None:
+        check_documents(location, record, is_whole=True)
         self.record = record
-        group = zarr.open_group(LocalStore(path, read_only=True), mode="r", use_consolidated=False)
-        self.receipts = Receipts(group, record)
-        self.arrays = {name: self._array(group, name, path) for name in record["variables"]}
-
-    @staticmethod
-    def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
-        array = group.get(name)
-        if not isinstance(array, zarr.Array):
-            raise StoreError(f"the store at {str(path)!r} has lost the metadata of its array {name!r}")
-        return array
+        with explained(f"cannot open the store at {location.name!r}"):
+            group = zarr.open_group(location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
+            self.receipts = Receipts(group, record, location.name)
+            self.arrays: dict[str, Any] = {name: group[name] for name in record["variables"]}
 
     def rows(self, chunk: int) -> slice:
         """Return the samples of a chunk."""
@@ -53,8 +48,8 @@ class ChunkChecker:
         """Return what is wrong with the stored bytes of a chunk that has a receipt."""
         try:
             receipt = self.receipts.read(chunk)
-        except Exception as error:  # noqa: BLE001
-            return [f"its receipt cannot be read: {_first_line(error)}"]
+        except StoreError as error:
+            return [f"its receipt cannot be read: {_first_line(error.__cause__ or error)}"]
         rows = self.rows(chunk)
         if not receipt["complete"]:
             return ["its receipt is empty"]
@@ -65,9 +60,7 @@ class ChunkChecker:
         ]
 
     def _problem(self, name: str, array: zarr.Array[Any], chunk: int, rows: slice, digest: int) -> str:
-        features = "/".join("0" for _ in array.shape[1:])
-        key = f"{array.path}/c/{chunk}" + (f"/{features}" if features else "")
-        exists = sync(array.store.exists(key))
+        exists = sync(array.store.exists(key_of(array, chunk)))
         if name == VALID and not digest and not exists:
             return ""  # made before samples could be masked
         if not exists:
@@ -93,5 +86,5 @@ class ChunkChecker:
         return {name: np.asarray(array[sample]) for name, array in self.arrays.items()}
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

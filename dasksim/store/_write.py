@@ -1,11 +1,10 @@
 """Create a store, and write chunks to it."""
 
+import contextlib
 import json
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,19 @@ import numpy.typing as npt
 import xarray as xr
 import zarr
 from zarr.abc.buffer import BufferPrototype
-from zarr.abc.store import ByteRequest
+from zarr.abc.store import ByteRequest, Store
 from zarr.buffer.cpu import Buffer
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore, WrapperStore
+from zarr.storage import MemoryStore, WrapperStore
 
 from dasksim._chunk import Chunk
 from dasksim._failures import VALID
 from dasksim.errors import OutputError, StoreError, StoreMismatchError
 from dasksim.store._layout import ArrayLayout, StoreLayout
-from dasksim.store._read import ATTRIBUTE, expected_warnings, read_record
+from dasksim.store._location import ROOT, Location, expected_warnings, explained
 from dasksim.store._receipts import RECEIPTS, Receipt, Receipts, create_or_grow, digest_rows
+from dasksim.store._record import ATTRIBUTE, read_record
 
 __all__ = [
     "ChunkWriter",
@@ -42,7 +42,7 @@ Array = npt.NDArray[Any]
 _RECEIPTS_FOLDER = RECEIPTS.partition("/")[0]
 
 
-def create_root(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def create_root(location: Location, record: Mapping[str, Any]) -> dict[str, Any]:
     """Create the root of a store unless there is one, and return the record that is there.
 
     The root comes first and is created exclusively, so that of two writers with different arguments one sees the
@@ -53,14 +53,12 @@ def create_root(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     StoreError
         If the store cannot be written.
     """
-    try:
-        sync(LocalStore(path).set_if_not_exists("zarr.json", _root(record)))
-    except OSError as error:
-        raise StoreError(f"cannot write a store at {str(path)!r}: {error}") from error
-    return read_record(path) or {}
+    with explained(f"cannot write a store at {location.name!r}"):
+        location.create_root(_root(record))
+    return read_record(location) or {}
 
 
-def replace_root(path: Path, record: Mapping[str, Any]) -> None:
+def replace_root(location: Location, record: Mapping[str, Any]) -> None:
     """Replace the root of a store as a whole, without the gathered metadata of a complete one.
 
     Raises
@@ -68,13 +66,11 @@ def replace_root(path: Path, record: Mapping[str, Any]) -> None:
     StoreError
         If the store cannot be written.
     """
-    try:
-        sync(LocalStore(path).set("zarr.json", _root(record)))
-    except OSError as error:
-        raise StoreError(f"cannot write to the store at {str(path)!r}: {error}") from error
+    with explained(f"cannot write to the store at {location.name!r}"):
+        sync(location.store.set(ROOT, Buffer.from_bytes(_root(record))))
 
 
-def create_arrays(path: Path, layout: StoreLayout) -> None:
+def create_arrays(location: Location, layout: StoreLayout) -> None:
     """Create what is missing of a store's arrays, and let those grow that are shorter than they shall be.
 
     Raises
@@ -82,30 +78,27 @@ def create_arrays(path: Path, layout: StoreLayout) -> None:
     StoreError
         If the store cannot be written.
     """
-    try:
-        store = LocalStore(path)
-        group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    with explained(f"cannot write a store at {location.name!r}"):
+        group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
         for array in layout.arrays:
             _create_array(group, array)
         if RECEIPTS not in group:  # what comes before them may have been cut off
-            _write_coords(store, layout.coords)
+            _write_coords(location.store, layout.coords)
         names = dict.fromkeys([*(array.name for array in layout.arrays), VALID])  # samples may be masked later on
-        Receipts.create(group, layout.n_chunks, list(names))
-    except OSError as error:
-        raise StoreError(f"cannot write a store at {str(path)!r}: {error}") from error
+        Receipts.create(group, layout.n_chunks, list(names), location.key_separator)
 
 
-def _root(record: Mapping[str, Any]) -> Buffer:
+def _root(record: Mapping[str, Any]) -> bytes:
     root = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: json.dumps(record)}}
-    return Buffer.from_bytes(json.dumps(root, indent=2).encode())
+    return json.dumps(root, indent=2).encode()
 
 
-def _write_coords(store: LocalStore, coords: Mapping[str, Array]) -> None:
+def _write_coords(store: Store, coords: Mapping[str, Array]) -> None:
     """Write coordinates as xarray encodes them, file by whole file, so that two writers do each other no harm."""
     encoded: dict[str, Any] = {}
     values = {dim: _storable(value) for dim, value in coords.items()}
     xr.Dataset(coords=values).to_zarr(MemoryStore(encoded), consolidated=False, zarr_format=3)
-    for key in sorted(encoded.keys() - {"zarr.json"}):
+    for key in sorted(encoded.keys() - {ROOT}, key=lambda key: (not key.endswith(ROOT), key)):  # as Icechunk needs it
         sync(store.set(key, encoded[key]))
 
 
@@ -132,7 +125,7 @@ def _create_array(group: zarr.Group, array: ArrayLayout) -> None:
     )
 
 
-def forget_chunks(path: Path, record: Mapping[str, Any], chunks: Iterable[int]) -> None:
+def forget_chunks(location: Location, record: Mapping[str, Any], chunks: Iterable[int]) -> None:
     """Remove the receipts of chunks, so that they are simulated again.
 
     Raises
@@ -140,26 +133,31 @@ def forget_chunks(path: Path, record: Mapping[str, Any], chunks: Iterable[int]) 
     StoreError
         If the store cannot be written.
     """
-    try:
-        receipts = Receipts(zarr.open_group(LocalStore(path), mode="r+", use_consolidated=False), record)
+    with explained(f"cannot write to the store at {location.name!r}"):
+        group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
+        receipts = Receipts(group, record, location.name)
         for chunk in chunks:
             receipts.remove(chunk)
-    except OSError as error:
-        raise StoreError(f"cannot write to the store at {str(path)!r}: {error}") from error
 
 
-def finish_store(path: Path) -> None:
+def finish_store(location: Location) -> None:
     """Gather the metadata of a complete store in its root, so that readers open it at once and xarray has no warning.
 
     The root is replaced as a whole; what it says of the store stays.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written.
     """
-    store = LocalStore(path)
-    if zarr.open_group(store, mode="r").metadata.consolidated_metadata is None:
-        with expected_warnings():
-            zarr.consolidate_metadata(store)
+    if not location.store.supports_consolidated_metadata:
+        return
+    with explained(f"cannot finish the store at {location.name!r}"), expected_warnings():
+        if zarr.open_group(location.for_reading(), mode="r").metadata.consolidated_metadata is None:
+            zarr.consolidate_metadata(location.store)
 
 
-def remove_store(path: Path) -> None:
+def remove_store(location: Location) -> None:
     """Remove a store that dasksim made; its folder stays.
 
     Receipts go first and the record last, so that a removal that is cut off leaves an incomplete store.
@@ -169,25 +167,18 @@ def remove_store(path: Path) -> None:
     StoreError
         If it cannot be removed.
     """
-    try:
-        children = sorted(path.iterdir(), key=lambda child: (child.name == "zarr.json", child.name != _RECEIPTS_FOLDER))
-        for child in children:
-            if child.is_dir():
-                shutil.rmtree(child)
-            else:
-                child.unlink()
-    except OSError as error:
-        raise StoreError(f"cannot remove the store at {str(path)!r}: {error}") from error
+    with explained(f"cannot remove the store at {location.name!r}"):
+        location.remove_all(first=_RECEIPTS_FOLDER)
 
 
-class _Unread(WrapperStore[LocalStore]):
+class _Unread(WrapperStore[Store]):
     """A store in which no chunk can be read: Zarr then writes shards whole, and does not merge them with what is there.
 
     What is there without a receipt may be anything.
     """
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Any:
-        return await super().get(key, prototype, byte_range) if key.endswith("zarr.json") else None
+        return await super().get(key, prototype, byte_range) if key.endswith(ROOT) else None
 
 
 class ChunkWriter:
@@ -195,20 +186,20 @@ class ChunkWriter:
 
     Parameters
     ----------
-    path
+    location
         Where the store is.
     layout
         How it is laid out.
     """
 
-    def __init__(self, path: Path, layout: StoreLayout) -> None:
-        self.path = path
+    def __init__(self, location: Location, layout: StoreLayout) -> None:
+        self.location = location
         self.layout = layout
         self._opened: tuple[dict[str, zarr.Array[Any]], Receipts] | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "layout": self.layout, "_opened": None}
+        return {"location": self.location, "layout": self.layout, "_opened": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
@@ -225,12 +216,13 @@ class ChunkWriter:
         """
         start = time.perf_counter_ns()
         made = simulate()
-        try:
+        with explained(f"writing to {self.location.name!r} failed"):
             return self._write(chunk, made, start)
-        except StoreError:
-            raise
-        except OSError as error:
-            raise StoreError(f"writing to {str(self.path)!r} failed: {error}") from error
+
+    @contextlib.contextmanager
+    def settling(self) -> Iterator[Callable[[Receipt], None]]:
+        """Give what is called with each receipt by whoever gathers them."""
+        yield lambda receipt: None
 
     def _write(self, chunk: int, made: Chunk, start: int) -> Receipt:
         self._check_record()
@@ -254,19 +246,31 @@ class ChunkWriter:
         return receipt
 
     def _check_record(self) -> None:
-        if read_record(self.path) != self.layout.record:
+        if read_record(self.location) != self.layout.record:
             raise StoreMismatchError(
-                f"the store at {str(self.path)!r} was removed, made anew or changed by another run; this run has "
+                f"the store at {self.location.name!r} was removed, made anew or changed by another run; this run has "
                 "stopped, so as not to mix its samples in"
             )
 
     def _open(self) -> tuple[dict[str, zarr.Array[Any]], Receipts]:
         with self._lock:
             if self._opened is None:
-                group = zarr.open_group(_Unread(LocalStore(self.path)), mode="r+")
-                arrays = {array.name: _array(group, array.name) for array in self.layout.arrays}
-                self._opened = arrays, Receipts(group, self.layout.record)
+                store = _Unread(self.location.store)
+                group = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
+                arrays = {array.name: _checked(_array(group, array.name), array) for array in self.layout.arrays}
+                self._opened = arrays, Receipts(group, self.layout.record, self.location.name)
             return self._opened
+
+
+def _checked(found: zarr.Array[Any], array: ArrayLayout) -> zarr.Array[Any]:
+    """Return an array if it is laid out as planned: a chunk that is no whole shard would not be written alone."""
+    shards = (array.chunk_rows, *array.shape[1:])
+    if (found.shape, found.dtype, found.shards) != (array.shape, array.dtype, shards):
+        raise StoreError(
+            f"{array.name!r} in the store has shape {found.shape}, dtype {found.dtype} and shards {found.shards}, not "
+            f"{array.shape}, {array.dtype} and {shards}"
+        )
+    return found
 
 
 def cast(values: Array, name: str, dtype: np.dtype[Any]) -> Array:

@@ -6,7 +6,6 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,17 @@ from dasksim._plan import Plan
 from dasksim._provenance import describe_condition, provenance
 from dasksim.errors import ArgumentTypeError, StoreError, StoreMismatchError
 from dasksim.simulators import Simulator
-from dasksim.store import FORMAT, ArrayLayout, StoreLayout, choose_inner_rows, read_record, stored_dtypes
+from dasksim.store import (
+    FORMAT,
+    ArrayLayout,
+    Location,
+    StoreLayout,
+    StoreLike,
+    choose_inner_rows,
+    locate,
+    read_record,
+    stored_dtypes,
+)
 
 __all__ = [
     "StoredRequest",
@@ -38,7 +47,7 @@ class StoredRequest:
 
     Parameters
     ----------
-    path, record
+    location, record
         Where the store is, and what it says of itself.
     pipeline, plan
         What was simulated.
@@ -46,7 +55,7 @@ class StoredRequest:
         What has changed in the simulator since.
     """
 
-    path: Path
+    location: Location
     record: Mapping[str, Any]
     pipeline: Pipeline
     plan: Plan
@@ -63,22 +72,22 @@ def stored_policy(record: Mapping[str, Any]) -> Policy:
     return Policy(*(str(record.get(name, default)) for name, default in _DEFAULTS.items()))
 
 
-def stored_record(store: Any) -> tuple[Path, dict[str, Any]]:
-    """Return the path of a store, and its record.
+def stored_record(store: StoreLike) -> tuple[Location, dict[str, Any]]:
+    """Return where a store is, and its record.
 
     Raises
     ------
     StoreError
         If there is none.
     """
-    path = Path(store).absolute()
-    record = read_record(path)
+    location = locate(store)
+    record = read_record(location)
     if record is None:
-        raise StoreError(f"there is no store at {str(path)!r}")
-    return path, record
+        raise StoreError(f"there is no store at {location.name!r}")
+    return location, record
 
 
-def stored_request(store: Any, simulator: Any, conditions: Mapping[str, Any] | None) -> StoredRequest:
+def stored_request(store: StoreLike, simulator: Any, conditions: Mapping[str, Any] | None) -> StoredRequest:
     """Find out again what a store was made of.
 
     Raises
@@ -92,7 +101,7 @@ def stored_request(store: Any, simulator: Any, conditions: Mapping[str, Any] | N
     """
     if not isinstance(simulator, Simulator):
         raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
-    path, record = stored_record(store)
+    location, record = stored_record(store)
     pipeline, plan = simulator.plan(
         (record["n_samples"], *record["further"]),
         seed=record["seed"],
@@ -100,15 +109,15 @@ def stored_request(store: Any, simulator: Any, conditions: Mapping[str, Any] | N
         chunk_size=record["chunk_size"],
         conditions=dict(conditions or {}),
     )
-    pipeline = replace(pipeline, store=str(path))
+    pipeline = replace(pipeline, store=location.name)
     made = json.loads(json.dumps(provenance(pipeline, plan)))
     names = [name for name in record["variables"] if name != VALID or VALID in pipeline.sources]
     if sorted(names) != sorted(pipeline.sources) or made["conditions"] != record["conditions"]:
         raise StoreMismatchError(
-            f"the store at {str(path)!r} has the variables {names} and was made with the conditions "
+            f"the store at {location.name!r} has the variables {names} and was made with the conditions "
             f"{record['conditions']}; given now are {list(pipeline.sources)} and {made['conditions']}"
         )
-    return StoredRequest(path, record, pipeline, plan, stage_differences(record.get("stages", []), made["stages"]))
+    return StoredRequest(location, record, pipeline, plan, stage_differences(record.get("stages", []), made["stages"]))
 
 
 # What must agree between a store and a call that continues it, with the name that the message uses.
@@ -166,14 +175,16 @@ def store_layout(pipeline: Pipeline, plan: Plan, dtypes: Any, policy: Policy) ->
     return StoreLayout(arrays, pipeline.coords, plan.n_chunks, plan.chunk_size, json.loads(json.dumps(record)))
 
 
-def agreed(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], allow_changed: bool) -> dict[str, Any]:
+def agreed(
+    location: Location, found: Mapping[str, Any], wanted: Mapping[str, Any], allow_changed: bool
+) -> dict[str, Any]:
     """Return the record under which a call goes on with a store: the store's own, with what the call may change of it.
 
     Failures that ended all until now may be masked or drawn again from now on: complete chunks have none.
 
     Parameters
     ----------
-    path
+    location
         Where the store is.
     found
         Its record.
@@ -208,7 +219,10 @@ def agreed(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], allo
         if changed and not allow_changed:
             advice += "; where a change leaves the samples the same, pass allow_changed=True"
         raise StoreMismatchError(
-            f"the store at {str(path)!r} was made by other arguments:\n  " + "\n  ".join(differences) + "\n" + advice
+            f"the store at {location.name!r} was made by other arguments:\n  "
+            + "\n  ".join(differences)
+            + "\n"
+            + advice
         )
     if changed:
         record["former_stages"] = [*record.get("former_stages", []), record["stages"]]
