@@ -1,7 +1,7 @@
 """What becomes of samples that fail: raise, mask, or draw again; and the count of what failed."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ _MESSAGE_LENGTH = 200
 
 # Kinds of failure, by stage, type and message, that are told apart in one summary; the rest are counted together.
 _MOST_KINDS = 10
+_OTHERS = "others"
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,18 @@ class Failure:
 
 def summed(failures: Iterable[Failure]) -> tuple[Failure, ...]:
     """Return failures with those of the same stage, type and message in one, the most frequent first."""
-    found: dict[tuple[str, str, str], tuple[int, int]] = {}
+    found: dict[tuple[str, str, str], Failure] = {}
     for failure in failures:
         key = (failure.stage, failure.kind, failure.message)
-        if key not in found and len(found) >= _MOST_KINDS:
-            key = (failure.stage, "others", "of other types or with other messages")
-        count, sample = found.get(key, (0, failure.sample))
-        found[key] = count + failure.count, min(sample, failure.sample)
-    return tuple(
-        sorted((Failure(*key, *counts) for key, counts in found.items()), key=lambda f: (-f.count, f.sample, f.stage))
-    )
+        found[key] = _sum([found[key], failure]) if key in found else failure
+    ordered = sorted(found.values(), key=lambda f: (f.kind == _OTHERS, -f.count, f.sample, f.stage))
+    kept, rest = ordered[:_MOST_KINDS], ordered[_MOST_KINDS:]
+    return (*kept, replace(_sum(rest), stage="", kind=_OTHERS, message="of other kinds")) if rest else tuple(kept)
+
+
+def _sum(failures: Sequence[Failure]) -> Failure:
+    count, sample = sum(f.count for f in failures), min(f.sample for f in failures)
+    return replace(failures[0], count=count, sample=sample)
 
 
 class Failures:
