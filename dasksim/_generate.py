@@ -22,7 +22,7 @@ from dasksim.store import (
     Location,
     StoreLayout,
     StoreLike,
-    check_documents,
+    check_store,
     choose_inner_rows,
     create_store,
     finish_store,
@@ -137,8 +137,7 @@ def generate(
         check_memory(plan, pipeline, executor)
         if found is not None and not overwrite:
             _check_same(location, found, layout.record)
-            location.refuse_links()
-            check_documents(location, found, is_whole=False)
+            check_store(location, found)
         with location.changing("make the store") as place:
             if found is not None and overwrite:
                 remove_store(place)

@@ -6,8 +6,8 @@ from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location
 from dasksim.store._read import Status, open_dataset, status
 from dasksim.store._receipts import Receipt, Receipts, open_receipts
-from dasksim.store._record import ATTRIBUTE, FORMAT, check_documents, read_record
-from dasksim.store._write import ChunkWriter, create_store, finish_store, remove_store
+from dasksim.store._record import ATTRIBUTE, FORMAT, read_record
+from dasksim.store._write import ChunkWriter, check_store, create_store, finish_store, remove_store
 
 __all__ = [
     "ATTRIBUTE",
@@ -20,7 +20,7 @@ __all__ = [
     "Status",
     "StoreLayout",
     "StoreLike",
-    "check_documents",
+    "check_store",
     "choose_inner_rows",
     "create_store",
     "finish_store",

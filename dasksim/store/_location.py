@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 import shutil
 import stat
 import threading
@@ -158,10 +159,21 @@ class Location:
             found = file.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        self._check_file(key, found)
+        return file.read_bytes()
+
+    def check_documents(self) -> None:
+        """Raise a StoreError if Zarr would find a pipe, a device or the like where documents should be."""
+        folder = self.folder
+        if folder is None:
+            return
+        for file in (*folder.glob(f"*/{ROOT}"), *folder.glob(f"*/*/{ROOT}")):
+            self._check_file(str(file.relative_to(folder)), file.stat())
+
+    def _check_file(self, key: str, found: os.stat_result) -> None:
         if not stat.S_ISREG(found.st_mode):
             raise StoreError(f"{key!r} in {self.name!r} is no regular file, so this is no store made by dasksim")
         self._check_size(key, found.st_size)
-        return file.read_bytes()
 
     def _check_size(self, key: str, n_bytes: int) -> None:
         if n_bytes > _MAX_DOCUMENT_BYTES:

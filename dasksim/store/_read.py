@@ -172,6 +172,9 @@ def _opened(store: Store, record: Mapping[str, Any]) -> xr.Dataset:
         if labels:
             coords = xr.open_zarr(store, chunks=None, decode_coords=False, drop_variables=names - labels, **how)
             dataset = dataset.assign_coords(coords.coords)
+    for name, variable in record["variables"].items():
+        if dataset[name].dtype != variable["dtype"]:  # an attribute of its name may say so
+            raise StoreError(f"{name!r} has the attribute dtype, by which xarray reads it as {dataset[name].dtype}")
     return dataset[variables]
 
 

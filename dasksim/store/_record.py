@@ -91,6 +91,8 @@ def check_documents(location: Location, record: Mapping[str, Any], *, is_whole: 
     StoreError
         If one is not.
     """
+    with explained(f"cannot read {location.name!r}"):
+        location.check_documents()
     n_samples = record["n_samples"]
     expected = {
         name: ([n_samples, *variable["shape"]], variable["dims"], [variable["dtype"]])
@@ -105,10 +107,11 @@ def check_documents(location: Location, record: Mapping[str, Any], *, is_whole: 
         is_right = (
             (found.get("zarr_format"), found.get("node_type")) == (3, "array")
             and (found.get("shape"), found.get("dimension_names")) == (shape, dims)
+            and _is_grid(found.get("chunk_grid"), len(shape))
             and (found.get("data_type") in dtypes if dtypes else _is_label_dtype(found.get("data_type")))
         )
         if not is_right:
-            got = {key: found.get(key) for key in ("node_type", "shape", "dimension_names", "data_type")}
+            got = {key: found.get(key) for key in ("node_type", "shape", "dimension_names", "data_type", "chunk_grid")}
             raise StoreError(
                 f"{name!r} in the store at {location.name!r} is not the array that the record describes, of shape "
                 f"{shape} and dims {dims}; got {str(got)[:300]}"
@@ -175,6 +178,12 @@ def _are_labels(coords: object) -> bool:
     return isinstance(coords, dict) and all(
         _is_names([dim]) and dim not in _NO_DIMS and isinstance(values, list) for dim, values in coords.items()
     )
+
+
+def _is_grid(grid: object, n_axes: int) -> bool:
+    configuration = grid.get("configuration") if isinstance(grid, dict) else None
+    sizes = configuration.get("chunk_shape") if isinstance(configuration, dict) else None
+    return isinstance(sizes, list) and len(sizes) == n_axes and all(_is_int(size, 1) for size in sizes)
 
 
 def _is_label_dtype(name: object) -> bool:

@@ -21,14 +21,28 @@ from zarr.storage import MemoryStore, WrapperStore
 from dasksim.errors import OutputError, StoreError, StoreMismatchError
 from dasksim.store._layout import ArrayLayout, StoreLayout
 from dasksim.store._location import ROOT, Location, expected_warnings, explained
-from dasksim.store._receipts import RECEIPTS, Receipt, Receipts, digest_rows
-from dasksim.store._record import ATTRIBUTE, read_record
+from dasksim.store._receipts import RECEIPTS, Receipt, Receipts, digest_rows, open_receipts
+from dasksim.store._record import ATTRIBUTE, check_documents, read_record
 
-__all__ = ["ChunkWriter", "create_store", "finish_store", "remove_store"]
+__all__ = ["ChunkWriter", "check_store", "create_store", "finish_store", "remove_store"]
 
 Array = npt.NDArray[Any]
 
 _RECEIPTS_FOLDER = RECEIPTS.partition("/")[0]
+
+
+def check_store(location: Location, record: Mapping[str, Any]) -> None:
+    """Check that a store can be continued: that what is there of it is as its record says, and lies within it.
+
+    Raises
+    ------
+    StoreError
+        If it cannot.
+    """
+    with explained(f"cannot read {location.name!r}"):
+        location.refuse_links()
+    check_documents(location, record, is_whole=False)
+    open_receipts(location)
 
 
 def create_store(location: Location, layout: StoreLayout) -> None:
