@@ -149,6 +149,8 @@ class Location:
         StoreError
             If it is no regular file, or too large to be a document of a store.
         """
+        if self._is_missing_zip():
+            return None
         if self.folder is None:
             buffer = sync(self.for_reading().get(key, default_buffer_prototype()))
             content = None if buffer is None else buffer.to_bytes()
@@ -161,6 +163,9 @@ class Location:
             return None
         self._check_file(key, found)
         return file.read_bytes()
+
+    def _is_missing_zip(self) -> bool:
+        return isinstance(self.store, ZipStore) and not self.store.path.exists()  # it can then not even be opened
 
     def check_documents(self) -> None:
         """Raise a StoreError if Zarr would find a pipe, a device or the like where documents should be."""
@@ -184,6 +189,8 @@ class Location:
 
     def is_empty(self) -> bool:
         """Whether nothing is there but unfinished files."""
+        if self._is_missing_zip():
+            return True
         if self.folder is None:
             return sync(self.for_reading().is_empty(""))
         if not self.folder.exists():
