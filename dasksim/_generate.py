@@ -16,6 +16,7 @@ from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.simulators import Simulator
 from dasksim.store import (
     StoreLike,
+    check_store,
     create_arrays,
     create_root,
     forget_chunks,
@@ -158,7 +159,7 @@ def generate(
         check_memory(task.plan, task.pipeline, executor)
         if found is not None and not overwrite:
             agreed(location, found, task.layout.record, request.allow_changed)
-            request.check(found)
+            check_store(location, found)
         with location.changing("make the store") as place:
             if found is not None and overwrite:
                 remove_store(place)
@@ -236,7 +237,7 @@ def extend(
     found = read_record(location)
     if found is None:
         raise StoreError(f"there is no store at {location.name!r} to extend; make one with dasksim.generate")
-    request.check(found)
+    check_store(location, found)
     shape = as_shape("n_samples", n_samples)
     if len(shape) > 1:
         raise ArgumentTypeError(f"n_samples must be an integer, the length of the batch axis; got {n_samples!r}")

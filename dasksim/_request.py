@@ -21,7 +21,6 @@ from dasksim.store import (
     ChunkChecker,
     Location,
     StoreLayout,
-    check_documents,
     finish_store,
     forget_chunks,
     locate,
@@ -101,11 +100,6 @@ class Request:
             _check_part(part),
             progress if progress is None else check_flag("progress", progress),
         )
-
-    def check(self, found: Mapping[str, Any]) -> None:
-        """Check that what is there can be gone on with: arrays as the record says, and no links to elsewhere."""
-        self.location.refuse_links()
-        check_documents(self.location, found, is_whole=False)
 
     def resolve(
         self,

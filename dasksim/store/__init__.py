@@ -7,10 +7,11 @@ from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location
 from dasksim.store._read import Status, open_dataset, open_part, status
 from dasksim.store._receipts import Receipt, Receipts, open_receipts
-from dasksim.store._record import ATTRIBUTE, FORMAT, check_documents, read_record
+from dasksim.store._record import ATTRIBUTE, FORMAT, read_record
 from dasksim.store._write import (
     ChunkWriter,
     cast,
+    check_store,
     create_arrays,
     create_root,
     finish_store,
@@ -32,7 +33,7 @@ __all__ = [
     "StoreLayout",
     "StoreLike",
     "cast",
-    "check_documents",
+    "check_store",
     "choose_inner_rows",
     "create_arrays",
     "create_root",

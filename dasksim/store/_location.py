@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 import shutil
 import stat
 import threading
@@ -148,6 +149,8 @@ class Location:
         StoreError
             If it is no regular file, or too large to be a document of a store.
         """
+        if self._is_missing_zip():
+            return None
         if self.folder is None:
             buffer = sync(self.for_reading().get(key, default_buffer_prototype()))
             content = None if buffer is None else buffer.to_bytes()
@@ -158,10 +161,24 @@ class Location:
             found = file.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        self._check_file(key, found)
+        return file.read_bytes()
+
+    def _is_missing_zip(self) -> bool:
+        return isinstance(self.store, ZipStore) and not self.store.path.exists()  # it can then not even be opened
+
+    def check_documents(self) -> None:
+        """Raise a StoreError if Zarr would find a pipe, a device or the like where documents should be."""
+        folder = self.folder
+        if folder is None:
+            return
+        for file in (*folder.glob(f"*/{ROOT}"), *folder.glob(f"*/*/{ROOT}")):
+            self._check_file(str(file.relative_to(folder)), file.stat())
+
+    def _check_file(self, key: str, found: os.stat_result) -> None:
         if not stat.S_ISREG(found.st_mode):
             raise StoreError(f"{key!r} in {self.name!r} is no regular file, so this is no store made by dasksim")
         self._check_size(key, found.st_size)
-        return file.read_bytes()
 
     def _check_size(self, key: str, n_bytes: int) -> None:
         if n_bytes > _MAX_DOCUMENT_BYTES:
@@ -172,6 +189,8 @@ class Location:
 
     def is_empty(self) -> bool:
         """Whether nothing is there but unfinished files."""
+        if self._is_missing_zip():
+            return True
         if self.folder is None:
             return sync(self.for_reading().is_empty(""))
         if not self.folder.exists():

@@ -1,5 +1,6 @@
 """Open stores, and say how far they are."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -138,8 +139,15 @@ def status(store: StoreLike) -> Status:
         n_proposals=totals["proposals"],
         n_accepted=totals["accepted"],
         failures=receipts.failures() if receipts else (),
-        missing=tuple(runs([chunk for chunk in range(-(-n // size)) if chunk not in complete])),
+        missing=_gaps(complete, -(-n // size)),
     )
+
+
+def _gaps(complete: set[int], n_chunks: int) -> tuple[tuple[int, int], ...]:
+    """Return the runs of chunks that are missing, which may be far more than can be listed."""
+    borders = [(-1, -1), *runs(sorted(complete)), (n_chunks, n_chunks)]
+    pairs = itertools.pairwise(borders)
+    return tuple((before[1] + 1, after[0] - 1) for before, after in pairs if after[0] - before[1] > 1)
 
 
 def open_dataset(store: StoreLike) -> xr.Dataset:
@@ -205,6 +213,9 @@ def _opened(store: Store, record: Mapping[str, Any]) -> xr.Dataset:
         if labels:
             coords = xr.open_zarr(store, chunks=None, decode_coords=False, drop_variables=names - labels, **how)
             dataset = dataset.assign_coords(coords.coords)
+    for name, variable in record["variables"].items():
+        if dataset[name].dtype != variable["dtype"]:  # an attribute of its name may say so
+            raise StoreError(f"{name!r} has the attribute dtype, by which xarray reads it as {dataset[name].dtype}")
     return dataset[variables]
 
 

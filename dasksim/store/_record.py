@@ -91,6 +91,8 @@ def check_documents(location: Location, record: Mapping[str, Any], *, is_whole: 
     StoreError
         If one is not.
     """
+    with explained(f"cannot read {location.name!r}"):
+        location.check_documents()
     lengths = [record["n_samples"]] if is_whole else [record["n_samples"], *record.get("extended_from", ())]
     expected: dict[str, Any] = {
         name: ([[length, *variable["shape"]] for length in lengths], variable["dims"], [variable["dtype"]])
@@ -106,10 +108,11 @@ def check_documents(location: Location, record: Mapping[str, Any], *, is_whole: 
             (found.get("zarr_format"), found.get("node_type")) == (3, "array")
             and found.get("shape") in shapes
             and found.get("dimension_names") == dims
+            and _is_grid(found.get("chunk_grid"), len(shapes[0]))
             and (found.get("data_type") in dtypes if dtypes else _is_label_dtype(found.get("data_type")))
         )
         if not is_right:
-            got = {key: found.get(key) for key in ("node_type", "shape", "dimension_names", "data_type")}
+            got = {key: found.get(key) for key in ("node_type", "shape", "dimension_names", "data_type", "chunk_grid")}
             raise StoreError(
                 f"{name!r} in the store at {location.name!r} is not the array that the record describes, of shape "
                 f"{shapes[0]} and dims {dims}; got {str(got)[:300]}"
@@ -180,6 +183,12 @@ def _are_labels(coords: object) -> bool:
     return isinstance(coords, dict) and all(
         _is_names([dim]) and dim not in _NO_DIMS and isinstance(values, list) for dim, values in coords.items()
     )
+
+
+def _is_grid(grid: object, n_axes: int) -> bool:
+    configuration = grid.get("configuration") if isinstance(grid, dict) else None
+    sizes = configuration.get("chunk_shape") if isinstance(configuration, dict) else None
+    return isinstance(sizes, list) and len(sizes) == n_axes and all(_is_int(size, 1) for size in sizes)
 
 
 def _is_label_dtype(name: object) -> bool:

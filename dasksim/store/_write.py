@@ -23,12 +23,13 @@ from dasksim._failures import VALID
 from dasksim.errors import OutputError, StoreError, StoreMismatchError
 from dasksim.store._layout import ArrayLayout, StoreLayout
 from dasksim.store._location import ROOT, Location, expected_warnings, explained
-from dasksim.store._receipts import RECEIPTS, Receipt, Receipts, create_or_grow, digest_rows
-from dasksim.store._record import ATTRIBUTE, read_record
+from dasksim.store._receipts import RECEIPTS, Receipt, Receipts, create_or_grow, digest_rows, open_receipts
+from dasksim.store._record import ATTRIBUTE, check_documents, read_record
 
 __all__ = [
     "ChunkWriter",
     "cast",
+    "check_store",
     "create_arrays",
     "create_root",
     "finish_store",
@@ -40,6 +41,20 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 _RECEIPTS_FOLDER = RECEIPTS.partition("/")[0]
+
+
+def check_store(location: Location, record: Mapping[str, Any]) -> None:
+    """Check that a store can be continued: that what is there of it is as its record says, and lies within it.
+
+    Raises
+    ------
+    StoreError
+        If it cannot.
+    """
+    with explained(f"cannot read {location.name!r}"):
+        location.refuse_links()
+    check_documents(location, record, is_whole=False)
+    open_receipts(location)
 
 
 def create_root(location: Location, record: Mapping[str, Any]) -> dict[str, Any]:
