@@ -190,11 +190,7 @@ class ChunkWriter:
         yield lambda receipt: None
 
     def _write(self, chunk: int, values: Mapping[str, Array], start: int) -> Receipt:
-        if read_record(self.location) != self.layout.record:
-            raise StoreMismatchError(
-                f"the store at {self.location.name!r} was removed or made anew by another run; this run has stopped, "
-                "so as not to mix its samples in"
-            )
+        self.check_record(self.location)
         arrays, receipts = self._open()
         digests = {}
         first = chunk * self.layout.chunk_size
@@ -206,6 +202,14 @@ class ChunkWriter:
         receipt = Receipt(chunk, proposals, accepted, time.perf_counter_ns() - start, digests)
         receipts.write(receipt)
         return receipt
+
+    def check_record(self, location: Location) -> None:
+        """Raise a StoreMismatchError if the store is no longer the one that this writes to."""
+        if read_record(location) != self.layout.record:
+            raise StoreMismatchError(
+                f"the store at {location.name!r} was removed or made anew by another run; this run has stopped, so as "
+                "not to mix its samples in"
+            )
 
     def _open(self) -> tuple[dict[str, zarr.Array[Any]], Receipts]:
         with self._lock:
