@@ -427,19 +427,41 @@ def test_a_session_is_committed_by_whoever_opened_it(tmp_path: Path) -> None:
 
 def test_two_writers_of_one_repository_make_one_store(tmp_path: Path) -> None:
     store = repository(tmp_path)
-    inner = [True]
+    others = [True]
+
+    def is_made() -> bool:  # not yet when the function is probed
+        return len(list(store.ancestry(branch="main"))) > 1
 
     def f(rng: np.random.Generator) -> dict[str, Any]:
-        if inner and status(repository(tmp_path)).n_complete == 0:
-            inner.clear()
+        if others and is_made():
+            others.clear()
             generate(made, repository(tmp_path), N, scheduler="synchronous", **OPTIONS)
         return {"x": rng.normal()}
 
     made = make_simulator(f, schema={"x": ((), "float64")})
-    inner.clear()
     wanted = bits(made.sample(N, seed=1, sub_batch_size=4))
-    inner.append(True)
     assert bits(generate(made, store, N, scheduler="synchronous", **OPTIONS)) == wanted
+
+    messages = [snapshot.message for snapshot in store.ancestry(branch="main")]
+    assert messages[:-1] == ["dasksim: 5 chunks", "dasksim: 5 chunks", "dasksim: make the store"]
+
+
+def test_a_repository_made_anew_by_another_run_is_not_written_to(tmp_path: Path) -> None:
+    store = repository(tmp_path)
+    others = [True]
+
+    def f(rng: np.random.Generator) -> dict[str, Any]:
+        if others and len(list(store.ancestry(branch="main"))) > 1:
+            others.clear()
+            anew = {**OPTIONS, "seed": 2, "overwrite": True}
+            generate(made, repository(tmp_path), N, scheduler="synchronous", **anew)
+        return {"x": rng.normal()}
+
+    made = make_simulator(f, schema={"x": ((), "float64")})
+    wanted = bits(made.sample(N, seed=2, sub_batch_size=4))
+    with pytest.raises(StoreMismatchError, match="was removed, made anew or changed by another run"):
+        generate(made, store, N, scheduler="synchronous", **OPTIONS)
+    assert bits(open_dataset(store)) == wanted
 
 
 def test_a_repository_in_memory_is_refused() -> None:

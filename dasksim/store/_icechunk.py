@@ -153,6 +153,7 @@ class BranchWriter(ChunkWriter):
         solver = icechunk.BasicConflictSolver(on_chunk_conflict=icechunk.VersionSelection.UseOurs)
         with explained(f"cannot commit to the {self.location.name}"):
             session = self._repository.writable_session(_BRANCH)
+            self.check_record(_at(self.location.name, session))  # forks know only what was there when they were made
             session.merge(*map(pickle.loads, forks))
             session.commit(f"dasksim: {len(forks)} chunks", rebase_with=solver)
         forks.clear()

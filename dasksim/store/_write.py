@@ -240,7 +240,7 @@ class ChunkWriter:
         yield lambda receipt: None
 
     def _write(self, chunk: int, made: Chunk, start: int) -> Receipt:
-        self._check_record()
+        self.check_record(self.location)
         arrays, receipts = self._open()
         digests = {}
         first = chunk * self.layout.chunk_size
@@ -251,7 +251,7 @@ class ChunkWriter:
             arrays[array.name][first : first + n_rows] = rows
             digests[array.name] = digest_rows(rows)
         try:
-            self._check_record()
+            self.check_record(self.location)
         except StoreMismatchError:
             receipts.remove(chunk)  # what was written may lie over another run's
             raise
@@ -260,10 +260,11 @@ class ChunkWriter:
         receipts.write(receipt)
         return receipt
 
-    def _check_record(self) -> None:
-        if read_record(self.location) != self.layout.record:
+    def check_record(self, location: Location) -> None:
+        """Raise a StoreMismatchError if the store is no longer the one that this writes to."""
+        if read_record(location) != self.layout.record:
             raise StoreMismatchError(
-                f"the store at {self.location.name!r} was removed, made anew or changed by another run; this run has "
+                f"the store at {location.name!r} was removed, made anew or changed by another run; this run has "
                 "stopped, so as not to mix its samples in"
             )
 
