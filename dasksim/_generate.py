@@ -14,7 +14,7 @@ from dasksim._executors import check_scheduler, connect
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan, as_shape, check_flag
 from dasksim._provenance import provenance
-from dasksim._run import check_memory, run_chunks
+from dasksim._run import check_memory, check_retries, run_chunks
 from dasksim._streams import check_seed
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
 from dasksim.simulators import Simulator
@@ -51,6 +51,7 @@ def generate(
     dtypes: Any = None,
     overwrite: bool = False,
     scheduler: Any = None,
+    retries: int = 3,
     progress: bool | None = None,
 ) -> xr.Dataset:
     """Simulate a dataset into a Zarr store, chunk by chunk, and open it.
@@ -80,6 +81,8 @@ def generate(
     scheduler
         ``"synchronous"``, ``"threads"``, ``"processes"``, a ``distributed.Client`` or the address of its scheduler.
         By default the active client if there is one, else threads if all stages are batched, else processes.
+    retries
+        How often a chunk is tried again whose worker died. What a function raises is never tried again.
     progress
         Whether to show a progress bar; by default in terminals and notebooks.
 
@@ -98,6 +101,8 @@ def generate(
         If the path holds something else, or cannot be written.
     StoreMismatchError
         If the store was made by other arguments; the message lists what differs.
+    ConnectionError
+        If the scheduler of a cluster is lost.
 
     Examples
     --------
@@ -118,6 +123,7 @@ def generate(
         raise ArgumentTypeError(f"conditions must be a mapping of variables to values; got {conditions!r}")
     overwrite = check_flag("overwrite", overwrite)
     progress = progress if progress is None else check_flag("progress", progress)
+    retries = check_retries(retries)
     shape = as_shape("n_samples", n_samples)
     seed = None if seed is None else check_seed(seed)
     scheduler = check_scheduler(scheduler, is_batched=True) if scheduler is not None else None
@@ -143,7 +149,7 @@ def generate(
         _check_same(path, found, layout.record)  # another writer may have come first
         remove_leftovers(path)
         writer = ChunkWriter(path, replace(layout, record=found))
-        run_chunks(path, pipeline, plan, writer, executor, progress)
+        run_chunks(path, pipeline, plan, writer, executor, retries, progress)
     finish_store(path)
     return open_dataset(path)
 

@@ -1,10 +1,12 @@
 """The command line: ``dasksim generate``, ``dasksim status`` and ``dasksim models``."""
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--dtype", help="store all floating-point variables in this dtype")
     one.add_argument("--overwrite", action="store_true", help="remove a dasksim store that is at the path")
     one.add_argument("--scheduler", help="synchronous, threads, processes or tcp://host:port (default: as fits)")
+    one.add_argument("--workers", type=int, help="run on this many worker processes, with a dashboard")
+    one.add_argument("--retries", type=int, default=3, help="tries more of a chunk whose worker died (default: 3)")
     one.add_argument("--no-progress", action="store_true", help="show no progress bar")
     one.set_defaults(run=_generate)
 
@@ -78,20 +82,43 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    generate(
-        load_simulator(arguments.target),
-        arguments.store,
-        arguments.n_samples,
-        seed=arguments.seed,
-        sub_batch_size=arguments.sub_batch_size,
-        chunk_size=arguments.chunk_size,
-        dtypes=arguments.dtype,
-        overwrite=arguments.overwrite,
-        scheduler=arguments.scheduler,
-        progress=False if arguments.no_progress else None,
-    )
+    simulator = load_simulator(arguments.target)
+    with _workers(arguments.workers, arguments.scheduler) as scheduler:
+        generate(
+            simulator,
+            arguments.store,
+            arguments.n_samples,
+            seed=arguments.seed,
+            sub_batch_size=arguments.sub_batch_size,
+            chunk_size=arguments.chunk_size,
+            dtypes=arguments.dtype,
+            overwrite=arguments.overwrite,
+            scheduler=scheduler,
+            retries=arguments.retries,
+            progress=False if arguments.no_progress else None,
+        )
     print(status(arguments.store), file=sys.stderr)  # noqa: T201
     return OK
+
+
+@contextlib.contextmanager
+def _workers(n_workers: int | None, scheduler: str | None) -> Iterator[Any]:
+    """Give a client of a local cluster, if workers are asked for, else the scheduler."""
+    if n_workers is None:
+        yield scheduler
+        return
+    if scheduler is not None:
+        raise ArgumentError(f"give --workers {n_workers} or --scheduler {scheduler}, not both")
+    if n_workers < 1:
+        raise ArgumentError(f"--workers must be >= 1; got {n_workers}")
+    from distributed import Client, LocalCluster  # it takes half a second
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Port .* is already in use")  # the line below tells which it is
+        cluster = LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address="127.0.0.1:8787")
+    with cluster, Client(cluster, set_as_default=False) as client:
+        print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)  # noqa: T201
+        yield client
 
 
 def _status(arguments: argparse.Namespace) -> int:
