@@ -3,13 +3,15 @@
 import contextlib
 import itertools
 import logging
+import operator
+import pickle
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, wait
 from typing import Any
 
-from dasksim._jobs import Job, SentJob, run_sent
+from dasksim._jobs import Job, SentJob
 from dasksim.errors import ArgumentError
 
 __all__ = ["ClusterPool", "memory_per_chunk", "open_cluster_pool"]
@@ -36,7 +38,7 @@ class ClusterPool:
     def __init__(self, client: Any, job: Job, name: str) -> None:
         self._client = client
         self._executor = client.get_executor(pure=False)
-        self._packed = SentJob.pack(job)
+        self._packed = pickle.dumps(SentJob.pack(job))
         self._name = f"{name}-{uuid.uuid4().hex}"
         self._sent: Any = None
         self._running: dict[tuple[Any, ...], Future[Any]] = {}
@@ -46,12 +48,12 @@ class ClusterPool:
     def submit(self, chunk: int, conditions: Any, n_tries: int) -> "Future[Any]":
         """Start the job on a chunk that was tried some times."""
         if self._sent is None or self._sent.cancelled():
-            # a task like any other, so that the scheduler makes it again where a worker that held it has died
-            arguments = self._packed.payload, self._packed.versions
+            # A task like any other, so that the scheduler makes it again where a worker that held it has died. No task
+            # names a function of ours: a worker without dasksim, which could not read it, would die of that.
             key = f"dasksim-job-{uuid.uuid4().hex}"
-            self._sent = self._client.submit(SentJob, *arguments, pure=False, key=key)
+            self._sent = self._client.submit(pickle.loads, self._packed, pure=False, key=key)
         key_of_task = (self._name, chunk, n_tries)
-        future: Future[Any] = self._executor.submit(run_sent, self._sent, chunk, conditions, key=key_of_task)
+        future: Future[Any] = self._executor.submit(operator.call, self._sent, chunk, conditions, key=key_of_task)
         self._running[key_of_task] = future
         future.add_done_callback(lambda _: self._running.pop(key_of_task, None))
         return future
@@ -113,6 +115,10 @@ class ClusterPool:
                     future.cancel()
             wait([future for key, future in running.items() if key in assigned], timeout=1)
 
+    def forget_job(self) -> None:
+        """Let the cluster drop the job, though a traceback may keep this pool."""
+        self._sent = None
+
     def _check_connection(self) -> None:
         if self._client.status != "running":
             raise self._connection_error()
@@ -133,6 +139,8 @@ def open_cluster_pool(client: Any, job: Job, name: str) -> Iterator[ClusterPool]
     except BaseException:
         pool.settle()
         raise
+    finally:
+        pool.forget_job()
 
 
 def memory_per_chunk(client: Any) -> int | None:

@@ -19,7 +19,7 @@ from dask.system import CPU_COUNT
 from loky import ProcessPoolExecutor
 
 from dasksim._cluster_pool import open_cluster_pool
-from dasksim._jobs import Job, SentJob, run_sent
+from dasksim._jobs import Job, SentJob
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["Pool", "check_scheduler", "connect", "n_local_workers", "open_pool"]
@@ -216,4 +216,4 @@ def _die_with(parent: int) -> None:
 def _run_in_worker(chunk: int, conditions: Any) -> Any:
     if _worker_job is None:
         raise RuntimeError("the worker process was not started by dasksim")
-    return run_sent(_worker_job, chunk, conditions)
+    return _worker_job(chunk, conditions)

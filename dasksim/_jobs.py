@@ -12,7 +12,7 @@ import numpy as np
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError
 
-__all__ = ["Job", "SentJob", "run_sent"]
+__all__ = ["Job", "SentJob"]
 
 
 class Job(Protocol):
@@ -70,6 +70,14 @@ class SentJob:
                     raise
         return self._job
 
+    def __call__(self, chunk: int, conditions: Any) -> Any:
+        """Run the job; an exception that could not travel back is replaced by one that says the same."""
+        try:
+            return self.unpack()(chunk, conditions)
+        except Exception as error:  # noqa: BLE001
+            travels = _travelling(error)
+        raise travels  # not in the block above, where it would take the original along as its context
+
     def _check_versions(self) -> None:
         here = _versions()
         different = [
@@ -86,15 +94,6 @@ def _versions() -> dict[str, str]:
     """Return the versions that must agree: functions travel as bytecode, and NumPy makes the random numbers."""
     python = ".".join(map(str, sys.version_info[:2]))
     return {"Python": python, "NumPy": np.__version__, "dasksim": __version__}
-
-
-def run_sent(sent: SentJob, chunk: int, conditions: Any) -> Any:
-    """Run a job that was sent; an exception that could not travel back is replaced by one that says the same."""
-    try:
-        return sent.unpack()(chunk, conditions)
-    except Exception as error:  # noqa: BLE001
-        travels = _travelling(error)
-    raise travels  # not in the block above, where it would take the original along as its context
 
 
 def _travelling(error: BaseException) -> BaseException:
