@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import logging
-import operator
 import pickle
 import time
 import uuid
@@ -20,6 +19,10 @@ _log = logging.getLogger("dasksim")
 
 # Chunks in flight on a small cluster: an adaptive one asks for as many workers as there are tasks.
 _FEWEST = 8
+
+# A task that names a function of ours, or takes an object of a class of ours, cannot be read by a worker without
+# dasksim: it dies of the one, and waits for the other for ever. So tasks name builtins only, and fail when they run.
+_RUN = "__import__('dasksim._jobs', fromlist=['run_payload']).run_payload(payload, chunk, conditions)"
 
 
 class ClusterPool:
@@ -38,7 +41,7 @@ class ClusterPool:
     def __init__(self, client: Any, job: Job, name: str) -> None:
         self._client = client
         self._executor = client.get_executor(pure=False)
-        self._packed = pickle.dumps(SentJob.pack(job))
+        self._payload = pickle.dumps(SentJob.pack(job))
         self._name = f"{name}-{uuid.uuid4().hex}"
         self._sent: Any = None
         self._running: dict[tuple[Any, ...], Future[Any]] = {}
@@ -48,12 +51,12 @@ class ClusterPool:
     def submit(self, chunk: int, conditions: Any, n_tries: int) -> "Future[Any]":
         """Start the job on a chunk that was tried some times."""
         if self._sent is None or self._sent.cancelled():
-            # A task like any other, so that the scheduler makes it again where a worker that held it has died. No task
-            # names a function of ours: a worker without dasksim, which could not read it, would die of that.
+            # a task like any other, so that the scheduler makes it again where a worker that held it has died
             key = f"dasksim-job-{uuid.uuid4().hex}"
-            self._sent = self._client.submit(pickle.loads, self._packed, pure=False, key=key)
+            self._sent = self._client.submit(bytes, self._payload, pure=False, key=key)
         key_of_task = (self._name, chunk, n_tries)
-        future: Future[Any] = self._executor.submit(operator.call, self._sent, chunk, conditions, key=key_of_task)
+        arguments = {"payload": self._sent, "chunk": chunk, "conditions": conditions}
+        future: Future[Any] = self._executor.submit(eval, _RUN, arguments, key=key_of_task)
         self._running[key_of_task] = future
         future.add_done_callback(lambda _: self._running.pop(key_of_task, None))
         return future

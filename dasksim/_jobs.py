@@ -12,7 +12,7 @@ import numpy as np
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError
 
-__all__ = ["Job", "SentJob"]
+__all__ = ["Job", "SentJob", "run_payload"]
 
 
 class Job(Protocol):
@@ -110,3 +110,19 @@ def _travelling(error: BaseException) -> BaseException:
             stand_in.add_note(note)
         return stand_in
     return error
+
+
+# The jobs of the runs that a worker takes part in, by their bytes, which Python hashes once.
+_jobs: dict[bytes, SentJob] = {}
+_MOST_JOBS = 4
+
+
+def run_payload(payload: bytes, chunk: int, conditions: Any) -> Any:
+    """Run a pickled :class:`SentJob`, unpacked once."""
+    sent = _jobs.get(payload)
+    if sent is None:
+        sent = pickle.loads(payload)
+        while len(_jobs) >= _MOST_JOBS:
+            _jobs.pop(next(iter(_jobs)), None)
+        sent = _jobs.setdefault(payload, sent)
+    return sent(chunk, conditions)

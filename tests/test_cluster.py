@@ -421,8 +421,12 @@ def test_worker_without_dasksim_is_explained(processes: Processes, tmp_path: Pat
     lacking.parent.mkdir()
     lacking.write_text("raise ModuleNotFoundError('No module named dasksim', name='dasksim')")
     processes.add_worker([str(lacking.parent)])
-    with processes.client() as client, pytest.raises(ArgumentError, match="a worker of the cluster cannot import das"):
-        generate(simulator_that(nothing), tmp_path / "s.zarr", N, conditions=NUMBERS, scheduler=client, **SIZES)
+    processes.add_worker()
+    simulator = simulator_that(nothing, 0.1)
+    with processes.client() as client:
+        client.wait_for_workers(2)
+        with pytest.raises(ArgumentError, match="a worker of the cluster cannot import dasksim"):
+            generate(simulator, tmp_path / "s.zarr", N, conditions=NUMBERS, scheduler=client, **SIZES)
 
 
 def test_asynchronous_client_is_refused(tmp_path: Path) -> None:
