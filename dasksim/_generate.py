@@ -47,6 +47,7 @@ def generate(
     repair: bool = False,
     part: tuple[int, int] | None = None,
     scheduler: Any = None,
+    retries: int = 3,
     progress: bool | None = None,
 ) -> xr.Dataset:
     """Simulate a dataset into a Zarr store, chunk by chunk, and open it.
@@ -100,6 +101,8 @@ def generate(
         ``"synchronous"``, ``"threads"``, ``"processes"``, a ``distributed.Client`` or the address of its scheduler.
         By default the active client if there is one, else threads if all stages are batched, else processes; threads
         for a store that other processes cannot write to.
+    retries
+        How often a chunk is tried again whose worker died. What a function raises is never tried again.
     progress
         Whether to show a progress bar; by default in terminals and notebooks.
 
@@ -136,6 +139,7 @@ def generate(
         allow_changed=allow_changed,
         repair=repair,
         part=part,
+        retries=retries,
         progress=progress,
     )
     location, policy = request.location, Policy.checked(on_error, on_nonfinite)
@@ -183,6 +187,7 @@ def extend(
     timeout: float | None = None,
     part: tuple[int, int] | None = None,
     scheduler: Any = None,
+    retries: int = 3,
     progress: bool | None = None,
 ) -> xr.Dataset:
     """Make a store longer.
@@ -201,7 +206,7 @@ def extend(
         Number of samples that the store shall have, those that it has included.
     conditions
         As given when the store was made; values with a batch axis must begin with those.
-    allow_changed, timeout, part, scheduler, progress
+    allow_changed, timeout, part, scheduler, retries, progress
         As in :func:`generate`.
 
     Returns
@@ -230,7 +235,14 @@ def extend(
     {'batch': 3000, 'x_dim_0': 3}
     """
     request = Request.checked(
-        simulator, store, conditions, timeout=timeout, allow_changed=allow_changed, part=part, progress=progress
+        simulator,
+        store,
+        conditions,
+        timeout=timeout,
+        allow_changed=allow_changed,
+        part=part,
+        retries=retries,
+        progress=progress,
     )
     location = request.location
     scheduler = scheduler_for(scheduler, location)

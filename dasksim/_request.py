@@ -13,7 +13,7 @@ from dasksim._executors import check_scheduler
 from dasksim._failures import Policy
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan, check_flag
-from dasksim._run import run_chunks
+from dasksim._run import check_retries, run_chunks
 from dasksim._verify import bad_chunks
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators import Simulator
@@ -64,6 +64,7 @@ class Request:
     allow_changed: bool
     repair: bool
     part: tuple[int, int] | None
+    retries: int
     progress: bool | None
 
     @classmethod
@@ -76,6 +77,7 @@ class Request:
         timeout: Any,
         allow_changed: Any,
         part: Any,
+        retries: Any,
         progress: Any,
         repair: Any = False,
     ) -> "Request":
@@ -98,6 +100,7 @@ class Request:
             check_flag("allow_changed", allow_changed),
             check_flag("repair", repair),
             _check_part(part),
+            check_retries(retries),
             progress if progress is None else check_flag("progress", progress),
         )
 
@@ -126,7 +129,17 @@ class Request:
         if self.repair:
             self._forget_bad(record, chunks)
         writer = open_writer(self.location, replace(task.layout, record=record))
-        run_chunks(task.pipeline, task.plan, writer, task.policy, self.timeout, chunks, executor, self.progress)
+        run_chunks(
+            task.pipeline,
+            task.plan,
+            writer,
+            task.policy,
+            chunks,
+            timeout=self.timeout,
+            scheduler=executor,
+            retries=self.retries,
+            progress=self.progress,
+        )
         if self.part is None:
             finish_store(self.location)
             return open_dataset(self.location)

@@ -13,8 +13,10 @@ FILES = sorted((ROOT / "dasksim").rglob("*.py"))
 
 #: Imports within functions: (file, package).
 LAZY = {
-    ("_icechunk.py", "icechunk"),
+    ("_cluster_pool.py", "distributed"),
     ("_executors.py", "distributed"),
+    ("_icechunk.py", "icechunk"),
+    ("cli.py", "distributed"),
     ("drawing.py", "graphviz"),
     ("wrap_sbi.py", "torch"),
 }
