@@ -14,11 +14,11 @@ from dasksim._executors import check_scheduler, connect
 from dasksim._failures import Policy
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan, as_shape, check_flag
-from dasksim._record import agreed, extended, store_layout, stored_policy
+from dasksim._record import again_dtypes, agreed, extended, store_layout, stored_policy
 from dasksim._run import check_memory, run_chunks
 from dasksim._streams import check_seed
 from dasksim._verify import bad_chunks
-from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
+from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError, StoreMismatchError
 from dasksim.simulators import Simulator
 from dasksim.store import (
     ChunkChecker,
@@ -28,6 +28,7 @@ from dasksim.store import (
     create_root,
     finish_store,
     forget_chunks,
+    forget_metadata,
     open_dataset,
     open_part,
     open_receipts,
@@ -165,8 +166,7 @@ def generate(
         if own_seed is None and found["seed"] != task.plan.seed:  # another writer has come first, with its own seed
             task = request.resolve(shape, found["seed"], sub_batch_size, chunk_size, dtypes, policy)
         record = agreed(path, found, task.layout.record, request.allow_changed)
-        if record != found:
-            replace_root(path, record)
+        _agree(path, found, record)
         return request.complete(task, record, executor)
 
 
@@ -240,20 +240,12 @@ def extend(
             f"n_samples={n_samples} is less than the {found['n_samples']} samples that the store at {str(path)!r} is "
             "made for; a store cannot be made shorter, but a selection of it can be used"
         )
-    policy = stored_policy(found)
-    dtypes = {name: variable["dtype"] for name, variable in found["variables"].items() if name != policy.mask}
-    task = request.resolve(
-        (shape[0], *found["further"]), found["seed"], found["sub_batch_size"], found["chunk_size"], dtypes, policy
-    )
+    task = request.resolve_again(found, shape[0])
     longer = extended(found, task.layout.record, task.pipeline)
     with connect(check_scheduler(scheduler, task.pipeline.is_batched)) as executor:
         check_memory(task.plan, task.pipeline, executor)
         record = agreed(path, longer, task.layout.record, request.allow_changed)
-        last, is_short = divmod(found["n_samples"], found["chunk_size"])
-        if found["n_samples"] < shape[0] and is_short and open_receipts(path, found) is not None:
-            forget_chunks(path, found, [last])
-        if record != found:
-            replace_root(path, record)
+        _agree(path, found, record)
         return request.complete(task, record, executor)
 
 
@@ -327,9 +319,20 @@ class _Request:
         pipeline = replace(pipeline, store=str(self.path))
         return _Task(pipeline, plan, store_layout(pipeline, plan, dtypes, policy), policy)
 
+    def resolve_again(self, found: Mapping[str, Any], n_samples: int) -> _Task:
+        """Resolve what a store was made of, for another number of samples."""
+        shape = (n_samples, *found["further"])
+        sizes, policy = (found["sub_batch_size"], found["chunk_size"]), stored_policy(found)
+        task = self.resolve(shape, found["seed"], *sizes, None, policy)
+        dtypes = again_dtypes(found, task.pipeline)
+        return replace(task, layout=store_layout(task.pipeline, task.plan, dtypes, policy))
+
     def complete(self, task: _Task, record: Mapping[str, Any], executor: Any) -> xr.Dataset:
         """Simulate and write what is missing, and open it."""
         layout = replace(task.layout, record=record)
+        if self.repair:
+            forget_metadata(self.path, record)
+            replace_root(self.path, record)  # without metadata that were gathered in it, which may be damaged too
         create_arrays(self.path, layout)
         remove_leftovers(self.path)
         writer = ChunkWriter(self.path, layout)
@@ -340,18 +343,37 @@ class _Request:
             task.pipeline, task.plan, writer, task.policy, self.timeout, range(first, stop), executor, self.progress
         )
         if self.part is None:
-            finish_store(self.path)
+            finish_store(self.path, record)
             return open_dataset(self.path)
         receipts = open_receipts(self.path, record)
         if receipts is not None and len(receipts.complete_chunks()) == task.plan.n_chunks:
-            finish_store(self.path)
+            finish_store(self.path, record)
         samples = (chunk * task.plan.chunk_size for chunk in (first, stop))
         return open_part(self.path).isel(batch=slice(*samples))
 
     def _forget_bad(self, record: Mapping[str, Any], chunks: range) -> None:
         checker = ChunkChecker(self.path, record)
-        complete = sorted(checker.receipts.complete_chunks().intersection(chunks))
+        complete = [chunk for chunk in checker.complete if chunk in chunks]
         forget_chunks(self.path, record, bad_chunks(checker, complete, self.progress))
+
+
+def _agree(path: Path, found: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Have a store say what a call has found out that it shall say, unless another call has changed it since.
+
+    Raises
+    ------
+    StoreMismatchError
+        If one has.
+    """
+    if record == found:
+        return
+    now = read_record(path)
+    if now == found:
+        replace_root(path, record)
+    elif now != record:  # one that does the same, such as another part of an extension
+        raise StoreMismatchError(
+            f"the store at {str(path)!r} was changed by another run just now; see what dasksim.status says of it"
+        )
 
 
 def _share(part: tuple[int, int] | None, n_chunks: int) -> tuple[int, int]:

@@ -22,6 +22,7 @@ from dasksim.store import FORMAT, ArrayLayout, StoreLayout, choose_inner_rows, r
 
 __all__ = [
     "StoredRequest",
+    "again_dtypes",
     "agreed",
     "extended",
     "stage_differences",
@@ -61,6 +62,13 @@ class StoredRequest:
 def stored_policy(record: Mapping[str, Any]) -> Policy:
     """Return what a store does with samples that fail."""
     return Policy(*(str(record.get(name, default)) for name, default in _DEFAULTS.items()))
+
+
+def again_dtypes(record: Mapping[str, Any], pipeline: Pipeline) -> dict[str, str]:
+    """Return the dtypes in which a store holds variables, as far as what a simulator makes now can be cast to them."""
+    stored = {name: variable["dtype"] for name, variable in record["variables"].items()}
+    made = {v.name: v.dtype for v in pipeline.variables}
+    return {n: stored[n] for n in made if n in stored and np.can_cast(made[n], stored[n], "same_kind")}
 
 
 def stored_record(store: Any) -> tuple[Path, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from dasksim.store._check import ChunkChecker
 from dasksim.store._layout import ArrayLayout, StoreLayout, choose_inner_rows, stored_dtypes
+from dasksim.store._metadata import forget_metadata
 from dasksim.store._read import (
     ATTRIBUTE,
     FORMAT,
@@ -41,6 +42,7 @@ __all__ = [
     "create_root",
     "finish_store",
     "forget_chunks",
+    "forget_metadata",
     "open_dataset",
     "open_part",
     "open_receipts",

@@ -12,7 +12,9 @@ from zarr.storage import LocalStore
 
 from dasksim._failures import VALID
 from dasksim.errors import StoreError
-from dasksim.store._receipts import Receipts, digest_rows
+from dasksim.store._metadata import damaged_metadata
+from dasksim.store._read import open_receipts
+from dasksim.store._receipts import digest_rows
 from dasksim.store._write import cast
 
 __all__ = ["ChunkChecker"]
@@ -33,16 +35,17 @@ class ChunkChecker:
 
     def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
         self.record = record
+        self.receipts = open_receipts(path, record)
+        self.complete = sorted(self.receipts.complete_chunks()) if self.receipts else []
+        if bad := damaged_metadata(path, record) if self.complete else []:
+            what = ", ".join(map(repr, bad)) if any(bad) else "its arrays, as gathered in its root,"
+            raise StoreError(
+                f"the metadata of {what} in the store at {str(path)!r} are lost or damaged; generate(..., repair=True) "
+                "makes them again"
+            )
         group = zarr.open_group(LocalStore(path, read_only=True), mode="r", use_consolidated=False)
-        self.receipts = Receipts(group, record)
-        self.arrays = {name: self._array(group, name, path) for name in record["variables"]}
-
-    @staticmethod
-    def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
-        array = group.get(name)
-        if not isinstance(array, zarr.Array):
-            raise StoreError(f"the store at {str(path)!r} has lost the metadata of its array {name!r}")
-        return array
+        found = {name: group.get(name) for name in record["variables"]}
+        self.arrays = {name: array for name, array in found.items() if isinstance(array, zarr.Array)}
 
     def rows(self, chunk: int) -> slice:
         """Return the samples of a chunk."""
@@ -52,19 +55,30 @@ class ChunkChecker:
     def problems(self, chunk: int) -> list[str]:
         """Return what is wrong with the stored bytes of a chunk that has a receipt."""
         try:
-            receipt = self.receipts.read(chunk)
+            receipt = self._receipt(chunk)
         except Exception as error:  # noqa: BLE001
             return [f"its receipt cannot be read: {_first_line(error)}"]
         rows = self.rows(chunk)
-        if not receipt["complete"]:
+        if not receipt.get("complete"):
             return ["its receipt is empty"]
-        return [
+        found = [
             f"{name!r} {problem}"
             for name, array in self.arrays.items()
-            if (problem := self._problem(name, array, chunk, rows, receipt.get(f"digest:{name}", 0)))
+            if (problem := self._problem(name, array, chunk, rows, receipt.get(f"digest:{name}")))
         ]
+        return found if self._counts_failures(chunk, receipt) else [*found, "its list of failures is damaged"]
 
-    def _problem(self, name: str, array: zarr.Array[Any], chunk: int, rows: slice, digest: int) -> str:
+    def _receipt(self, chunk: int) -> dict[str, int]:
+        return self.receipts.read(chunk) if self.receipts else {}
+
+    def _counts_failures(self, chunk: int, receipt: Mapping[str, int]) -> bool:
+        try:
+            failures = self.receipts.failures_of(chunk) if self.receipts else ()
+        except Exception:  # noqa: BLE001
+            return False
+        return sum(failure.count for failure in failures) == receipt.get("failed", 0)
+
+    def _problem(self, name: str, array: zarr.Array[Any], chunk: int, rows: slice, digest: int | None) -> str:
         features = "/".join("0" for _ in array.shape[1:])
         key = f"{array.path}/c/{chunk}" + (f"/{features}" if features else "")
         exists = sync(array.store.exists(key))
@@ -76,11 +90,13 @@ class ChunkChecker:
             values = np.asarray(array[rows])
         except Exception as error:  # noqa: BLE001
             return f"cannot be read: {_first_line(error)}"
+        if name == VALID and digest is None:
+            return ""  # receipts of older stores have no place for its digest
         return "" if digest_rows(values) == digest else "differs from its receipt"
 
     def differences(self, chunk: int, made: Mapping[str, Array]) -> list[str]:
         """Return which variables of a chunk differ from values that were made now."""
-        receipt = self.receipts.read(chunk)
+        receipt = self._receipt(chunk)
         return [
             f"{name!r} differs from what the simulator makes"
             for name, array in self.arrays.items()

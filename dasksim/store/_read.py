@@ -24,6 +24,7 @@ __all__ = [
     "ATTRIBUTE",
     "FORMAT",
     "Status",
+    "damage",
     "expected_warnings",
     "open_dataset",
     "open_part",
@@ -96,11 +97,20 @@ def remove_leftovers(path: Path) -> None:
 
 
 def open_receipts(path: Path, record: Mapping[str, Any]) -> Receipts | None:
-    """Return the receipts of a store, or None if its creation was cut off before them."""
+    """Return the receipts of a store, or None if its creation was cut off before them.
+
+    Raises
+    ------
+    StoreError
+        If their metadata are damaged.
+    """
     try:
-        return Receipts(zarr.open_group(LocalStore(path, read_only=True), mode="r"), record)
+        group = zarr.open_group(LocalStore(path, read_only=True), mode="r", use_consolidated=False)
+        return Receipts(group, record)
     except (FileNotFoundError, KeyError):
         return None
+    except (ValueError, TypeError) as error:
+        raise damage(path, error) from error
 
 
 @dataclass(frozen=True)
@@ -273,9 +283,27 @@ def open_part(store: str | Path) -> xr.Dataset:
     """Open a store of which chunks may be missing, whose samples read as fill values."""
     path, record = _existing(store)
     chunks = {"batch": record["chunk_size"]}
-    with expected_warnings():
-        dataset: xr.Dataset = xr.open_zarr(LocalStore(path, read_only=True), consolidated=False, chunks=chunks)
-    return dataset[list(record["variables"])]
+    try:
+        with expected_warnings():
+            dataset: xr.Dataset = xr.open_zarr(LocalStore(path, read_only=True), consolidated=False, chunks=chunks)
+        dataset = dataset[list(record["variables"])]
+    except (ValueError, TypeError, KeyError) as error:
+        raise damage(path, error) from error
+    if dataset.sizes["batch"] < record["n_samples"]:
+        raise StoreError(
+            f"the arrays of the store at {str(path)!r} are shorter than its {record['n_samples']} samples, since an "
+            "extension was cut off; run dasksim.generate or dasksim.extend for that many samples to go on"
+        )
+    return dataset.isel(batch=slice(record["n_samples"]))  # arrays may be longer, where another run has made them so
+
+
+def damage(path: Path, error: Exception) -> StoreError:
+    """Return the error that says that a store is damaged."""
+    line = (str(error).splitlines() or [""])[0][:200]
+    return StoreError(
+        f"the store at {str(path)!r} is damaged ({type(error).__name__}: {line}); dasksim.verify tells where, and "
+        "generate(..., repair=True) mends it"
+    )
 
 
 def _existing(store: str | Path) -> tuple[Path, dict[str, Any]]:

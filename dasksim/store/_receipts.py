@@ -6,7 +6,7 @@ its presence alone says that the chunk is complete: it is written after the data
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.codecs import Crc32cCodec
 from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
@@ -103,6 +104,7 @@ class Receipts:
             shape=(n_chunks,),
             dtype="str",
             chunks=(1,),
+            compressors=[Crc32cCodec()],
             fill_value="",
             dimension_names=("chunk",),
             chunk_key_encoding=one_file_a_chunk,
@@ -113,7 +115,7 @@ class Receipts:
             shape=(n_chunks, len(fields)),
             dtype="uint64",
             chunks=(1, len(fields)),
-            compressors=None,
+            compressors=[Crc32cCodec()],
             fill_value=0,
             dimension_names=("chunk", "field"),
             chunk_key_encoding=one_file_a_chunk,
@@ -138,6 +140,14 @@ class Receipts:
         """Return the fields of a receipt; zeros if there is none."""
         return dict(zip(self._fields, np.asarray(self._array[chunk]).tolist(), strict=True))
 
+    def hold(self, chunk: int, digests: Mapping[str, int]) -> bool:
+        """Whether there is a receipt for a chunk of the same content."""
+        try:
+            found = self.read(chunk)
+        except ValueError:
+            return False
+        return bool(found["complete"]) and all(found.get(f"digest:{name}", 0) == digests[name] for name in digests)
+
     def remove(self, chunk: int) -> None:
         """Remove a receipt, so that its chunk is simulated again."""
         sync(self._array.store.delete(f"{self._array.path}/c.{chunk}.0"))
@@ -149,17 +159,25 @@ class Receipts:
 
         A chunk that was the last, short one before the store was extended may have a receipt for its beginning only.
         """
-        complete = sync(_listed(self._array))
         n, size = self._record["n_samples"], self._record["chunk_size"]
+        complete = {chunk for chunk in sync(_listed(self._array)) if chunk * size < n}
         once_last = {before // size for before in self._record.get("extended_from", ()) if before % size}
-        short = {c for c in once_last & complete if self.read(c)["complete"] < min(size, n - c * size)}
-        return complete - short
+        return {c for c in complete if c not in once_last or not self._is_short(c, min(size, n - c * size))}
+
+    def _is_short(self, chunk: int, n_rows: int) -> bool:
+        try:
+            return self.read(chunk)["complete"] < n_rows
+        except ValueError:  # damaged, which is not to say that there is none
+            return False
 
     def totals(self) -> dict[str, int]:
         """Return the sums of all fields but ``complete`` over all complete chunks."""
         chunks = sorted(self.complete_chunks())
-        rows = np.asarray(self._array[: chunks[-1] + 1]) if chunks else np.zeros((0, len(self._fields)), "uint64")
-        columns = {field: rows[:, i] for i, field in enumerate(self._fields)}
+        try:
+            rows = np.asarray(self._array[: chunks[-1] + 1]) if chunks else np.zeros((0, len(self._fields)), "uint64")
+        except ValueError as error:
+            raise self._unreadable("receipts", chunks, self.read) from error
+        columns = {field: rows[chunks, i] for i, field in enumerate(self._fields)}
         columns.setdefault("accepted", columns["proposals"])  # older stores have no such fields
         columns.setdefault("failed", np.zeros(0, "uint64"))
         return {field: int(columns[field].sum()) for field in _FIELDS[1:]}
@@ -168,9 +186,30 @@ class Receipts:
         """Return what failed in all complete chunks, the most frequent first."""
         if self._failures is None:
             return ()
-        chunks = sync(_listed(self._failures)) & self.complete_chunks()
-        found = (json.loads(str(self._failures[chunk])) for chunk in sorted(chunks))
-        return summed(Failure(**failure) for failures in found for failure in failures)
+        chunks = sorted(sync(_listed(self._failures)) & self.complete_chunks())
+        try:
+            return summed(failure for chunk in chunks for failure in self.failures_of(chunk))
+        except (ValueError, TypeError) as error:
+            raise self._unreadable("failures", chunks, self.failures_of) from error
+
+    def failures_of(self, chunk: int) -> tuple[Failure, ...]:
+        """Return what failed in a chunk, as its receipt says that something did; else it is a former receipt's."""
+        if self._failures is None or not self.read(chunk).get("failed", 1):
+            return ()
+        return tuple(Failure(**failure) for failure in json.loads(str(self._failures[chunk])))
+
+    def _unreadable(self, what: str, chunks: Sequence[int], read: Callable[[int], Any]) -> StoreError:
+        """Return the error that says of which chunks something cannot be read."""
+        bad = []
+        for chunk in chunks:
+            try:
+                read(chunk)
+            except (ValueError, TypeError):
+                bad.append(chunk)
+        return StoreError(
+            f"the {what} of the chunks {bad} in {self._array.store} are damaged; dasksim.verify lists all that is "
+            "damaged in a store, and generate(..., repair=True) simulates such chunks again"
+        )
 
 
 def create_or_grow(group: zarr.Group, path: str, **how: Any) -> None:
@@ -180,7 +219,7 @@ def create_or_grow(group: zarr.Group, path: str, **how: Any) -> None:
     except ContainsArrayError:
         array = _array(group, path)
         if array.shape[0] < how["shape"][0]:
-            array.resize(how["shape"])
+            array.resize((how["shape"][0], *array.shape[1:]))  # receipts of older stores have fewer fields
 
 
 def _array(group: zarr.Group, path: str) -> zarr.Array[Any]:

@@ -23,7 +23,7 @@ from dasksim._chunk import Chunk
 from dasksim._failures import VALID
 from dasksim.errors import OutputError, StoreError, StoreMismatchError
 from dasksim.store._layout import ArrayLayout, StoreLayout
-from dasksim.store._read import ATTRIBUTE, expected_warnings, read_record
+from dasksim.store._read import ATTRIBUTE, damage, expected_warnings, read_record
 from dasksim.store._receipts import RECEIPTS, Receipt, Receipts, create_or_grow, digest_rows
 
 __all__ = [
@@ -87,12 +87,14 @@ def create_arrays(path: Path, layout: StoreLayout) -> None:
         group = zarr.open_group(store, mode="r+", use_consolidated=False)
         for array in layout.arrays:
             _create_array(group, array)
-        if RECEIPTS not in group:  # what comes before them may have been cut off
+        if RECEIPTS not in group or any(dim not in group for dim in layout.coords):  # creation may have been cut off
             _write_coords(store, layout.coords)
         names = dict.fromkeys([*(array.name for array in layout.arrays), VALID])  # samples may be masked later on
         Receipts.create(group, layout.n_chunks, list(names))
     except OSError as error:
         raise StoreError(f"cannot write a store at {str(path)!r}: {error}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise damage(path, error) from error
 
 
 def _root(record: Mapping[str, Any]) -> Buffer:
@@ -148,15 +150,21 @@ def forget_chunks(path: Path, record: Mapping[str, Any], chunks: Iterable[int]) 
         raise StoreError(f"cannot write to the store at {str(path)!r}: {error}") from error
 
 
-def finish_store(path: Path) -> None:
+def finish_store(path: Path, record: Mapping[str, Any]) -> None:
     """Gather the metadata of a complete store in its root, so that readers open it at once and xarray has no warning.
 
     The root is replaced as a whole; what it says of the store stays.
     """
-    store = LocalStore(path)
-    if zarr.open_group(store, mode="r").metadata.consolidated_metadata is None:
-        with expected_warnings():
-            zarr.consolidate_metadata(store)
+    store, n = LocalStore(path), record["n_samples"]
+    try:
+        gathered = zarr.open_group(store, mode="r").metadata.consolidated_metadata
+        if gathered is None or any(gathered.metadata[name].shape[0] < n for name in record["variables"]):  # type: ignore[union-attr]
+            with expected_warnings():
+                zarr.consolidate_metadata(store)
+    except OSError as error:
+        raise StoreError(f"cannot write to the store at {str(path)!r}: {error}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise damage(path, error) from error
 
 
 def remove_store(path: Path) -> None:
@@ -181,13 +189,14 @@ def remove_store(path: Path) -> None:
 
 
 class _Unread(WrapperStore[LocalStore]):
-    """A store in which no chunk can be read: Zarr then writes shards whole, and does not merge them with what is there.
+    """A store in which no shard can be read: Zarr then writes shards whole, and does not merge them with what is there.
 
     What is there without a receipt may be anything.
     """
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Any:
-        return await super().get(key, prototype, byte_range) if key.endswith("zarr.json") else None
+        is_readable = key.endswith("zarr.json") or key.startswith(f"{_RECEIPTS_FOLDER}/")
+        return await super().get(key, prototype, byte_range) if is_readable else None
 
 
 class ChunkWriter:
@@ -246,7 +255,8 @@ class ChunkWriter:
         try:
             self._check_record()
         except StoreMismatchError:
-            receipts.remove(chunk)  # what was written may lie over another run's
+            if not receipts.hold(chunk, digests):  # what was written may lie over another run's
+                receipts.remove(chunk)
             raise
         nanoseconds = time.perf_counter_ns() - start
         receipt = Receipt(chunk, n_rows, made.n_proposals, made.n_accepted, nanoseconds, digests, made.failures)
@@ -263,7 +273,7 @@ class ChunkWriter:
     def _open(self) -> tuple[dict[str, zarr.Array[Any]], Receipts]:
         with self._lock:
             if self._opened is None:
-                group = zarr.open_group(_Unread(LocalStore(self.path)), mode="r+")
+                group = zarr.open_group(_Unread(LocalStore(self.path)), mode="r+", use_consolidated=False)
                 arrays = {array.name: _array(group, array.name) for array in self.layout.arrays}
                 self._opened = arrays, Receipts(group, self.layout.record)
             return self._opened
