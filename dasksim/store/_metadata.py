@@ -47,19 +47,21 @@ def forget_metadata(path: Path, record: Mapping[str, Any]) -> None:
 
 def _opened(store: LocalStore, name: str) -> _Node:
     try:
-        return zarr.open(store, path=name, mode="r")
-    except (ValueError, TypeError, KeyError, FileNotFoundError):
+        return zarr.open_group(store, mode="r", use_consolidated=False)[name]
+    except (ValueError, TypeError, KeyError):
         return None
 
 
 def _fits(node: _Node, name: str, record: Mapping[str, Any]) -> bool:
     variable, coord = record["variables"].get(name), record.get("coords", {}).get(name)
-    if variable is None and coord is None:
-        return node is not None
+    if name == RECEIPTS.partition("/")[0]:
+        return isinstance(node, zarr.Group)
     if not isinstance(node, zarr.Array):
         return False
+    if variable is None and coord is None:
+        return True
     if variable is None:
-        return _strings(node) == coord
+        return bool(_strings(node) == coord)
     dims = list(getattr(node.metadata, "dimension_names", None) or ())
     found = {"dims": dims, "shape": list(node.shape[1:]), "dtype": node.dtype.name}
     if found != variable or node.shards is None:

@@ -110,7 +110,7 @@ def open_receipts(path: Path, record: Mapping[str, Any]) -> Receipts | None:
     except (FileNotFoundError, KeyError):
         return None
     except (ValueError, TypeError) as error:
-        raise damage(path, error) from error
+        raise StoreError(damage(path, error)) from error
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def open_part(store: str | Path) -> xr.Dataset:
             dataset: xr.Dataset = xr.open_zarr(LocalStore(path, read_only=True), consolidated=False, chunks=chunks)
         dataset = dataset[list(record["variables"])]
     except (ValueError, TypeError, KeyError) as error:
-        raise damage(path, error) from error
+        raise StoreError(damage(path, error)) from error
     if dataset.sizes["batch"] < record["n_samples"]:
         raise StoreError(
             f"the arrays of the store at {str(path)!r} are shorter than its {record['n_samples']} samples, since an "
@@ -297,10 +297,10 @@ def open_part(store: str | Path) -> xr.Dataset:
     return dataset.isel(batch=slice(record["n_samples"]))  # arrays may be longer, where another run has made them so
 
 
-def damage(path: Path, error: Exception) -> StoreError:
-    """Return the error that says that a store is damaged."""
+def damage(path: Path, error: Exception) -> str:
+    """Return the message that says that a store is damaged."""
     line = (str(error).splitlines() or [""])[0][:200]
-    return StoreError(
+    return (
         f"the store at {str(path)!r} is damaged ({type(error).__name__}: {line}); dasksim.verify tells where, and "
         "generate(..., repair=True) mends it"
     )

@@ -94,7 +94,7 @@ def create_arrays(path: Path, layout: StoreLayout) -> None:
     except OSError as error:
         raise StoreError(f"cannot write a store at {str(path)!r}: {error}") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise damage(path, error) from error
+        raise StoreError(damage(path, error)) from error
 
 
 def _root(record: Mapping[str, Any]) -> Buffer:
@@ -164,7 +164,7 @@ def finish_store(path: Path, record: Mapping[str, Any]) -> None:
     except OSError as error:
         raise StoreError(f"cannot write to the store at {str(path)!r}: {error}") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise damage(path, error) from error
+        raise StoreError(damage(path, error)) from error
 
 
 def remove_store(path: Path) -> None:
