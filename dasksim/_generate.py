@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from dasksim._chunk import check_policy
@@ -388,9 +389,9 @@ def _check_part(part: Any) -> tuple[int, int] | None:
     if part is None:
         return None
     is_pair = isinstance(part, Sequence) and not isinstance(part, str) and len(part) == 2
-    if not is_pair or any(isinstance(value, bool) or not isinstance(value, int) for value in part):
+    if not is_pair or any(isinstance(value, bool) or not isinstance(value, int | np.integer) for value in part):
         raise ArgumentTypeError(f"part must be a pair of integers (i, m), the i-th of m shares; got {part!r}")
-    i, m = part
+    i, m = map(int, part)
     if not 0 <= i < m:
         raise ArgumentError(f"part=(i, m) needs 0 <= i < m, with i counted from 0; got {part!r}")
     return i, m

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import pytest
 import xarray as xr
 from bits import array_bytes, bits, file_bytes, prefix_of, receipt_files
 from calls import Calls, counted_simulator
+from test_kill import RUNS, SIMULATOR, kill_at
 
 from dasksim import (
     ArgumentError,
@@ -386,6 +389,40 @@ def test_what_cannot_be_extended_is_refused_and_left_alone(tmp_path: Path) -> No
     with pytest.raises(StoreError, match="is not empty and is no store made by dasksim"):
         extend(tmp_path / "folder", simulator(), 20)
     assert file_bytes(tmp_path / "folder") == {"precious.txt": b"!"}
+
+
+def check_killed_extensions(folder: Path, scheduler: str, n_kills: int, seed: int) -> None:
+    (folder / "simulators.py").write_text(SIMULATOR)
+    name, options, n = RUNS[scheduler]
+    target, expected = f"{folder / 'simulators.py'}:{name}", folder / "at_once.zarr"
+    start = [sys.executable, "-m", "dasksim"]
+    more = ["--scheduler", scheduler, "--no-progress"]
+    for n_samples, where in ((n, expected), (n // 3 + 1, folder / "short.zarr")):
+        run = [*start, "generate", target, str(where), "-n", str(n_samples), "--seed", "1", *options, *more]
+        subprocess.run(run, check=True, stderr=subprocess.DEVNULL)
+    moments, content, cut = random.Random(seed), array_bytes(expected), []
+    for i in range(n_kills):
+        path = Path(shutil.copytree(folder / "short.zarr", folder / f"killed-{i}.zarr"))
+        run = [*start, "extend", target, str(path), "-n", str(n), *more]
+        kill_at(moments.uniform(0.34, 1), moments.uniform(0, 0.02), run, path, status(expected).n_chunks)
+        cut.append(status(path).n_complete)
+        assert verify(path).is_good
+        subprocess.run(run, check=True, stderr=subprocess.DEVNULL)
+        found = {name: value for name, value in array_bytes(path).items() if not name.endswith(".partial")}
+        assert found == content
+        shutil.rmtree(path)
+    print(f"{scheduler}: killed with {cut} of {status(expected).n_chunks} chunks complete")
+    assert any(n_complete < status(expected).n_chunks for n_complete in cut)
+
+
+def test_killed_extension_is_gone_on_with_to_the_same_bytes(tmp_path: Path) -> None:
+    check_killed_extensions(tmp_path, "threads", n_kills=2, seed=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", RUNS)
+def test_extensions_killed_at_many_moments_are_gone_on_with(scheduler: str, tmp_path: Path) -> None:
+    check_killed_extensions(tmp_path, scheduler, n_kills=15, seed=2025)
 
 
 def test_several_processes_extend_by_parts_at_once(tmp_path: Path) -> None:
