@@ -3,8 +3,9 @@
 import contextlib
 import json
 import math
+import os
+import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,14 +87,24 @@ def _is_unfinished(path: Path) -> bool:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the unfinished files of writers that were killed."""
-    oldest = time.time() - _LEFTOVER_SECONDS
-    for file in path.rglob("*.partial"):
+    """Remove the unfinished files of writers that were killed, if the store can be written."""
+    files = list(path.rglob("*.partial"))
+    oldest = _clock(path) - _LEFTOVER_SECONDS if files else 0.0
+    for file in files:
         try:
             if file.stat().st_mtime < oldest:
                 file.unlink()
         except FileNotFoundError:  # its writer finished
             continue
+
+
+def _clock(path: Path) -> float:
+    """Return the time by the clock that stamps files, which need not be this machine's; 0 if it is unknown."""
+    try:
+        with tempfile.TemporaryFile(dir=path) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return 0.0
 
 
 def open_receipts(path: Path, record: Mapping[str, Any]) -> Receipts | None:

@@ -235,7 +235,10 @@ class ChunkWriter:
         start = time.perf_counter_ns()
         made = simulate()
         try:
-            return self._write(chunk, made, start)
+            try:
+                return self._write(chunk, made, start)
+            except FileNotFoundError:  # it stood still for so long that another run took its file for a leftover
+                return self._write(chunk, made, start)
         except StoreError:
             raise
         except OSError as error:
