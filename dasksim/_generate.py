@@ -15,7 +15,7 @@ from dasksim._executors import check_scheduler, connect
 from dasksim._failures import Policy
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan, as_shape, check_flag
-from dasksim._record import again_dtypes, agreed, extended, store_layout, stored_policy
+from dasksim._record import again_dtypes, agreed, check_lazy_conditions, extended, store_layout, stored_policy
 from dasksim._run import check_memory, run_chunks
 from dasksim._streams import check_seed
 from dasksim._verify import bad_chunks
@@ -167,6 +167,7 @@ def generate(
         if own_seed is None and found["seed"] != task.plan.seed:  # another writer has come first, with its own seed
             task = request.resolve(shape, found["seed"], sub_batch_size, chunk_size, dtypes, policy)
         record = agreed(path, found, task.layout.record, request.allow_changed)
+        check_lazy_conditions(path, found, task.pipeline, task.plan)
         _agree(path, found, record)
         return request.complete(task, record, executor)
 
@@ -246,6 +247,7 @@ def extend(
     with connect(check_scheduler(scheduler, task.pipeline.is_batched)) as executor:
         check_memory(task.plan, task.pipeline, executor)
         record = agreed(path, longer, task.layout.record, request.allow_changed)
+        check_lazy_conditions(path, found, task.pipeline, task.plan)
         _agree(path, found, record)
         return request.complete(task, record, executor)
 

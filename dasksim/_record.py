@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 
+from dasksim._chunk import given_lazily
 from dasksim._conditions import Condition
 from dasksim._failures import VALID, Policy
 from dasksim._pipeline import Pipeline
@@ -18,12 +20,23 @@ from dasksim._plan import Plan
 from dasksim._provenance import describe_condition, provenance
 from dasksim.errors import ArgumentTypeError, StoreError, StoreMismatchError
 from dasksim.simulators import Simulator
-from dasksim.store import FORMAT, ArrayLayout, StoreLayout, choose_inner_rows, read_record, stored_dtypes
+from dasksim.store import (
+    FORMAT,
+    ArrayLayout,
+    StoreLayout,
+    cast,
+    choose_inner_rows,
+    digest_rows,
+    open_receipts,
+    read_record,
+    stored_dtypes,
+)
 
 __all__ = [
     "StoredRequest",
     "again_dtypes",
     "agreed",
+    "check_lazy_conditions",
     "extended",
     "stage_differences",
     "store_layout",
@@ -245,6 +258,31 @@ def _begins(before: Any, condition: Condition | None, n_before: int) -> bool:
     if condition is None or condition.is_scalar or not isinstance(before, dict):
         return False
     return bool(before == describe_condition(replace(condition, values=condition.values[:n_before])))
+
+
+def check_lazy_conditions(path: Path, found: Mapping[str, Any], pipeline: Pipeline, plan: Plan) -> None:
+    """Refuse lazy conditions that are others than a store holds; they have no digest, so one complete chunk must do.
+
+    Raises
+    ------
+    StoreMismatchError
+        If they have other values in the first complete chunk.
+    """
+    receipts = open_receipts(path, found)
+    if not any(isinstance(c.values, da.Array) for c in pipeline.conditions.values()) or receipts is None:
+        return
+    for chunk in sorted(receipts.complete_chunks()):
+        receipt = receipts.read_if_sound(chunk)
+        if receipt.get("complete") != plan.n_rows(chunk) or receipt.get("failed"):  # cut short, or with samples masked
+            continue
+        for name, values in given_lazily(pipeline, plan, chunk).items():
+            stored = cast(values, name, np.dtype(found["variables"][name]["dtype"]))
+            if digest_rows(stored) != receipt.get(f"digest:{name}"):
+                raise StoreMismatchError(
+                    f"condition {name!r} has other values in chunk {chunk} than the store at {str(path)!r} was made "
+                    "with; give the same ones, choose another path, or pass overwrite=True to make it anew"
+                )
+        return
 
 
 def stage_differences(found: Sequence[Any], wanted: Sequence[Any]) -> list[str]:

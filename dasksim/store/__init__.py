@@ -14,7 +14,7 @@ from dasksim.store._read import (
     remove_leftovers,
     status,
 )
-from dasksim.store._receipts import Receipt, Receipts
+from dasksim.store._receipts import Receipt, Receipts, digest_rows
 from dasksim.store._write import (
     ChunkWriter,
     cast,
@@ -40,6 +40,7 @@ __all__ = [
     "choose_inner_rows",
     "create_arrays",
     "create_root",
+    "digest_rows",
     "finish_store",
     "forget_chunks",
     "forget_metadata",

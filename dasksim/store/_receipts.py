@@ -140,13 +140,17 @@ class Receipts:
         """Return the fields of a receipt; zeros if there is none."""
         return dict(zip(self._fields, np.asarray(self._array[chunk]).tolist(), strict=True))
 
+    def read_if_sound(self, chunk: int) -> dict[str, int]:
+        """Return the fields of a receipt, none if it cannot be read."""
+        try:
+            return self.read(chunk)
+        except ValueError:
+            return {}
+
     def hold(self, chunk: int, digests: Mapping[str, int]) -> bool:
         """Whether there is a receipt for a chunk of the same content."""
-        try:
-            found = self.read(chunk)
-        except ValueError:
-            return False
-        return bool(found["complete"]) and all(found.get(f"digest:{name}", 0) == digests[name] for name in digests)
+        found = self.read_if_sound(chunk)
+        return bool(found.get("complete")) and all(found.get(f"digest:{name}", 0) == digests[name] for name in digests)
 
     def remove(self, chunk: int) -> None:
         """Remove a receipt, so that its chunk is simulated again."""
@@ -165,10 +169,7 @@ class Receipts:
         return {c for c in complete if c not in once_last or not self._is_short(c, min(size, n - c * size))}
 
     def _is_short(self, chunk: int, n_rows: int) -> bool:
-        try:
-            return self.read(chunk)["complete"] < n_rows
-        except ValueError:  # damaged, which is not to say that there is none
-            return False
+        return self.read_if_sound(chunk).get("complete", n_rows) < n_rows  # a damaged one is there nevertheless
 
     def totals(self) -> dict[str, int]:
         """Return the sums of all fields but ``complete`` over all complete chunks."""
