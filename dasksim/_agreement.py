@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import dask.array as da
 import numpy as np
 
+from dasksim._chunk import given_lazily
 from dasksim._conditions import Condition
 from dasksim._failures import VALID, Policy
 from dasksim._pipeline import Pipeline
@@ -23,15 +25,20 @@ from dasksim.store import (
     Location,
     StoreLayout,
     StoreLike,
+    cast,
     choose_inner_rows,
+    digest_rows,
     locate,
+    open_receipts,
     read_record,
     stored_dtypes,
 )
 
 __all__ = [
     "StoredRequest",
+    "again_dtypes",
     "agreed",
+    "check_lazy_conditions",
     "extended",
     "stage_differences",
     "store_layout",
@@ -70,6 +77,13 @@ class StoredRequest:
 def stored_policy(record: Mapping[str, Any]) -> Policy:
     """Return what a store does with samples that fail."""
     return Policy(*(str(record.get(name, default)) for name, default in _DEFAULTS.items()))
+
+
+def again_dtypes(record: Mapping[str, Any], pipeline: Pipeline) -> dict[str, str]:
+    """Return the dtypes in which a store holds variables, as far as what a simulator makes now can be cast to them."""
+    stored = {name: variable["dtype"] for name, variable in record["variables"].items()}
+    made = {v.name: v.dtype for v in pipeline.variables}
+    return {n: stored[n] for n in made if n in stored and np.can_cast(made[n], stored[n], "same_kind")}
 
 
 def stored_record(store: StoreLike) -> tuple[Location, dict[str, Any]]:
@@ -251,6 +265,32 @@ def _begins(before: Any, condition: Condition | None, n_before: int) -> bool:
     if condition is None or condition.is_scalar or not isinstance(before, dict):
         return False
     return bool(before == describe_condition(replace(condition, values=condition.values[:n_before])))
+
+
+def check_lazy_conditions(location: Location, found: Mapping[str, Any], pipeline: Pipeline, plan: Plan) -> None:
+    """Refuse lazy conditions that are others than a store holds; they have no digest, so one complete chunk must do.
+
+    Raises
+    ------
+    StoreMismatchError
+        If they have other values in the first complete chunk.
+    """
+    is_lazy = any(isinstance(condition.values, da.Array) for condition in pipeline.conditions.values())
+    receipts = open_receipts(location) if is_lazy else None
+    if receipts is None:
+        return
+    for chunk in sorted(receipts.complete_chunks()):
+        receipt = receipts.read_if_sound(chunk)
+        if receipt.get("complete") != plan.n_rows(chunk) or receipt.get("failed"):  # cut short, or with samples masked
+            continue
+        for name, values in given_lazily(pipeline, plan, chunk).items():
+            stored = cast(values, name, np.dtype(found["variables"][name]["dtype"]))
+            if digest_rows(stored) != receipt.get(f"digest:{name}"):
+                raise StoreMismatchError(
+                    f"condition {name!r} has other values in chunk {chunk} than the store at {location.name!r} was "
+                    "made with; give the same ones, choose another path, or pass overwrite=True to make it anew"
+                )
+        return
 
 
 def stage_differences(found: Sequence[Any], wanted: Sequence[Any]) -> list[str]:

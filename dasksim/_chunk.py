@@ -16,7 +16,7 @@ from dasksim._plan import Plan
 from dasksim._schema import Variable
 from dasksim.errors import ArgumentError
 
-__all__ = ["Chunk", "check_policy", "in_memory", "replay_sub_batch", "simulate_chunk"]
+__all__ = ["Chunk", "check_policy", "given_lazily", "in_memory", "replay_sub_batch", "simulate_chunk"]
 
 Array = npt.NDArray[Any]
 
@@ -115,6 +115,16 @@ def replay_sub_batch(pipeline: Pipeline, plan: Plan, sample: int, policy: Policy
     conditions = in_memory(pipeline.condition_rows(sub_batch, alone))
     part = SubBatchRun(pipeline, plan, policy, sub_batch, conditions, strict_at=sample).run()
     return dict(part.made), _joined(pipeline, alone, sub_batch, conditions, policy, [part])
+
+
+def given_lazily(pipeline: Pipeline, plan: Plan, chunk: int) -> dict[str, Array]:
+    """Return the variables of a chunk that are lazy conditions, computed, as they stand in the dataset."""
+    rows = {
+        name: values for name, values in pipeline.condition_rows(chunk, plan).items() if isinstance(values, da.Array)
+    }
+    given = [v for v in pipeline.variables if v.name in rows and pipeline.sources[v.name] is None]
+    values = in_memory({v.name: rows[v.name] for v in given})
+    return {v.name: _array(v, {None: values}, pipeline, plan, chunk) for v in given}
 
 
 def in_memory(conditions: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import xarray as xr
 
-from dasksim._agreement import agreed, extended, stored_policy
+from dasksim._agreement import agreed, check_lazy_conditions, extended
 from dasksim._executors import check_scheduler, connect
 from dasksim._failures import Policy
 from dasksim._plan import as_shape, check_flag
@@ -16,14 +16,9 @@ from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.simulators import Simulator
 from dasksim.store import (
     StoreLike,
-    check_store,
-    create_arrays,
     create_root,
-    forget_chunks,
-    open_receipts,
     read_record,
     remove_store,
-    replace_root,
 )
 
 __all__ = ["extend", "generate"]
@@ -163,7 +158,7 @@ def generate(
         check_memory(task.plan, task.pipeline, executor)
         if found is not None and not overwrite:
             agreed(location, found, task.layout.record, request.allow_changed)
-            check_store(location, found)
+            request.check(found)
         with location.changing("make the store") as place:
             if found is not None and overwrite:
                 remove_store(place)
@@ -171,9 +166,8 @@ def generate(
             if own_seed is None and found["seed"] != task.plan.seed:  # another writer has come first, with its own seed
                 task = request.resolve(shape, found["seed"], sub_batch_size, chunk_size, dtypes, policy)
             record = agreed(location, found, task.layout.record, request.allow_changed)
-            if record != found:
-                replace_root(place, record)
-            create_arrays(place, task.layout)
+            check_lazy_conditions(place, found, task.pipeline, task.plan)
+            request.prepare(place, task, found, record)
         return request.complete(task, record, executor)
 
 
@@ -249,7 +243,7 @@ def extend(
     found = read_record(location)
     if found is None:
         raise StoreError(f"there is no store at {location.name!r} to extend; make one with dasksim.generate")
-    check_store(location, found)
+    request.check(found)
     shape = as_shape("n_samples", n_samples)
     if len(shape) > 1:
         raise ArgumentTypeError(f"n_samples must be an integer, the length of the batch axis; got {n_samples!r}")
@@ -258,20 +252,12 @@ def extend(
             f"n_samples={n_samples} is less than the {found['n_samples']} samples that the store at {location.name!r} "
             "is made for; a store cannot be made shorter, but a selection of it can be used"
         )
-    policy = stored_policy(found)
-    dtypes = {name: variable["dtype"] for name, variable in found["variables"].items() if name != policy.mask}
-    task = request.resolve(
-        (shape[0], *found["further"]), found["seed"], found["sub_batch_size"], found["chunk_size"], dtypes, policy
-    )
+    task = request.resolve_again(found, shape[0])
     longer = extended(found, task.layout.record, task.pipeline)
     with connect(check_scheduler(scheduler, task.pipeline.is_batched)) as executor:
         check_memory(task.plan, task.pipeline, executor)
         record = agreed(location, longer, task.layout.record, request.allow_changed)
-        last, is_short = divmod(found["n_samples"], found["chunk_size"])
+        check_lazy_conditions(location, found, task.pipeline, task.plan)
         with location.changing("make the store longer") as place:
-            if found["n_samples"] < shape[0] and is_short and open_receipts(location) is not None:
-                forget_chunks(place, found, [last])
-            if record != found:
-                replace_root(place, record)
-            create_arrays(place, task.layout)
+            request.prepare(place, task, found, record)
         return request.complete(task, record, executor)

@@ -6,6 +6,7 @@ import importlib.metadata
 import inspect
 import platform
 import textwrap
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,9 @@ def digest_array(values: npt.NDArray[Any]) -> str:
 def source_digest(function: Any) -> str:
     """Return a digest of a function's source, blind to comments, docstrings and layout.
 
-    Where no source can be read (builtins, code typed into ``python -c``), its bytecode stands in, which differs between
-    versions of Python. An object may say itself what it is, by Dask's method ``__dask_tokenize__``.
+    A lambda is told from what stands beside it by where its code comes from. Where no source can be read (builtins,
+    code typed into ``python -c``), its bytecode stands in, which differs between versions of Python. An object may say
+    itself what it is, by Dask's method ``__dask_tokenize__``.
     """
     while hasattr(function, "func"):
         function = function.func
@@ -83,12 +85,43 @@ def source_digest(function: Any) -> str:
         return hashlib.blake2b(repr(function.__dask_tokenize__()).encode(), digest_size=8).hexdigest()
     if not inspect.isroutine(function) and not isinstance(function, type):
         function = type(function)
+    code = getattr(function, "__code__", None)
     try:
-        text = _normalised(textwrap.dedent(inspect.getsource(function)))
+        found = _lambda(code) if code and code.co_name == "<lambda>" else None
+        text = ast.dump(found) if found else _normalised(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError):
-        code = getattr(function, "__code__", None)
-        text = repr((code.co_code, code.co_names, code.co_varnames)) if code else repr(function)
+        text = _bytecode(code) if code else repr(function)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _lambda(code: CodeType) -> ast.Lambda | None:
+    """Return the lambda in the source that code was compiled from: the innermost one whose body has all its positions.
+
+    Raises
+    ------
+    OSError
+        If the source cannot be read.
+    """
+    lines, _ = inspect.findsource(code)
+    places = [(p[0], p[2], p[1], p[3]) for p in code.co_positions() if None not in p and p[2] != p[3]]
+    try:
+        lambdas = [node for node in ast.walk(ast.parse("".join(lines))) if isinstance(node, ast.Lambda)]
+    except SyntaxError:
+        return None
+    spans = [(_span(node.body), node) for node in lambdas if node.lineno == code.co_firstlineno]
+    around = [
+        (start, end, node) for (start, end), node in spans if all(start <= p[:2] and p[2:] <= end for p in places)
+    ]
+    return max(around, key=lambda found: found[0])[2] if places and around else None
+
+
+def _span(node: ast.expr) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
+
+
+def _bytecode(code: CodeType) -> str:
+    constants = [_bytecode(value) if isinstance(value, CodeType) else repr(value) for value in code.co_consts]
+    return repr((code.co_code, code.co_names, code.co_varnames, constants))
 
 
 def _normalised(source: str) -> str:

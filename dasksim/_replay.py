@@ -137,7 +137,7 @@ def replay(
     sub_batch, row = divmod(int(sample), plan.sub_batch_size)
     checker = ChunkChecker(request.location, record)
     variables = {name: cast(chunk.variables[name], name, array.dtype)[row] for name, array in checker.arrays.items()}
-    is_stored = sample // plan.chunk_size in checker.receipts.complete_chunks()
+    is_stored = sample // plan.chunk_size in checker.complete
     if is_stored:
         stored = checker.sample(int(sample))
         different = [name for name, value in variables.items() if value.tobytes() != stored[name].tobytes()]

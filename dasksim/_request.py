@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
-from dasksim._agreement import store_layout
+from dasksim._agreement import again_dtypes, store_layout, stored_policy
 from dasksim._chunk import check_policy
 from dasksim._executors import check_scheduler
 from dasksim._failures import Policy
@@ -15,19 +16,24 @@ from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan, check_flag
 from dasksim._run import check_retries, run_chunks
 from dasksim._verify import bad_chunks
-from dasksim.errors import ArgumentError, ArgumentTypeError
+from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
 from dasksim.simulators import Simulator
 from dasksim.store import (
     ChunkChecker,
     Location,
     StoreLayout,
+    check_store,
+    create_arrays,
     finish_store,
     forget_chunks,
+    forget_metadata,
     locate,
     open_dataset,
     open_part,
     open_receipts,
     open_writer,
+    read_record,
+    replace_root,
 )
 
 __all__ = ["Request", "Task", "scheduler_for"]
@@ -121,6 +127,37 @@ class Request:
         pipeline = replace(pipeline, store=self.location.name)
         return Task(pipeline, plan, store_layout(pipeline, plan, dtypes, policy), policy)
 
+    def resolve_again(self, found: Mapping[str, Any], n_samples: int) -> Task:
+        """Resolve what a store was made of, for another number of samples."""
+        shape = (n_samples, *found["further"])
+        sizes, policy = (found["sub_batch_size"], found["chunk_size"]), stored_policy(found)
+        task = self.resolve(shape, found["seed"], *sizes, None, policy)
+        dtypes = again_dtypes(found, task.pipeline)
+        return replace(task, layout=store_layout(task.pipeline, task.plan, dtypes, policy))
+
+    def check(self, found: Mapping[str, Any]) -> None:
+        """Check that a store can be continued; damaged metadata can, if they are to be repaired."""
+        check_store(self.location, found, check_metadata=not self.repair)
+
+    def prepare(self, place: Location, task: Task, found: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Have a store say what it shall, unless another call has changed it since, and create what it lacks.
+
+        Raises
+        ------
+        StoreMismatchError
+            If one has.
+        """
+        now = read_record(place)
+        if now not in (found, record):
+            raise StoreMismatchError(
+                f"the store at {place.name!r} was changed by another run just now; see what dasksim.status says of it"
+            )
+        if self.repair:
+            forget_metadata(place, record)
+        if now != record or self.repair:  # a repaired store's root holds no gathered metadata, which may be damaged too
+            replace_root(place, record)
+        create_arrays(place, task.layout)
+
     def complete(self, task: Task, record: Mapping[str, Any], executor: Any) -> xr.Dataset:
         """Simulate and write what is missing, and open it."""
         self.location.remove_leftovers()
@@ -141,17 +178,17 @@ class Request:
             progress=self.progress,
         )
         if self.part is None:
-            finish_store(self.location)
+            finish_store(self.location, record)
             return open_dataset(self.location)
         receipts = open_receipts(self.location)
         if receipts is not None and len(receipts.complete_chunks()) == task.plan.n_chunks:
-            finish_store(self.location)
+            finish_store(self.location, record)
         samples = (chunk * task.plan.chunk_size for chunk in (first, stop))
         return open_part(self.location).isel(batch=slice(*samples))
 
     def _forget_bad(self, record: Mapping[str, Any], chunks: range) -> None:
         checker = ChunkChecker(self.location, record)
-        complete = sorted(checker.receipts.complete_chunks().intersection(chunks))
+        complete = [chunk for chunk in checker.complete if chunk in chunks]
         bad = bad_chunks(checker, complete, self.progress)
         with self.location.changing("forget damaged chunks") as place:
             forget_chunks(place, record, bad)
@@ -190,9 +227,9 @@ def _check_part(part: Any) -> tuple[int, int] | None:
     if part is None:
         return None
     is_pair = isinstance(part, Sequence) and not isinstance(part, str) and len(part) == 2
-    if not is_pair or any(isinstance(value, bool) or not isinstance(value, int) for value in part):
+    if not is_pair or any(isinstance(value, bool) or not isinstance(value, int | np.integer) for value in part):
         raise ArgumentTypeError(f"part must be a pair of integers (i, m), the i-th of m shares; got {part!r}")
-    i, m = part
+    i, m = map(int, part)
     if not 0 <= i < m:
         raise ArgumentError(f"part=(i, m) needs 0 <= i < m, with i counted from 0; got {part!r}")
     return i, m

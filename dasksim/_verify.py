@@ -115,15 +115,14 @@ def verify(
     location, record = stored_record(store)
     request = None if simulator is None else stored_request(store, simulator, conditions)
     checker = ChunkChecker(location, record)
-    complete = sorted(checker.receipts.complete_chunks())
-    problems = bad_chunks(checker, complete, progress)
-    good = [chunk for chunk in complete if chunk not in problems]
+    problems = bad_chunks(checker, checker.complete, progress)
+    good = [chunk for chunk in checker.complete if chunk not in problems]
     chosen = sorted(np.random.default_rng().permutation(good)[:resimulate].tolist()) if request else []
     for chunk in chosen:
         if request is not None and (found := _differences(checker, request, chunk)):
             problems[chunk] = tuple(found)
     n_chunks = -(-record["n_samples"] // record["chunk_size"])
-    return Verification(location.name, n_chunks, len(complete), tuple(chosen), problems)
+    return Verification(location.name, n_chunks, len(checker.complete), tuple(chosen), problems)
 
 
 def _differences(checker: ChunkChecker, request: StoredRequest, chunk: int) -> list[str]:

@@ -1,6 +1,6 @@
 """Kill a run at each of its changes to the file system, in a fork each; run as a script by test_kill.
 
-Usage: crash_points.py FOLDER new|overwrite FIRST STEP
+Usage: crash_points.py FOLDER new|overwrite|extend FIRST STEP
 """
 
 import os
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from bits import array_bytes
 
-from dasksim import Simulator, StoreMismatchError, generate, make_simulator, status
+from dasksim import Simulator, StoreMismatchError, extend, generate, make_simulator, status, verify
 
 CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 SIZES: dict[str, Any] = {"n_samples": 10, "sub_batch_size": 2, "chunk_size": 4, "scheduler": "synchronous"}
+LONGER: dict[str, Any] = {**SIZES, "n_samples": 17}
 
 
 def simulator() -> Simulator:
@@ -69,6 +70,18 @@ def finish(path: Path, old: dict[str, bytes], new: dict[str, bytes]) -> None:
         generate(simulator(), path, seed=1, **SIZES)
         assert array_bytes(path) == old
         generate(simulator(), path, seed=2, overwrite=True, **SIZES)
+    check(path, new)
+
+
+def finish_longer(path: Path, old: dict[str, bytes], new: dict[str, bytes]) -> None:
+    """Go on with an extension after a kill."""
+    assert verify(path).is_good
+    extend(path, simulator(), LONGER["n_samples"], scheduler="synchronous")
+    check(path, new)
+    assert verify(path).is_good
+
+
+def check(path: Path, new: dict[str, bytes]) -> None:
     found = {name: content for name, content in array_bytes(path).items() if not name.endswith(".partial")}
     assert found == new, {name for name in found.keys() | new.keys() if found.get(name) != new.get(name)}
     assert status(path).is_complete
@@ -76,15 +89,20 @@ def finish(path: Path, old: dict[str, bytes], new: dict[str, bytes]) -> None:
 
 def main(folder: Path, mode: str, first: int, step: int) -> None:
     old_path, new_path, path = folder / "old.zarr", folder / "new.zarr", folder / "s.zarr"
-    for seed, where in ((1, old_path), (2, new_path)):
-        assert in_fork(lambda: generate(simulator(), where, seed=seed, **SIZES)) == 0  # noqa: B023
+    is_longer = mode == "extend"
+    calls: dict[str, Callable[[], Any]] = {
+        "new": lambda: generate(simulator(), path, seed=2, **SIZES),
+        "overwrite": lambda: generate(simulator(), path, seed=2, overwrite=True, **SIZES),
+        "extend": lambda: extend(path, simulator(), LONGER["n_samples"], scheduler="synchronous"),
+    }
+    for seed, where, sizes in ((2 if is_longer else 1, old_path, SIZES), (2, new_path, LONGER if is_longer else SIZES)):
+        assert in_fork(lambda: generate(simulator(), where, seed=seed, **sizes)) == 0  # noqa: B023
     old, new = array_bytes(old_path), array_bytes(new_path)
     for change in range(first, 10_000, step):
-        if mode == "overwrite":
+        if mode != "new":
             shutil.copytree(old_path, path)
-        run = kill_at(change, lambda: generate(simulator(), path, seed=2, overwrite=mode == "overwrite", **SIZES))
-        was_killed = os.WIFSIGNALED(in_fork(run))
-        if in_fork(lambda: finish(path, old, new)) != 0:
+        was_killed = os.WIFSIGNALED(in_fork(kill_at(change, calls[mode])))
+        if in_fork(lambda: (finish_longer if is_longer else finish)(path, old, new)) != 0:
             sys.exit(f"after a kill before change {change}")
         shutil.rmtree(path)
         if not was_killed:

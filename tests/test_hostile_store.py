@@ -232,7 +232,7 @@ DOCUMENTS: dict[str, Json] = {
 @pytest.mark.parametrize("case", DOCUMENTS)
 def test_array_other_than_the_record_says_is_refused(case: str, path: Path) -> None:
     change_document(path / "theta" / "zarr.json", **DOCUMENTS[case])
-    check_refused(path, OTHER, (open_dataset,))
+    check_refused(path, OTHER if "long" not in case else "conflicting sizes", (open_dataset,))
 
 
 @pytest.mark.parametrize("content", [b"", b"not JSON", b"[]", b"[" * 100_000])
@@ -284,7 +284,7 @@ def test_unknown_codec_is_refused(codecs: Any, path: Path) -> None:
 @pytest.mark.parametrize("grid", [None, {"name": "regular", "configuration": {"chunk_shape": [0, 0]}}, {"name": "odd"}])
 def test_impossible_grid_is_refused(grid: Any, path: Path) -> None:
     change_document(path / "theta" / "zarr.json", chunk_grid=grid)
-    check_refused(path, OTHER, (open_dataset,))
+    check_refused(path, OTHER if "long" not in case else "conflicting sizes", (open_dataset,))
 
 
 def test_arrays_that_are_not_sharded_by_chunks_are_not_written(path: Path) -> None:
@@ -372,7 +372,7 @@ def test_damaged_receipt_is_said_to_be_one(path: Path) -> None:
     receipt_files(path)[1].write_bytes(b"cut off")
     before = file_bytes(path)
     for read in (open_dataset, status):
-        with pytest.raises(StoreError, match="cannot read the receipts of "):
+        with pytest.raises(StoreError, match=r"the receipts of the chunks \[1\] in .* are damaged"):
             read(path)
     assert file_bytes(path) == before
 

@@ -5,8 +5,9 @@ from dasksim.store._icechunk import open_writer
 from dasksim.store._layout import ArrayLayout, StoreLayout, choose_inner_rows, stored_dtypes
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location
+from dasksim.store._metadata import forget_metadata
 from dasksim.store._read import Status, open_dataset, open_part, status
-from dasksim.store._receipts import Receipt, Receipts, open_receipts
+from dasksim.store._receipts import Receipt, Receipts, digest_rows, open_receipts
 from dasksim.store._record import ATTRIBUTE, FORMAT, read_record
 from dasksim.store._write import (
     ChunkWriter,
@@ -37,8 +38,10 @@ __all__ = [
     "choose_inner_rows",
     "create_arrays",
     "create_root",
+    "digest_rows",
     "finish_store",
     "forget_chunks",
+    "forget_metadata",
     "locate",
     "open_dataset",
     "open_part",

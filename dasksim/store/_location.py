@@ -6,8 +6,8 @@ import errno
 import os
 import shutil
 import stat
+import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -221,13 +221,22 @@ class Location:
 
     def remove_leftovers(self) -> None:
         """Remove the unfinished files of writers that were killed; only folders have any."""
-        oldest = time.time() - _LEFTOVER_SECONDS
-        for file in self.folder.rglob("*.partial") if self.folder is not None else ():
+        files = list(self.folder.rglob("*.partial")) if self.folder is not None else []
+        oldest = self._clock() - _LEFTOVER_SECONDS if files else 0.0
+        for file in files:
             try:
                 if file.lstat().st_mtime < oldest:
                     file.unlink()
             except FileNotFoundError:  # its writer finished
                 continue
+
+    def _clock(self) -> float:
+        """Return the time by the clock that stamps files, which need not be this machine's; 0 if it is unknown."""
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                return os.fstat(file.fileno()).st_mtime
+        except OSError:
+            return 0.0
 
     def refuse_links(self) -> None:
         """Raise a StoreError if a folder within is a link, through which a write would leave the store."""

@@ -193,7 +193,8 @@ def open_part(store: StoreLike) -> xr.Dataset:
     location, record = _existing(store)
     check_documents(location, record, is_whole=True)
     with explained(f"cannot open the store at {location.name!r}"):
-        return _opened(location.for_reading(), record)
+        dataset = _opened(location.for_reading(), record)
+    return dataset.isel(batch=slice(record["n_samples"]))  # arrays may be longer, where another run has made them so
 
 
 def _opened(store: Store, record: Mapping[str, Any]) -> xr.Dataset:

@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.codecs import Crc32cCodec
 from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
@@ -120,6 +121,7 @@ class Receipts:
             shape=(n_chunks,),
             dtype="str",
             chunks=(1,),
+            compressors=[Crc32cCodec()],
             fill_value="",
             dimension_names=("chunk",),
             chunk_key_encoding=one_key_a_chunk,
@@ -130,7 +132,7 @@ class Receipts:
             shape=(n_chunks, len(fields)),
             dtype="uint64",
             chunks=(1, len(fields)),
-            compressors=None,
+            compressors=[Crc32cCodec()],
             fill_value=0,
             dimension_names=("chunk", "field"),
             chunk_key_encoding=one_key_a_chunk,
@@ -162,6 +164,18 @@ class Receipts:
         with explained(f"cannot read the receipt of chunk {chunk} of {self._name!r}"):
             return dict(zip(self._fields, np.asarray(self._array[chunk]).tolist(), strict=True))
 
+    def read_if_sound(self, chunk: int) -> dict[str, int]:
+        """Return the fields of a receipt, none if it cannot be read."""
+        try:
+            return self.read(chunk)
+        except StoreError:
+            return {}
+
+    def hold(self, chunk: int, digests: Mapping[str, int]) -> bool:
+        """Whether there is a receipt for a chunk of the same content."""
+        found = self.read_if_sound(chunk)
+        return bool(found.get("complete")) and all(found.get(f"digest:{name}", 0) == digests[name] for name in digests)
+
     def remove(self, chunk: int) -> None:
         """Remove a receipt, so that its chunk is simulated again."""
         sync(self._array.store.delete(key_of(self._array, chunk)))
@@ -179,11 +193,14 @@ class Receipts:
             If they cannot be listed.
         """
         with explained(f"cannot list the receipts of {self._name!r}"):
-            complete = sync(_listed(self._array))
+            listed = sync(_listed(self._array))
         n, size = self._record["n_samples"], self._record["chunk_size"]
+        complete = {chunk for chunk in listed if chunk * size < n}
         once_last = {before // size for before in self._record.get("extended_from", ()) if before % size}
-        short = {c for c in once_last & complete if self.read(c)["complete"] < min(size, n - c * size)}
-        return complete - short
+        return {c for c in complete if c not in once_last or not self._is_short(c, min(size, n - c * size))}
+
+    def _is_short(self, chunk: int, n_rows: int) -> bool:
+        return self.read_if_sound(chunk).get("complete", n_rows) < n_rows  # a damaged one is there nevertheless
 
     def totals(self) -> dict[str, int]:
         """Return the sums of all fields but ``complete`` over all complete chunks.
@@ -195,7 +212,7 @@ class Receipts:
         """
         chunks = sorted(self.complete_chunks())
         sums = dict.fromkeys(_FIELDS[1:], 0)
-        with explained(f"cannot read the receipts of {self._name!r}; dasksim verify tells which are damaged"):
+        try:
             for first, last in runs(chunks):
                 rows = np.asarray(self._array[first : last + 1])
                 columns = {field: rows[:, i] for i, field in enumerate(self._fields)}
@@ -203,6 +220,8 @@ class Receipts:
                 columns.setdefault("failed", np.zeros(0, "uint64"))
                 for field in sums:
                     sums[field] += int(columns[field].sum())
+        except Exception as error:
+            raise self._unreadable("receipts", chunks, self.read) from error
         return sums
 
     def failures(self) -> tuple[Failure, ...]:
@@ -215,10 +234,30 @@ class Receipts:
         """
         if self._failures is None:
             return ()
-        with explained(f"cannot read what failed in {self._name!r}"):
-            chunks = sync(_listed(self._failures)) & self.complete_chunks()
-            found = [json.loads(str(self._failures[chunk])) for chunk in sorted(chunks)]
-            return summed(_failure(**failure) for failures in found for failure in failures)
+        chunks = sorted(sync(_listed(self._failures)) & self.complete_chunks())
+        try:
+            return summed(failure for chunk in chunks for failure in self.failures_of(chunk))
+        except Exception as error:
+            raise self._unreadable("failures", chunks, self.failures_of) from error
+
+    def failures_of(self, chunk: int) -> tuple[Failure, ...]:
+        """Return what failed in a chunk, as its receipt says that something did; else it is a former receipt's."""
+        if self._failures is None or not self.read(chunk).get("failed", 1):
+            return ()
+        return tuple(_failure(**failure) for failure in json.loads(str(self._failures[chunk])))
+
+    def _unreadable(self, what: str, chunks: Sequence[int], read: Callable[[int], Any]) -> StoreError:
+        """Return the error that says of which chunks something cannot be read."""
+        bad = []
+        for chunk in chunks:
+            try:
+                read(chunk)
+            except Exception:  # noqa: BLE001
+                bad.append(chunk)
+        return StoreError(
+            f"the {what} of the chunks {bad} in {self._name!r} are damaged; dasksim.verify lists all that is "
+            "damaged in a store, and generate(..., repair=True) simulates such chunks again"
+        )
 
 
 def _failure(stage: object, kind: object, message: object, count: Any, sample: Any) -> Failure:
@@ -232,7 +271,7 @@ def create_or_grow(group: zarr.Group, path: str, **how: Any) -> None:
     except ContainsArrayError:
         array = _array(group, path)
         if array.shape[0] < how["shape"][0]:
-            array.resize(how["shape"])
+            array.resize((how["shape"][0], *array.shape[1:]))  # receipts of older stores have fewer fields
 
 
 def key_of(array: zarr.Array[Any], chunk: int) -> str:
@@ -262,8 +301,11 @@ def open_receipts(location: Location) -> Receipts | None:
     record = read_record(location) or {"n_samples": 0, "chunk_size": 1}
     wrong = _first_wrong(document, record)
     if wrong:
-        raise StoreError(f"the receipts of the store at {location.name!r} are damaged: {wrong}")
-    with explained(f"cannot read the receipts of {location.name!r}"):
+        raise StoreError(
+            f"the receipts of the store at {location.name!r} are damaged: {wrong}; generate(..., repair=True) makes "
+            "them again"
+        )
+    with explained(f"the receipts of {location.name!r} are damaged, and generate(..., repair=True) makes them again"):
         group = zarr.open_group(location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
         return Receipts(group, record, location.name)
 
@@ -280,7 +322,7 @@ def _first_wrong(document: Mapping[str, Any], record: Mapping[str, Any]) -> str:
         return "they are no array of uint64"
     shape, grid = document.get("shape"), document.get("chunk_grid")
     lengths = [-(-n // record["chunk_size"]) for n in (record["n_samples"], *record.get("extended_from", ()))]
-    if shape not in [[length, len(fields)] for length in lengths]:
+    if not isinstance(shape, list) or shape[1:] != [len(fields)] or shape[0] < min(lengths):  # may be longer
         return f"there must be {lengths[0]} of {len(fields)} fields; they have shape {str(shape)[:100]}"
     one = {"name": "regular", "configuration": {"chunk_shape": [1, len(fields)]}}
     return "" if grid == one else f"each must be a chunk; got {str(grid)[:200]}"

@@ -1,0 +1,88 @@
+"""Check that the metadata of a store's arrays are there, and go with what the store says of itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from dasksim.store._location import ROOT, Location, explained
+from dasksim.store._receipts import FAILURES, RECEIPTS
+
+__all__ = ["damaged_metadata", "forget_metadata"]
+
+_Node = zarr.Array[Any] | zarr.Group | None
+
+
+def damaged_metadata(location: Location, record: Mapping[str, Any]) -> list[str]:
+    """Return the paths in a store of arrays whose metadata are lost, unreadable or others than its record says.
+
+    The empty path stands for the metadata that are gathered in the root, which are a copy.
+    """
+    store = location.for_reading()
+    own = [name for name in (RECEIPTS.partition("/")[0], RECEIPTS, FAILURES) if not sync(store.is_empty(name))]
+    found = {name: _opened(store, name) for name in [*record["variables"], *record.get("coords", ()), *own]}
+    bad = [name for name, node in found.items() if not _fits(node, name, record)]
+    return bad or ([] if _is_gathered_well(store, found) else [""])
+
+
+def forget_metadata(location: Location, record: Mapping[str, Any]) -> None:
+    """Remove the metadata of arrays that are damaged, so that they are made again; data and receipts stay.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written.
+    """
+    with explained(f"cannot write to the store at {location.name!r}"):
+        for name in filter(None, damaged_metadata(location, record)):
+            sync(location.store.delete(f"{name}/{ROOT}"))
+
+
+def _opened(store: Store, name: str) -> _Node:
+    try:
+        return zarr.open_group(store, mode="r", use_consolidated=False)[name]
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _fits(node: _Node, name: str, record: Mapping[str, Any]) -> bool:
+    variable, coord = record["variables"].get(name), record.get("coords", {}).get(name)
+    if name == RECEIPTS.partition("/")[0]:
+        return isinstance(node, zarr.Group)
+    if not isinstance(node, zarr.Array):
+        return False
+    if variable is None and coord is None:
+        return True
+    if variable is None:
+        return bool(_strings(node) == coord)
+    dims = list(getattr(node.metadata, "dimension_names", None) or ())
+    found = {"dims": dims, "shape": list(node.shape[1:]), "dtype": node.dtype.name}
+    if found != variable or node.shards is None:
+        return False
+    return bool(node.shards[0] == record["chunk_size"])
+
+
+def _strings(coord: zarr.Array[Any]) -> list[str] | None:
+    try:
+        return [str(value) for value in np.asarray(coord[:])]
+    except ValueError:
+        return None
+
+
+def _is_gathered_well(store: Store, found: Mapping[str, _Node]) -> bool:
+    try:
+        gathered = zarr.open_group(store, mode="r").metadata.consolidated_metadata
+    except (ValueError, TypeError, KeyError):
+        return False
+    arrays = {name: node.metadata for name, node in found.items() if isinstance(node, zarr.Array)}
+    copies = {} if gathered is None else gathered.flattened_metadata
+    return gathered is None or all(name in copies and _text(copies[name]) == _text(arrays[name]) for name in arrays)
+
+
+def _text(metadata: Any) -> bytes:
+    text: bytes = metadata.to_buffer_dict(default_buffer_prototype())[ROOT].to_bytes()
+    return text
