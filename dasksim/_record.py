@@ -23,6 +23,7 @@ from dasksim.simulators import Simulator
 from dasksim.store import (
     FORMAT,
     ArrayLayout,
+    Receipts,
     StoreLayout,
     cast,
     choose_inner_rows,
@@ -268,11 +269,10 @@ def check_lazy_conditions(path: Path, found: Mapping[str, Any], pipeline: Pipeli
     StoreMismatchError
         If they have other values in the first complete chunk.
     """
-    receipts = open_receipts(path, found)
-    if not any(isinstance(c.values, da.Array) for c in pipeline.conditions.values()) or receipts is None:
-        return
-    for chunk in sorted(receipts.complete_chunks()):
-        receipt = receipts.read_if_sound(chunk)
+    is_lazy = any(isinstance(condition.values, da.Array) for condition in pipeline.conditions.values())
+    receipts = _sound_receipts(path, found) if is_lazy else None
+    for chunk in sorted(receipts.complete_chunks()) if receipts else []:
+        receipt = receipts.read_if_sound(chunk) if receipts else {}
         if receipt.get("complete") != plan.n_rows(chunk) or receipt.get("failed"):  # cut short, or with samples masked
             continue
         for name, values in given_lazily(pipeline, plan, chunk).items():
@@ -283,6 +283,13 @@ def check_lazy_conditions(path: Path, found: Mapping[str, Any], pipeline: Pipeli
                     "with; give the same ones, choose another path, or pass overwrite=True to make it anew"
                 )
         return
+
+
+def _sound_receipts(path: Path, record: Mapping[str, Any]) -> Receipts | None:
+    try:
+        return open_receipts(path, record)
+    except StoreError:  # to be repaired first, or to be told of by who opens them next
+        return None
 
 
 def stage_differences(found: Sequence[Any], wanted: Sequence[Any]) -> list[str]:
