@@ -53,6 +53,9 @@ def create_root(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     StoreError
         If the store cannot be written.
     """
+    there = read_record(path)
+    if there is not None:  # a complete store need not be writable
+        return there
     try:
         sync(LocalStore(path).set_if_not_exists("zarr.json", _root(record)))
     except OSError as error:
