@@ -23,6 +23,7 @@ from dasksim.store import (
     FORMAT,
     ArrayLayout,
     Location,
+    Receipts,
     StoreLayout,
     StoreLike,
     cast,
@@ -276,11 +277,9 @@ def check_lazy_conditions(location: Location, found: Mapping[str, Any], pipeline
         If they have other values in the first complete chunk.
     """
     is_lazy = any(isinstance(condition.values, da.Array) for condition in pipeline.conditions.values())
-    receipts = open_receipts(location) if is_lazy else None
-    if receipts is None:
-        return
-    for chunk in sorted(receipts.complete_chunks()):
-        receipt = receipts.read_if_sound(chunk)
+    receipts = _sound_receipts(location) if is_lazy else None
+    for chunk in sorted(receipts.complete_chunks()) if receipts else []:
+        receipt = receipts.read_if_sound(chunk) if receipts else {}
         if receipt.get("complete") != plan.n_rows(chunk) or receipt.get("failed"):  # cut short, or with samples masked
             continue
         for name, values in given_lazily(pipeline, plan, chunk).items():
@@ -291,6 +290,13 @@ def check_lazy_conditions(location: Location, found: Mapping[str, Any], pipeline
                     "made with; give the same ones, choose another path, or pass overwrite=True to make it anew"
                 )
         return
+
+
+def _sound_receipts(location: Location) -> Receipts | None:
+    try:
+        return open_receipts(location)
+    except StoreError:  # damaged ones are for verify to tell, and for repair to mend
+        return None
 
 
 def stage_differences(found: Sequence[Any], wanted: Sequence[Any]) -> list[str]:

@@ -242,9 +242,9 @@ class Receipts:
 
     def failures_of(self, chunk: int) -> tuple[Failure, ...]:
         """Return what failed in a chunk, as its receipt says that something did; else it is a former receipt's."""
-        if self._failures is None or not self.read(chunk).get("failed", 1):
-            return ()
-        return tuple(_failure(**failure) for failure in json.loads(str(self._failures[chunk])))
+        n_failed = self.read(chunk).get("failed")  # receipts of older stores do not say
+        text = str(self._failures[chunk]) if self._failures is not None and n_failed != 0 else ""
+        return tuple(_failure(**failure) for failure in json.loads(text)) if text or n_failed else ()
 
     def _unreadable(self, what: str, chunks: Sequence[int], read: Callable[[int], Any]) -> StoreError:
         """Return the error that says of which chunks something cannot be read."""

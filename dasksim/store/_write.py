@@ -69,6 +69,9 @@ def create_root(location: Location, record: Mapping[str, Any]) -> dict[str, Any]
     StoreError
         If the store cannot be written.
     """
+    there = read_record(location)
+    if there is not None:  # a complete store need not be writable
+        return there
     with explained(f"cannot write a store at {location.name!r}"):
         location.create_root(_root(record))
     return read_record(location) or {}
