@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import dasksim
-from dasksim import errors
+from dasksim import cluster, errors
 
 REFERENCE = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
 MODULES = [
@@ -29,7 +29,7 @@ def test_the_public_names_are_those_documented() -> None:
     documented = entries | set(errors.__all__ if ".. automodule:: dasksim.errors" in REFERENCE else ())
     models = {f"dasksim.models.{name}" for name in dasksim.models.__all__ if name.islower()}
 
-    assert set(PUBLIC) | models == documented
+    assert set(PUBLIC) | models | {f"dasksim.cluster.{name}" for name in cluster.__all__} == documented
 
 
 def test_all_lists_exactly_what_can_be_imported() -> None:
