@@ -8,13 +8,14 @@ it on a machine that does nothing else; the whole takes half an hour, with ``--q
 
 import argparse
 import math
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ import psutil
 from distributed import Client
 
 import dasksim
+from dasksim._progress import Progress
+from dasksim.store import open_receipts
 
 MIB = 1 << 20
 
@@ -41,14 +44,16 @@ def cluster(folder: Path, n_workers: int, memory: str = "0") -> Iterator[Client]
     worker = ("--nthreads", "1", "--no-dashboard", "--memory-limit", memory, "--local-directory", str(folder))
     processes = [start("scheduler", "--port", "0", "--dashboard-address", "127.0.0.1:0")]
     processes += [start("worker", *worker) for _ in range(n_workers)]
-    while not file.exists() or not file.read_text():
-        time.sleep(0.05)
-    with Client(scheduler_file=str(file), set_as_default=False) as client:
-        client.wait_for_workers(n_workers)
-        yield client
-        client.shutdown()
-    for process in processes:
-        process.wait()
+    try:
+        while not file.exists() or not file.read_text():
+            time.sleep(0.05)
+        with Client(scheduler_file=str(file), set_as_default=False) as client:
+            client.wait_for_workers(n_workers)
+            yield client
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait()
 
 
 def n_tasks(dask_scheduler: Any) -> int:
@@ -56,10 +61,8 @@ def n_tasks(dask_scheduler: Any) -> int:
     return len(dask_scheduler.tasks)
 
 
-def process_id(**_: Any) -> int:
+def process_id() -> int:
     """Return the number of the process in which this runs."""
-    import os
-
     return os.getpid()
 
 
@@ -88,42 +91,36 @@ def trivial(batch_shape: tuple[int, ...], rng: np.random.Generator) -> dict[str,
 
 
 def many_chunks(folder: Path, n_chunks: int) -> None:
-    """Print the time of a thousand chunks, and the memory of scheduler and client, along a run of many chunks."""
+    """Print what a chunk costs, and the memory of scheduler and client, along a run of many chunks."""
     simulator = dasksim.make_simulator(trivial, is_batched=True)
-    ticks: list[tuple[float, int, int, int]] = []
-    every = max(n_chunks // 20, 1000)
-    print(f"\n{n_chunks:,} chunks of a trivial simulator on two workers\n")
-    print("| chunks | s / 1000 chunks | scheduler, MiB | client, MiB | tasks at the scheduler |\n|---|---|---|---|---|")
+    every = n_chunks // 20
+    print(f"\n{n_chunks:,} chunks of a trivial simulator on two workers; CPU time in ms a chunk\n")
+    print("| chunks | s / 1000 chunks | scheduler, CPU | client, CPU | scheduler, MiB | client, MiB | tasks known |")
+    print("|---|---|---|---|---|---|---|")
     with cluster(folder, 2) as client:
-        scheduler = psutil.Process(client.run_on_scheduler(process_id))
-        here = psutil.Process()
-        advance = dasksim._progress.Progress.advance
-        n_done, since = [0], [time.perf_counter()]
+        processes = [psutil.Process(client.run_on_scheduler(process_id)), psutil.Process()]
+        advance = Progress.advance
+        n_done = 0
+        last = time.perf_counter(), *(sum(process.cpu_times()[:2]) for process in processes)
 
-        def counted(self: Any, *counts: int) -> None:
+        def advance_and_report(self: Any, *counts: int) -> None:
+            nonlocal n_done, last
             advance(self, *counts)
-            n_done[0] += 1
-            if n_done[0] % every == 0:
-                took = (time.perf_counter() - since[0]) / every * 1000
-                known = client.run_on_scheduler(n_tasks)
-                rss = scheduler.memory_info().rss // MIB, here.memory_info().rss // MIB
-                print(f"| {n_done[0]:,} | {took:.2f} | {rss[0]} | {rss[1]} | {known} |", flush=True)
-                ticks.append((took, *rss, known))
-                since[0] = time.perf_counter()
+            n_done += 1
+            if n_done % every == 0:
+                now = time.perf_counter(), *(sum(process.cpu_times()[:2]) for process in processes)
+                wall, *cpu = ((b - a) / every * 1000 for a, b in zip(last, now, strict=True))
+                rss = [process.memory_info().rss // MIB for process in processes]
+                cells = [f"{n_done:,}", f"{wall:.2f}", *(f"{ms:.2f}" for ms in cpu), *map(str, rss)]
+                print(f"| {' | '.join(cells)} | {client.run_on_scheduler(n_tasks)} |", flush=True)
+                last = now
 
-        with mock.patch.object(dasksim._progress.Progress, "advance", counted):
-            dasksim.generate(
-                simulator,
-                folder / "many.zarr",
-                10 * n_chunks,
-                seed=1,
-                sub_batch_size=10,
-                chunk_size=10,
-                scheduler=client,
-                progress=False,
-            )
+        sizes = {"sub_batch_size": 10, "chunk_size": 10}
+        with mock.patch.object(Progress, "advance", advance_and_report):
+            path = folder / "many.zarr"
+            dasksim.generate(simulator, path, 10 * n_chunks, seed=1, scheduler=client, progress=False, **sizes)
         time.sleep(1)
-        print(f"\ntasks at the scheduler a second after: {client.run_on_scheduler(n_tasks)}")
+        print(f"\ntasks known a second after the end: {client.run_on_scheduler(n_tasks)}")
 
 
 def prior(rng: np.random.Generator) -> dict[str, float]:
@@ -140,27 +137,30 @@ def two_against_one(folder: Path, n_samples: int, repeats: int) -> None:
     """Print how much faster two workers are than one."""
     simulator = dasksim.make_simulator([prior, likelihood])
 
-    def seconds(scheduler: Any) -> float:
+    def measure(scheduler: Any, n_workers: int) -> tuple[float, float]:
+        """Return the wall time, and the share of the workers' time that is spent in chunks."""
         start = time.perf_counter()
         path = folder / "two.zarr"
         dasksim.generate(simulator, path, n_samples, seed=1, scheduler=scheduler, overwrite=True, progress=False)
-        return time.perf_counter() - start
+        took = time.perf_counter() - start
+        receipts = open_receipts(path)
+        return took, receipts.totals()["nanoseconds"] / 1e9 / took / n_workers
 
-    def row(what: str, times: list[tuple[float, float]]) -> None:
-        ratio = statistics.median(one / two for one, two in times)
-        one, two = (statistics.median(values) for values in zip(*times, strict=True))
-        print(f"| {what} | {one:.2f} | {two:.2f} | {ratio:.2f} |", flush=True)
+    def row(what: str, run: Callable[[int], tuple[float, float]]) -> None:
+        pairs = [(run(1), run(2)) for _ in range(repeats + 1)][1:]
+        ratio = statistics.median(one[0] / two[0] for one, two in pairs)
+        medians = [statistics.median(pair[i][k] for pair in pairs) for k in (0, 1) for i in (0, 1)]
+        print(f"| {what} | {' | '.join(f'{value:.2f}' for value in medians)} | {ratio:.2f} |", flush=True)
 
-    print(f"\n{n_samples:,} samples of an unbatched simulator; the median of {repeats} pairs of runs, goal 1.8\n")
-    print("| where | one worker, s | two workers, s | ratio |\n|---|---|---|---|")
-    with cluster(folder, 1) as one, cluster(folder, 2) as two:
-        row("cluster", [(seconds(one), seconds(two)) for _ in range(repeats + 1)][1:])
-
-    def processes(n_workers: int) -> float:
+    def processes(n_workers: int) -> tuple[float, float]:
         with mock.patch("dasksim._executors.CPU_COUNT", n_workers):
-            return seconds("processes")
+            return measure("processes", n_workers)
 
-    row("worker processes", [(processes(1), processes(2)) for _ in range(repeats + 1)][1:])
+    print(f"\n{n_samples:,} samples of an unbatched simulator; medians of {repeats} pairs of runs, goal 1.8\n")
+    print("| where | one worker, s | two, s | time in chunks, one | two | ratio |\n|---|---|---|---|---|---|")
+    with cluster(folder, 1) as one, cluster(folder, 2) as two:
+        row("cluster", lambda n: measure(one if n == 1 else two, n))
+    row("worker processes", processes)
 
 
 def wide(batch_shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -185,7 +185,8 @@ def larger_than_memory(folder: Path, n_bytes: int) -> None:
             dasksim.generate(simulator, folder / "wide.zarr", n_bytes // 4000, seed=1, scheduler=client, progress=False)
             took = time.perf_counter() - start
         after = client.run(process_id)
-    peaks = [max(max(rss) for rss, _ in part) // MIB for part in np.array_split(np.array(found, object), 4)]
+    quarter = -(-len(found) // 4)
+    peaks = [max(max(rss) for rss, _ in found[k * quarter : (k + 1) * quarter]) // MIB for k in range(4)]
     print(f"\n{n_bytes / 1e9:.1f} GB through two workers of 500 MB: {took:.1f} s, {n_bytes / took / 1e6:.0f} MB/s")
     print(f"largest worker in each quarter of the run, MiB: {', '.join(map(str, peaks))}")
     print(f"bytes spilled: {max(spilled for _, spilled in found)}; workers restarted: {len(after.keys() - before)}")

@@ -140,7 +140,8 @@ def open_cluster_pool(client: Any, job: Job, name: str) -> Iterator[ClusterPool]
         pool.cancel()
         raise
     except BaseException:
-        pool.settle()
+        with contextlib.suppress(OSError):  # the scheduler may be lost by now
+            pool.settle()
         raise
     finally:
         pool.forget_job()
