@@ -321,7 +321,12 @@ class _Request:
         policy: Policy,
     ) -> _Task:
         pipeline, plan = self.simulator.plan(
-            shape, seed=seed, sub_batch_size=sub_batch_size, chunk_size=chunk_size, conditions=self.conditions
+            shape,
+            seed=seed,
+            sub_batch_size=sub_batch_size,
+            chunk_size=chunk_size,
+            conditions=self.conditions,
+            most_probes=policy.most_probes,
         )
         check_policy(pipeline, policy)
         pipeline = replace(pipeline, store=str(self.path))

@@ -99,6 +99,7 @@ def stored_request(store: Any, simulator: Any, conditions: Mapping[str, Any] | N
         sub_batch_size=record["sub_batch_size"],
         chunk_size=record["chunk_size"],
         conditions=dict(conditions or {}),
+        most_probes=stored_policy(record).most_probes,
     )
     pipeline = replace(pipeline, store=str(path))
     made = json.loads(json.dumps(provenance(pipeline, plan)))
