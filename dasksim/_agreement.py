@@ -123,6 +123,7 @@ def stored_request(store: StoreLike, simulator: Any, conditions: Mapping[str, An
         sub_batch_size=record["sub_batch_size"],
         chunk_size=record["chunk_size"],
         conditions=dict(conditions or {}),
+        most_probes=stored_policy(record).most_probes,
     )
     pipeline = replace(pipeline, store=location.name)
     made = json.loads(json.dumps(provenance(pipeline, plan)))

@@ -121,7 +121,12 @@ class Request:
     ) -> Task:
         """Find the schema, cut the samples into chunks, and lay out the store."""
         pipeline, plan = self.simulator.plan(
-            shape, seed=seed, sub_batch_size=sub_batch_size, chunk_size=chunk_size, conditions=self.conditions
+            shape,
+            seed=seed,
+            sub_batch_size=sub_batch_size,
+            chunk_size=chunk_size,
+            conditions=self.conditions,
+            most_probes=policy.most_probes,
         )
         check_policy(pipeline, policy)
         pipeline = replace(pipeline, store=self.location.name)
