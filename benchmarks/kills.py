@@ -134,9 +134,8 @@ def disturbed(store: Path, n_chunks: int, chunk_size: int, n_kills: int) -> tupl
 
 def content(store: Path) -> dict[str, bytes]:
     """Return the bytes of all shards of a store."""
-    return {
-        str(f.relative_to(store)): f.read_bytes() for name in ("theta", "x", "n") for f in store.rglob(f"{name}/c/*/*")
-    }
+    files = (file for name in ("theta", "x", "n") for file in (store / name / "c").rglob("*"))
+    return {str(file.relative_to(store)): file.read_bytes() for file in files if file.is_file()}
 
 
 def main() -> int:
