@@ -83,13 +83,12 @@ class Machines:
 
     def kill(self, role: str) -> bool:
         """Kill one, at once; a worker is the process that computes, below its nanny."""
-        process = self.running.get("worker-1" if role == "worker" else role)
-        if role == "worker":
-            process = self.running.get(random.choice(["worker-1", "worker-2"]))
+        name = random.choice(["worker-1", "worker-2"]) if role == "worker" else role
+        process = self.running.get(name)
         if process is None or process.poll() is not None:
             return False
         target = psutil.Process(process.pid)
-        if role == "worker":
+        if name.startswith("worker"):
             computing = [child for child in target.children() if "resource_tracker" not in " ".join(child.cmdline())]
             if not computing:
                 return False
