@@ -20,9 +20,10 @@ from dasksim.models._benchmark import concat
 
 __all__ = ["trajectories"]
 
-# Highest power of a series, and what its last terms may change a logarithm by in one step.
+# Highest power of a series. A step is at most half as long, in units of the fastest rate: up to there the terms that are
+# left out, such as those of an exponential, fall by half or more from one to the next, so that the last one kept tells
+# their sum.
 _ORDER = 12
-_TOLERANCE = 1e-7
 
 # Steps after which a row has failed, hundreds of times what a row of a prior takes; and the largest logarithm of a
 # population that is followed.
@@ -37,7 +38,7 @@ _LOGS, _GROWTH, _PULL, _TIME = slice(0, 2), slice(2, 4), slice(4, 6), 6
 _ROW, _NEXT, _STEPS = range(3)
 
 
-def trajectories(logs: Any, growth: Any, pull: Any, times: list[float], xp: ModuleType) -> Any:
+def trajectories(logs: Any, growth: Any, pull: Any, times: list[float], tolerance: float, xp: ModuleType) -> Any:
     """Return the logarithms of both populations at some times.
 
     Every row takes steps of its own sizes. A row that is done leaves its block, and what is left of all blocks fills
@@ -53,6 +54,9 @@ def trajectories(logs: Any, growth: Any, pull: Any, times: list[float], xp: Modu
         What each of the other population adds to the rates, float64 of shape (2, rows).
     times
         At least one time >= 0, in increasing order.
+    tolerance
+        What the last terms of a series may change a logarithm by in one step. The errors add up and grow in the steep
+        parts of a cycle.
     xp
         The array namespace.
 
@@ -65,25 +69,30 @@ def trajectories(logs: Any, growth: Any, pull: Any, times: list[float], xp: Modu
     n_rows = logs.shape[1]
     ends = xp.asarray([*times, math.inf], dtype=xp.float64)
     rows = xp.arange(n_rows)
+    is_good = xp.all(xp.isfinite(growth) & xp.isfinite(pull) & (logs < _LARGEST_LOG), axis=0)
+    # What a population of none would do is nothing to take small steps for.
+    is_moved = is_good & (logs > -math.inf)
+    growth, pull = xp.where(is_moved, growth, 0.0), xp.where(is_moved, pull, 0.0)
+    logs = xp.where(is_good, logs, math.nan)
     numbers = concat([logs, growth, pull, xp.zeros((1, n_rows), dtype=xp.float64)], xp)
     left = (numbers, xp.stack([rows, xp.zeros_like(rows), xp.zeros_like(rows)]))
     made: list[tuple[Any, Any]] = []
     while left[0].shape[1]:
         n_left = left[0].shape[1]
         blocks = [slice(i, min(i + _BLOCK, n_left)) for i in range(0, n_left, _BLOCK)]
-        parts = [_advance(left[0][:, block], left[1][:, block], ends, n_rows, made, xp) for block in blocks]
+        parts = [_advance(left[0][:, block], left[1][:, block], ends, n_rows, tolerance, made, xp) for block in blocks]
         left = (concat([part[0] for part in parts], xp, 1), concat([part[1] for part in parts], xp, 1))
     order = xp.argsort(concat([places for places, _ in made], xp))
     return xp.reshape(xp.take(concat([values for _, values in made], xp, 1), order, axis=1), (2, len(times), n_rows))
 
 
 def _advance(
-    numbers: Any, counts: Any, ends: Any, n_rows: int, made: list[tuple[Any, Any]], xp: ModuleType
+    numbers: Any, counts: Any, ends: Any, n_rows: int, tolerance: float, made: list[tuple[Any, Any]], xp: ModuleType
 ) -> tuple[Any, Any]:
     """Step the rows of a block until a quarter of them are done, and return the others."""
     n, n_times = counts.shape[1], ends.shape[0] - 1
     while True:
-        numbers, counts = _step(numbers, counts, ends, n_rows, made, xp)
+        numbers, counts = _step(numbers, counts, ends, n_rows, tolerance, made, xp)
         is_left = counts[_NEXT, :] < n_times
         # Written so that it holds for NaN too.
         is_lost = is_left & (~xp.all(numbers[_LOGS, :] < _LARGEST_LOG, axis=0) | (counts[_STEPS, :] >= _MAX_STEPS))
@@ -106,7 +115,7 @@ def _give_up(counts: Any, n_times: int, n_rows: int, made: list[tuple[Any, Any]]
 
 
 def _step(
-    numbers: Any, counts: Any, ends: Any, n_rows: int, made: list[tuple[Any, Any]], xp: ModuleType
+    numbers: Any, counts: Any, ends: Any, n_rows: int, tolerance: float, made: list[tuple[Any, Any]], xp: ModuleType
 ) -> tuple[Any, Any]:
     """Move each row that is not done by one step, and record the values at the times that it passes."""
     logs, time = numbers[_LOGS, :], numbers[_TIME, :]
@@ -117,7 +126,7 @@ def _step(
     series = _integrals(growth, pull, xp)
     target = xp.take(ends, counts[_NEXT, :])
     is_done = counts[_NEXT, :] == ends.shape[0] - 1
-    step = xp.where(is_done, 0.0, xp.minimum(_step_size(series, pull, xp) * unit, ends[-2] - time))
+    step = xp.where(is_done, 0.0, xp.minimum(_step_size(series, pull, tolerance, xp) * unit, ends[-2] - time))
     next_times = counts[_NEXT, :]
     while True:
         is_passed = time + step >= target
@@ -147,12 +156,12 @@ def _integrals(growth: Any, pull: Any, xp: ModuleType) -> Any:
     return w
 
 
-def _step_size(series: Any, pull: Any, xp: ModuleType) -> Any:
+def _step_size(series: Any, pull: Any, tolerance: float, xp: ModuleType) -> Any:
     """Return how far the last two terms of the series let a row go."""
     last = xp.max(xp.abs(series[-2:, ::-1, :] * pull), axis=1)
-    logs = math.log(_TOLERANCE) - xp.log(xp.asarray(xp.maximum(last, 1e-30), dtype=xp.float32))
+    logs = math.log(tolerance) - xp.log(xp.asarray(xp.maximum(last, 1e-30), dtype=xp.float32))
     powers = xp.asarray([[_ORDER], [_ORDER + 1]], dtype=xp.float32)
-    return xp.asarray(xp.exp(xp.min(logs / powers, axis=0)), dtype=xp.float64)
+    return xp.asarray(xp.minimum(xp.exp(xp.min(logs / powers, axis=0)), _ORDER / 2), dtype=xp.float64)
 
 
 def _moved(series: Any, growth: Any, pull: Any, step: Any, xp: ModuleType) -> Any:
