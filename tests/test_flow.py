@@ -163,7 +163,8 @@ def test_other_rows_make_no_difference() -> None:
     rows = lv_rows(lv_rates(normals(300, 4)))
     whole = solved(*rows, LV_TIMES)
 
-    some = solved(*(part[:, 100:107] for part in rows), LV_TIMES)
+    logs, growth, pull = (part[:, 100:107] for part in rows)
+    some = solved(logs, growth, pull, LV_TIMES)
 
     np.testing.assert_allclose(some, whole[..., 100:107], rtol=1e-12)
 

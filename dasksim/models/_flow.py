@@ -20,10 +20,11 @@ from dasksim.models._benchmark import concat
 
 __all__ = ["trajectories"]
 
-# Highest power of a series. A step is at most half as long, in units of the fastest rate: up to there the terms that are
-# left out, such as those of an exponential, fall by half or more from one to the next, so that the last one kept tells
-# their sum.
+# Highest power of a series, and how far a step may go in units of the fastest rate of growth. What grows within a step
+# has all terms of one sign, so that they must have begun to fall for the last one kept to tell the sum of those left
+# out; what decays has terms of alternating signs, whose sum is less than the first.
 _ORDER = 12
+_LARGEST_GROWTH = 4.0
 
 # Steps after which a row has failed, hundreds of times what a row of a prior takes; and the largest logarithm of a
 # population that is followed.
@@ -126,7 +127,7 @@ def _step(
     series = _integrals(growth, pull, xp)
     target = xp.take(ends, counts[_NEXT, :])
     is_done = counts[_NEXT, :] == ends.shape[0] - 1
-    step = xp.where(is_done, 0.0, xp.minimum(_step_size(series, pull, tolerance, xp) * unit, ends[-2] - time))
+    step = xp.where(is_done, 0.0, xp.minimum(_step_size(series, growth, pull, tolerance, xp) * unit, ends[-2] - time))
     next_times = counts[_NEXT, :]
     while True:
         is_passed = time + step >= target
@@ -156,12 +157,14 @@ def _integrals(growth: Any, pull: Any, xp: ModuleType) -> Any:
     return w
 
 
-def _step_size(series: Any, pull: Any, tolerance: float, xp: ModuleType) -> Any:
+def _step_size(series: Any, growth: Any, pull: Any, tolerance: float, xp: ModuleType) -> Any:
     """Return how far the last two terms of the series let a row go."""
     last = xp.max(xp.abs(series[-2:, ::-1, :] * pull), axis=1)
     logs = math.log(tolerance) - xp.log(xp.asarray(xp.maximum(last, 1e-30), dtype=xp.float32))
     powers = xp.asarray([[_ORDER], [_ORDER + 1]], dtype=xp.float32)
-    return xp.asarray(xp.minimum(xp.exp(xp.min(logs / powers, axis=0)), _ORDER / 2), dtype=xp.float64)
+    step = xp.asarray(xp.exp(xp.min(logs / powers, axis=0)), dtype=xp.float64)
+    fastest = xp.max(xp.maximum(growth, pull), axis=0)
+    return xp.minimum(step, _LARGEST_GROWTH / xp.maximum(fastest, 1e-30))
 
 
 def _moved(series: Any, growth: Any, pull: Any, step: Any, xp: ModuleType) -> Any:

@@ -99,11 +99,13 @@ def lotka_volterra(
         pull = xp.stack([-rates[1, :], rates[3, :]])
         flow = trajectories(logs, growth, pull, times, _TOLERANCE, xp)
         flow = xp.asarray(xp.clip(flow, math.log(_SMALLEST), math.log(_LARGEST)), dtype=xp.float32)
-        x = normal((*batch_shape, *((2 * len(times),) if flatten else (len(times), 2))), rng, xp)
+        x = normal((*batch_shape, 2, len(times)), rng, xp)
         x *= obs_noise
-        flow = xp.moveaxis(flow, 2, 0) if flatten else xp.moveaxis(flow, (2, 1, 0), (0, 1, 2))
-        x += xp.reshape(flow, x.shape)
-        return {"observables": xp.exp(x)}
+        x += xp.reshape(xp.moveaxis(flow, 2, 0), x.shape)
+        x = xp.exp(x)
+        if flatten:
+            return {"observables": xp.reshape(x, (*batch_shape, 2 * len(times)))}
+        return {"observables": xp.moveaxis(x, -1, -2)}
 
     coords: dict[str, Any] = {"parameter": ["alpha", "beta", "gamma", "delta"]}
     if flatten:
