@@ -172,6 +172,13 @@ def test_prob_is_the_probability_of_the_second_component() -> None:
     assert abs(is_second.mean() - 0.9) < LARGEST_Z * 0.3 / 100
 
 
+@pytest.mark.parametrize(("prob", "spread"), [(0.0, 1.0), (1.0, 0.1)])
+def test_each_component_has_its_standard_deviation(prob: float, spread: float) -> None:
+    x = observed(gaussian_mixture(prob=prob), 40_000, [0, 0])
+
+    assert abs(x.std() / spread - 1) < LARGEST_Z / math.sqrt(2 * x.size)
+
+
 # SLCP
 
 
@@ -251,6 +258,20 @@ def test_the_distractors_of_sbibm_are_one_draw_of_a_mixture() -> None:
     assert min(stats.ks_2samp(*pair).pvalue for pair in pairs) > SMALLEST_P
 
 
+def test_each_sample_has_the_distractors_of_its_own_component() -> None:
+    observe = slcp_distractors(variant="sbibm").lower().stages[1].functions[0].function
+    constants = inspect.getclosurevars(observe).nonlocals
+    n, again = 50, np.random.default_rng(1)
+    x = observe(np.zeros((n, 5), "float32"), (n,), np.random.default_rng(1), np)["observables"]
+
+    again.standard_normal((2, n, 4), dtype="float32")
+    component = again.integers(0, 20, size=n)
+    z = again.standard_normal((n, 92), dtype="float32") / np.sqrt(again.standard_exponential((n, 1)))
+
+    expected = constants["location"][component] + np.einsum("nij,nj->ni", constants["scale"][component], z)
+    np.testing.assert_allclose(x[:, np.argsort(constants["columns"])[8:]], expected, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("option", [{"n_obs": 3}, {"n_dist": 2}, {"mu_scale": 1.0}, {"flatten": False}])
 def test_the_fixed_distractors_take_no_options(option: dict[str, Any]) -> None:
     with pytest.raises(ArgumentError, match=r"has fixed distractors; leave out n_obs, n_dist"):
@@ -258,6 +279,19 @@ def test_the_fixed_distractors_take_no_options(option: dict[str, Any]) -> None:
 
 
 # SIR and Lotka-Volterra
+
+
+@pytest.mark.parametrize(
+    ("model", "mean", "spread"),
+    [(sir, np.log([0.4, 0.125]), [0.5, 0.2]), (lotka_volterra, [-0.125, -3, -0.125, -3], [0.5] * 4)],
+)
+def test_priors_of_rates_are_log_normal(model: Any, mean: Any, spread: Any) -> None:
+    n = 200_000
+    z = (np.log(model().sample(n, seed=1)[["parameters"]].parameters.values.astype("float64")) - mean) / spread
+
+    assert (np.abs(z.mean(0)) < LARGEST_Z / math.sqrt(n)).all()
+    assert (np.abs(z.std(0) - 1) < LARGEST_Z / math.sqrt(2 * n)).all()
+    assert stats.kstest(z.ravel(), "norm").pvalue > SMALLEST_P
 
 
 @pytest.mark.parametrize(
