@@ -233,7 +233,7 @@ def one_in_ten_thousand(theta: Any, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def raises(case: Case) -> None:
-    """A simulator that raises an exception at one sample in 10 000."""
+    """Run a simulator that raises an exception at one sample in 10 000."""
     bad = dasksim.make_simulator({"prior": prior, "simulate": one_in_ten_thousand})
     case.saw = seen(lambda: make_with(bad, case.store))
     kept = n_complete(case.store)
@@ -252,7 +252,7 @@ def hanging(theta: Any, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def hangs(case: Case) -> None:
-    """A simulator that hangs."""
+    """Run a simulator that hangs."""
     bad = dasksim.make_simulator({"prior": prior, "simulate": hanging})
     case.saw = seen(lambda: make_with(bad, case.store, timeout=1))
     with case.recovery():
@@ -263,7 +263,7 @@ def hangs(case: Case) -> None:
 
 
 def nan(case: Case) -> None:
-    """A simulator that returns NaN."""
+    """Run a simulator that returns NaN."""
 
     def sometimes(theta: Any, rng: np.random.Generator) -> dict[str, Any]:
         return {"x": float(np.sqrt(theta[0] + 2.5)) if theta[0] > -2.5 else float("nan")}
@@ -278,7 +278,7 @@ def nan(case: Case) -> None:
 
 
 def allocates(case: Case) -> None:
-    """A simulator that allocates 10 GB, where there are 4."""
+    """Run a simulator that allocates 10 GB, where there are 4."""
 
     def large(theta: Any, rng: np.random.Generator) -> dict[str, Any]:
         scratch = np.ones(1_250_000_000) if theta[0] > 3.5 else np.ones(1)
@@ -299,7 +299,7 @@ def allocates(case: Case) -> None:
 
 
 def clock(case: Case) -> None:
-    """The clock jumps a day forth and back while a run writes."""
+    """Have the clock jump a day forth and back while a run writes."""
     real, count = time.time, [0]
 
     def jumping() -> float:

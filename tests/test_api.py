@@ -24,7 +24,7 @@ MODULES = [
     if not module.name.endswith("__main__")
 ]
 PUBLIC = [name for name in dasksim.__all__ if name not in ("__version__", "models")]
-CALLABLES = [getattr(dasksim, name) for name in PUBLIC] + [getattr(dasksim.models, n) for n in ("two_moons",)]
+CALLABLES = [getattr(dasksim, name) for name in PUBLIC] + list(dasksim.models.MODELS.values())
 
 
 def test_the_public_names_are_those_documented() -> None:
