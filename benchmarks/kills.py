@@ -132,9 +132,13 @@ def disturbed(store: Path, n_chunks: int, chunk_size: int, n_kills: int) -> tupl
 
 
 def content(store: Path) -> dict[str, bytes]:
-    """Return the bytes of all shards of a store."""
+    """Return the bytes of all shards of a store, without files that a killed writer had not finished."""
     files = (file for name in ("theta", "x", "n") for file in (store / name / "c").rglob("*"))
-    return {str(file.relative_to(store)): file.read_bytes() for file in files if file.is_file()}
+    return {str(file.relative_to(store)): file.read_bytes() for file in files if _is_shard(file)}
+
+
+def _is_shard(file: Path) -> bool:
+    return file.is_file() and not file.name.endswith(".partial")
 
 
 def main() -> int:
@@ -159,8 +163,14 @@ def main() -> int:
         while total.total() < arguments.kills:
             store = Path(folder) / f"run-{n_runs}.zarr"
             done, seconds = disturbed(store, arguments.chunks, arguments.chunk_size, arguments.kills_a_run)
-            is_same = content(store) == expected and dasksim.verify(store, progress=False).is_good
+            found, check = content(store), dasksim.verify(store, progress=False)
+            is_same = found == expected and check.is_good
             n_different += not is_same
+            if not is_same:
+                names = sorted(found.keys() ^ expected.keys())
+                print(
+                    check, "other bytes:", [n for n in expected if found.get(n) != expected[n]], "other files:", names
+                )
             n_runs += 1
             total += done
             print(f"run {n_runs}: {dict(done)}, {seconds:.1f} s, {'identical' if is_same else 'DIFFERENT'}", flush=True)
