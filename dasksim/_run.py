@@ -214,7 +214,7 @@ def check_memory(plan: Plan, pipeline: Pipeline, scheduler: Any) -> None:
         largest = int(plan.chunk_size * memory / needed) // plan.sub_batch_size * plan.sub_batch_size
         advice = f"give a chunk_size of at most {largest}" if largest else "give a smaller sub_batch_size too"
         raise ArgumentError(
-            f"chunk_size={plan.chunk_size} needs about {needed / 1e9:.2g} GB {who}, but {has} {memory / 1e9:.2g} GB"
+            f"chunk_size={plan.chunk_size} needs about {_gigabytes(needed)} {who}, but {has} {_gigabytes(memory)}"
             f"{'' if n_workers else ' for each'}; {advice}"
         )
 
@@ -226,6 +226,10 @@ def check_retries(retries: object) -> int:
     if retries < 0:
         raise ArgumentError(f"retries must be >= 0; got {retries!r}")
     return int(retries)
+
+
+def _gigabytes(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:,.1f} GB"
 
 
 def _machine_memory() -> int:

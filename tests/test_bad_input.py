@@ -820,13 +820,13 @@ BAD_CALLS: Sequence[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"scheduler": 3},
         ArgumentTypeError,
-        r"^scheduler must be None, a name, a distributed\.Client or its address; got 3",
+        r"^scheduler must be None, a name, a distributed\.Client that is not asynchronous, or its address; got 3",
     ),
     ({"scheduler": "foo://x:1"}, ArgumentError, "^cannot reach a scheduler at scheduler='foo://x:1': unknown address"),
     (
         {"simulator": WIDE, "n_samples": 10**9, "sub_batch_size": 1000, "chunk_size": 10**9},
         ArgumentError,
-        r"^chunk_size=1000000000 needs about 32000\.0 GB for 1 workers, but this machine has .* at most \d+000$",
+        r"^chunk_size=1000000000 needs about 32,000\.0 GB for 1 workers, but this machine has .* at most \d+000$",
     ),
     (
         {"simulator": WIDE, "n_samples": 10**9, "sub_batch_size": 10**9, "chunk_size": 10**9},

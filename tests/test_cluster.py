@@ -284,7 +284,7 @@ def test_chunk_beyond_the_memory_of_a_worker_is_refused_before_work(tmp_path: Pa
 
     path = tmp_path / "s.zarr"
     message = (
-        "chunk_size=1000000 needs about 32 GB in each thread of a worker, but the smallest worker of the cluster has "
+        "chunk_size=1000000 needs about 32.0 GB in each thread of a worker, but the smallest worker of the cluster has "
         "0.2 GB for each; give a chunk_size of at most 6200"
     )
     with local_cluster(1, memory_limit="400MB", threads_per_worker=2) as client:
