@@ -160,7 +160,7 @@ def generate(
     with connect(check_scheduler(scheduler, task.pipeline.is_batched)) as executor:
         check_memory(task.plan, task.pipeline, executor)
         if found is not None and overwrite:
-            remove_store(path)
+            remove_store(path, found)
         elif found is not None:
             agreed(path, found, task.layout.record, request.allow_changed)
         found = create_root(path, task.layout.record)

@@ -53,11 +53,9 @@ def create_root(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     StoreError
         If the store cannot be written.
     """
-    there = read_record(path)
-    if there is not None:  # a complete store need not be writable
-        return there
     try:
-        sync(LocalStore(path).set_if_not_exists("zarr.json", _root(record)))
+        if not (path / "zarr.json").exists():  # what is complete need not be writable
+            sync(LocalStore(path).set_if_not_exists("zarr.json", _root(record)))
     except OSError as error:
         raise StoreError(f"cannot write a store at {str(path)!r}: {error}") from error
     return read_record(path) or {}
@@ -170,8 +168,8 @@ def finish_store(path: Path, record: Mapping[str, Any]) -> None:
         raise StoreError(damage(path, error)) from error
 
 
-def remove_store(path: Path) -> None:
-    """Remove a store that dasksim made; its folder stays.
+def remove_store(path: Path, record: Mapping[str, Any]) -> None:
+    """Remove a store that dasksim made; its folder stays, with what somebody else may have put there.
 
     Receipts go first and the record last, so that a removal that is cut off leaves an incomplete store.
 
@@ -181,12 +179,12 @@ def remove_store(path: Path) -> None:
         If it cannot be removed.
     """
     try:
-        children = sorted(path.iterdir(), key=lambda child: (child.name == "zarr.json", child.name != _RECEIPTS_FOLDER))
-        for child in children:
+        own = [_RECEIPTS_FOLDER, *record["variables"], *record.get("coords", ()), "zarr.json"]
+        for child in [path / own[0], *path.glob("*.partial"), *(path / name for name in own[1:])]:
             if child.is_dir():
                 shutil.rmtree(child)
             else:
-                child.unlink()
+                child.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"cannot remove the store at {str(path)!r}: {error}") from error
 
