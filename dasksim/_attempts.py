@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from dasksim._child import Child, Made
 from dasksim._conditions import pad_rows
-from dasksim._failures import Failure, Failures, Policy, summed
+from dasksim._failures import MOST_ATTEMPTS, Failure, Failures, Policy, masked_value, summed
 from dasksim._isolation import run_all
 from dasksim._pipeline import Pipeline, explain, run_steps
 from dasksim._plan import Plan
@@ -21,9 +21,6 @@ __all__ = ["Made", "Part", "SubBatchRun"]
 
 Array = npt.NDArray[Any]
 
-# Attempts at a sample, the first one included.
-_MOST_ATTEMPTS = 100
-
 
 @dataclass(frozen=True)
 class Part:
@@ -32,7 +29,8 @@ class Part:
     Parameters
     ----------
     made
-        The values by step, and under None the conditions'.
+        The values by step, and under None the conditions'. Rows that are masked, or beyond the end of the dataset, may
+        hold anything.
     masked
         Which rows are masked.
     failures
@@ -103,27 +101,26 @@ class SubBatchRun:
         masked = np.zeros(self.n_rows, bool)
         found: list[Failure] = []
         made: Made | None = None
-        for attempt in range(_MOST_ATTEMPTS):
-            again, failures = self._attempt(attempt, missing, self._contexts(made), watch)
+        for redraw in range(MOST_ATTEMPTS):
+            again, failures = self._attempt(redraw, missing, self._contexts(made), watch)
             found += failures.found
             masked[missing[failures.masked]] = True
-            is_done = ~failures.redrawn
             if made is None:
                 made = again
             elif again is not None:
-                made = {index: self._joined(index, made[index], again, missing, is_done) for index in made}
-            missing = missing[~is_done]
-            if not len(missing):
-                return Part(self._masked(made or self._nothing(), masked), masked, found)
+                made = {index: self._joined(index, made[index], again, missing, ~failures.failed) for index in made}
+            missing = missing[failures.redrawn]
+            if not len(missing) or self.place.first_sample + missing[0] >= self.plan.n_samples:
+                return Part(made or self._nothing(), masked, found)
         return self._give_up(int(missing[0]), found)
 
     def _contexts(self, made: Made | None) -> Made:
         kept = [index for index, step in enumerate(self.pipeline.steps) if _is_kept(step)]
         return {index: made[index] for index in kept} if made is not None else {}
 
-    def _attempt(self, attempt: int, rows: Array, contexts: Made, watch: bool) -> tuple[Made | None, Failures]:
+    def _attempt(self, redraw: int, rows: Array, contexts: Made, watch: bool) -> tuple[Made | None, Failures]:
         """Return what is made of some rows, or None if it took too long."""
-        place = replace(self.place, attempt=attempt)
+        place = replace(self.place, redraw=redraw)
         failures = Failures(self.policy, self.place.first_sample + rows, self.plan.n_samples, self.strict_at)
         given = {name: value if self._is_shared(name) else value[rows] for name, value in self.given.items()}
         steps = range(len(self.pipeline.steps))
@@ -160,7 +157,7 @@ class SubBatchRun:
         return () if index is None else self.pipeline.steps[index].outputs
 
     def _joined(
-        self, index: int | None, old: Mapping[str, Any], again: Made, rows: Array, is_done: Array
+        self, index: int | None, old: Mapping[str, Any], again: Made, rows: Array, is_good: Array
     ) -> Mapping[str, Any]:
         """Return a step's values with those of samples that were drawn again in their places."""
         if index is None or _is_kept(self.pipeline.steps[index]):
@@ -171,26 +168,20 @@ class SubBatchRun:
             if variable.is_shared:
                 joined[variable.name] = before + after  # a count
                 continue
+            if not is_good.any():
+                joined[variable.name] = before
+                continue
             if before.shape[1:] != after.shape[1:]:  # all have failed so far: sizes that follow contexts are not known
                 before = np.zeros((len(before), *after.shape[1:]), before.dtype)
             before = np.array(before)
-            before[rows[is_done]] = after[is_done]
+            before[rows[is_good]] = after[is_good]
             joined[variable.name] = before
         return joined
-
-    def _masked(self, made: Made, masked: Array) -> Made:
-        if not masked.any():
-            return made
-        filled: Made = {
-            index: {v.name: _filled(v, values[v.name], masked) for v in self._outputs(index)}
-            for index, values in made.items()
-        }
-        return {**filled, None: made[None]}
 
     def _give_up(self, row: int, found: list[Failure]) -> NoReturn:
         sample = self.place.first_sample + row
         error = SimulatorError(
-            f"sample {sample} failed {_MOST_ATTEMPTS} times in a row, most often so: {summed(found)[0]}; let the "
+            f"sample {sample} failed {MOST_ATTEMPTS} times in a row, most often so: {summed(found)[0]}; let the "
             "simulator fail more rarely, or use 'mask' in place of 'redraw'"
         )
         error.add_note(self.pipeline.how_to_reproduce(sample, self.plan))
@@ -204,20 +195,8 @@ def _is_kept(step: Step) -> bool:
 
 
 def _blank(variable: Variable, axes: tuple[int, ...]) -> Array:
-    return np.full((*axes, *variable.shape), _fill_value(variable), variable.dtype)
-
-
-def _fill_value(variable: Variable) -> float:
-    return np.nan if variable.dtype.kind in "fc" else 0
+    return np.full((*axes, *variable.shape), masked_value(variable.dtype), variable.dtype)
 
 
 def _part(variable: Variable, values: Any, rows: Array) -> Any:
     return values if variable.is_shared else values[rows]
-
-
-def _filled(variable: Variable, values: Any, masked: Array) -> Any:
-    if variable.is_shared:
-        return values
-    array = np.array(values)
-    array[masked] = _fill_value(variable)
-    return array

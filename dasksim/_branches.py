@@ -237,8 +237,12 @@ class MergeStage(Stage):
             if f"{branch}/{variable.name}" in batch.rows
         }
         used = [part for model, part in parts.items() if (index == model).any()] or list(parts.values())
-        shape = tuple(max(sizes) for sizes in zip(*(part.shape[n_axes:] for part in used)))
-        merged = np.full((*batch.axes, *shape), self.fill_value if len(parts) < len(self.models) else 0, variable.dtype)
+        shapes = {part.shape[n_axes:] for part in used}
+        shape = tuple(max(sizes) for sizes in zip(*shapes))
+        if variable.ragged:  # else it would depend on which models there are in the sub-batch
+            shape = (*shape[: len(shape) - len(variable.shape)], *variable.shape)
+        is_filled = len(parts) < len(self.models) or shapes != {shape}
+        merged = np.full((*batch.axes, *shape), self.fill_value if is_filled else 0, variable.dtype)
         for model, part in parts.items():
             chosen = index == model
             if chosen.any():

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from dasksim._attempts import Part, SubBatchRun
 from dasksim._child import Child, Made
-from dasksim._failures import VALID, Failure, Policy, summed
+from dasksim._failures import VALID, Failure, Policy, masked_value, summed
+from dasksim._nested import steps_within
 from dasksim._pipeline import Pipeline, to_rows
 from dasksim._plan import Plan
 from dasksim._schema import Variable
@@ -47,14 +48,15 @@ def check_policy(pipeline: Pipeline, policy: Policy) -> None:
     Raises
     ------
     ArgumentError
-        If there is a variable of the name of the mask, or contexts would be drawn again with samples.
+        If there is a variable or dim of the name of the mask, or contexts would be drawn again with samples.
     """
-    if policy.masks and VALID in pipeline.sources:
+    dims = {dim for variable in pipeline.variables for dim in pipeline.array_dims(variable)}
+    if policy.masks and VALID in {*pipeline.sources, *dims, *pipeline.coords}:
         raise ArgumentError(
-            f"the simulator has a variable {VALID!r}, the name of the mask that on_error='mask' and "
-            "on_nonfinite='mask' add; rename it"
+            f"the simulator has a {'variable' if VALID in pipeline.sources else 'dim'} {VALID!r}, the name of the mask "
+            "that on_error='mask' and on_nonfinite='mask' add; rename it"
         )
-    for step in pipeline.steps:
+    for step in steps_within(pipeline.steps):
         shared = [v.is_shared for v in step.outputs if not v.is_hidden]
         if policy.redraws and step.is_run and any(shared) and not all(shared):
             raise ArgumentError(
@@ -98,7 +100,8 @@ def simulate_chunk(
 def replay_sub_batch(pipeline: Pipeline, plan: Plan, sample: int, policy: Policy) -> tuple[Made, Chunk]:
     """Simulate the sub-batch of a sample; return all that its steps made, and its part of the dataset.
 
-    An exception at the sample is raised, unless the sample would be drawn again; those at others are not.
+    An exception at the sample is raised, unless the sample would be drawn again; those at others are not. In a
+    rejection, where proposals are no one's, an exception is raised where the policy says so.
 
     Parameters
     ----------
@@ -109,7 +112,6 @@ def replay_sub_batch(pipeline: Pipeline, plan: Plan, sample: int, policy: Policy
     policy
         What to do with samples that fail.
     """
-    policy = Policy(*("mask" if action == "raise" else action for action in (policy.on_error, policy.on_nonfinite)))
     sub_batch = sample // plan.sub_batch_size
     alone = replace(plan, chunk_size=plan.sub_batch_size)
     conditions = in_memory(pipeline.condition_rows(sub_batch, alone))
@@ -141,9 +143,18 @@ def _joined(
             made[index] = {v.name: [part.made[index][v.name] for part in parts] for v in step.outputs}
     found = _assembled(pipeline, plan, chunk, made)
     failures = summed(failure for part in parts for failure in part.failures)
-    valid = ~np.concatenate([part.masked for part in parts])[: plan.n_rows(chunk)]
-    variables = {**found.variables, VALID: valid} if policy.masks else found.variables
-    return replace(found, variables=variables, failures=failures)
+    masked = np.concatenate([part.masked for part in parts])[: plan.n_rows(chunk)]
+    arrays = {v.name: _masked(v, found.variables[v.name], masked, pipeline) for v in pipeline.variables}
+    return replace(found, variables={**arrays, VALID: ~masked} if policy.masks else arrays, failures=failures)
+
+
+def _masked(variable: Variable, values: Array, masked: Array, pipeline: Pipeline) -> Array:
+    """Return values without those of masked samples; contexts and conditions stay."""
+    if variable.is_shared or pipeline.sources[variable.name] is None or not masked.any():
+        return values
+    values = values.copy()
+    values[masked] = masked_value(variable.dtype)
+    return values
 
 
 def _by_step(pipeline: Pipeline, plan: Plan, chunk: int, conditions: Mapping[str, Any]) -> Made:

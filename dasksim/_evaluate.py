@@ -14,7 +14,7 @@ from dasksim._stage import SubBatch
 from dasksim._steps import Step
 from dasksim.errors import OutputError
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "without"]
 
 Array = npt.NDArray[Any]
 
@@ -41,7 +41,7 @@ def evaluate(step: Step, batch: SubBatch) -> dict[str, Array]:
         if failed.all():
             return _placeholders(step.outputs, batch)
         if failed.any():
-            batch = replace(batch, rows={name: _without(failed, values) for name, values in batch.rows.items()})
+            batch = replace(batch, rows={name: without(failed, values) for name, values in batch.rows.items()})
     made = step.stage.simulate(step.binding, batch, step.outputs)
     if failures.policy.on_nonfinite != "keep" and isinstance(step.stage, FunctionStage):
         for variable in step.outputs:
@@ -54,7 +54,7 @@ def _placeholders(variables: Sequence[Variable], batch: SubBatch) -> dict[str, A
     return {v.name: np.zeros(v.shape if v.is_shared else (*batch.axes, *v.shape), v.dtype) for v in variables}
 
 
-def _without(failed: Array, values: Array) -> Array:
+def without(failed: Array, values: Array) -> Array:
     """Return rows with those that have failed replaced by the first that has not."""
     values = np.array(values)
     values[failed] = values[np.argmin(failed)]

@@ -6,49 +6,38 @@ loky's: they start from nothing rather than run the user's script again, and rec
 
 import contextlib
 import os
-import pickle
 import signal
 import sys
 import threading
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol
 
-import cloudpickle
 from dask.system import CPU_COUNT
 from loky import ProcessPoolExecutor
 
+from dasksim._child import die_with
+from dasksim._cluster_pool import open_cluster_pool
+from dasksim._jobs import Job, SentJob
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
-__all__ = ["Job", "Pool", "check_scheduler", "connect", "n_local_workers", "open_pool"]
+__all__ = ["Pool", "check_scheduler", "connect", "n_local_workers", "open_pool"]
 
 _LOCAL = ("synchronous", "threads", "processes")
 
 
-class Job(Protocol):
-    """What is done for each chunk."""
+class Pool(Protocol):
+    """Workers that a job was sent to."""
 
-    def __call__(self, chunk: int, conditions: Any) -> Any:
-        """Do it for one chunk."""
+    def submit(self, chunk: int, conditions: Any, n_tries: int) -> "Future[Any]":
+        """Start the job on a chunk that was tried some times."""
 
+    def window(self) -> int:
+        """Return how many chunks may be in flight now."""
 
-@dataclass(frozen=True)
-class Pool:
-    """Workers that a job was sent to.
-
-    Parameters
-    ----------
-    submit
-        Start the job on a chunk.
-    n_workers
-        How many chunks run at once.
-    """
-
-    submit: Callable[[int, Any], "Future[Any]"]
-    n_workers: int
+    def n_failed(self, error: BaseException) -> int:
+        """Return how many tries of a chunk failed by a fault of the workers when an error is seen; else none."""
 
 
 def check_scheduler(scheduler: Any, is_batched: bool) -> Any:
@@ -75,9 +64,10 @@ def check_scheduler(scheduler: Any, is_batched: bool) -> Any:
                 f"'tcp://host:8786'; got {scheduler!r}"
             )
         return scheduler
-    if not hasattr(scheduler, "get_executor"):
+    if not hasattr(scheduler, "get_executor") or scheduler.asynchronous:
         raise ArgumentTypeError(
-            f"scheduler must be None, a name, a distributed.Client or its address; got {scheduler!r}"
+            f"scheduler must be None, a name, a distributed.Client that is not asynchronous, or its address; "
+            f"got {scheduler!r}"
         )
     return scheduler
 
@@ -120,101 +110,103 @@ def connect(scheduler: Any) -> Iterator[Any]:
         yield client
 
 
+class _LocalPool:
+    """Workers of this machine, whose number is fixed."""
+
+    def __init__(self, submit: Callable[[int, Any], "Future[Any]"], window: int) -> None:
+        self._submit = submit
+        self._window = window
+
+    def submit(self, chunk: int, conditions: Any, n_tries: int) -> "Future[Any]":
+        return self._submit(chunk, conditions)
+
+    def window(self) -> int:
+        return self._window
+
+    def n_failed(self, error: BaseException) -> int:
+        return int(isinstance(error, BrokenProcessPool))
+
+
 @contextlib.contextmanager
-def open_pool(scheduler: Any, job: Job) -> Iterator[Pool]:
+def open_pool(scheduler: Any, job: Job, name: str) -> Iterator[Pool]:
     """Send a job to the workers of a scheduler.
 
-    When the block ends by an exception, the chunks that were submitted, at most twice as many as there are workers, are
-    finished first, so that nothing writes after the block. Ctrl-C drops those that threads have not begun, and ends
-    worker processes.
+    When the block ends by an exception, the chunks that workers have begun, and a few more, are finished first, so that
+    nothing writes after the block. Ctrl-C drops those that are not begun, and ends worker processes.
     """
     if scheduler == "synchronous":
-        yield Pool(lambda chunk, conditions: _done(job, chunk, conditions), 1)
+        yield _LocalPool(lambda chunk, conditions: _done(job, chunk, conditions), 1)
     elif scheduler == "threads":
         threads = ThreadPoolExecutor(CPU_COUNT, thread_name_prefix="dasksim")
-        with _shut_down(threads, cancel_futures=True):
-            yield Pool(lambda chunk, conditions: threads.submit(job, chunk, conditions), CPU_COUNT)
+        with _shut_down(threads.shutdown, cancel_futures=True):
+            yield _LocalPool(lambda chunk, conditions: threads.submit(job, chunk, conditions), 2 * CPU_COUNT)
     elif scheduler == "processes":
-        processes = ProcessPoolExecutor(
-            CPU_COUNT, initializer=_start_worker, initargs=(cloudpickle.dumps(job), os.getpid())
-        )
-        with _shut_down(processes, kill_workers=True):
-            yield Pool(lambda chunk, conditions: processes.submit(_run_in_worker, chunk, conditions), CPU_COUNT)
+        processes = _Processes(job)
+        with _shut_down(processes.shutdown, kill_workers=True):
+            yield _LocalPool(processes.submit, 2 * CPU_COUNT)
     else:
-        executor = scheduler.get_executor(pure=False)
-        with _shut_down(executor, wait=True):
-            yield _cluster_pool(scheduler, executor, job)
+        with open_cluster_pool(scheduler, job, name) as pool:
+            yield pool
 
 
 def _done(job: Job, chunk: int, conditions: Any) -> "Future[Any]":
     future: Future[Any] = Future()
-    future.set_result(job(chunk, conditions))
+    try:
+        future.set_result(job(chunk, conditions))
+    except Exception as error:  # noqa: BLE001
+        future.set_exception(error)
     return future
 
 
 @contextlib.contextmanager
-def _shut_down(executor: Executor, **when_interrupted: bool) -> Iterator[None]:
+def _shut_down(shutdown: Callable[..., None], **when_interrupted: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        executor.shutdown(**{"wait": True, **when_interrupted})
+        shutdown(wait=True, **when_interrupted)
         raise
     except BaseException:
-        executor.shutdown(wait=True)
+        shutdown(wait=True)
         raise
-    executor.shutdown(wait=True)
+    shutdown(wait=True)
 
 
-_worker_job: Job | None = None
+class _Processes:
+    """Worker processes, started anew where one has died: loky then ends the others too."""
+
+    def __init__(self, job: Job) -> None:
+        self._sent = SentJob.pack(job)
+        self._executor = self._start()
+
+    def _start(self) -> Executor:
+        executor: Executor = ProcessPoolExecutor(
+            CPU_COUNT, initializer=_start_worker, initargs=(self._sent, os.getpid())
+        )
+        return executor
+
+    def submit(self, chunk: int, conditions: Any) -> "Future[Any]":
+        try:
+            return self._executor.submit(_run_in_worker, chunk, conditions)
+        except BrokenProcessPool:
+            self._executor.shutdown(wait=True)
+            self._executor = self._start()
+            return self._executor.submit(_run_in_worker, chunk, conditions)
+
+    def shutdown(self, **how: Any) -> None:
+        self._executor.shutdown(**how)
 
 
-def _start_worker(payload: bytes, parent: int) -> None:
+_worker_job: SentJob | None = None
+
+
+def _start_worker(sent: SentJob, parent: int) -> None:
     global _worker_job
-    threading.Thread(target=_die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
+    threading.Thread(target=die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    _worker_job = pickle.loads(payload)
-
-
-def _die_with(parent: int) -> None:
-    """End this process once its parent has been killed; it would wait for work for ever."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    _worker_job = sent
 
 
 def _run_in_worker(chunk: int, conditions: Any) -> Any:
     if _worker_job is None:
         raise RuntimeError("the worker process was not started by dasksim")
-    return _run_picklably(_worker_job, chunk, conditions)
-
-
-def _run_picklably(job: Job, chunk: int, conditions: Any) -> Any:
-    """Run a job; an exception that could not travel is replaced by one that says the same."""
-    try:
-        return job(chunk, conditions)
-    except Exception as error:  # noqa: BLE001
-        travels = _travelling(error)
-    raise travels  # not in the block above, where it would take the original along as its context
-
-
-def _travelling(error: BaseException) -> BaseException:
-    """Return an exception that can be pickled, and whose causes can: distributed sends them too."""
-    if error.__context__ is not None:
-        error.__context__ = _travelling(error.__context__)
-    if error.__cause__ is not None:
-        error.__cause__ = _travelling(error.__cause__)
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001
-        stand_in = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
-        for note in getattr(error, "__notes__", ()):
-            stand_in.add_note(note)
-        return stand_in
-    return error
-
-
-def _cluster_pool(client: Any, executor: Executor, job: Job) -> Pool:
-    n_workers = max(sum(client.nthreads().values()), 1)
-    # a task like any other, so that the scheduler makes it again where a worker that held it has died
-    sent = client.submit(pickle.loads, cloudpickle.dumps(job), pure=False, key=f"dasksim-job-{uuid.uuid4().hex}")
-    return Pool(lambda chunk, conditions: executor.submit(_run_picklably, sent, chunk, conditions), n_workers)
+    return _worker_job(chunk, conditions)

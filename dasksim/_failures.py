@@ -1,7 +1,7 @@
 """What becomes of samples that fail: raise, mask, or draw again; and the count of what failed."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,17 +9,21 @@ import numpy.typing as npt
 
 from dasksim.errors import ArgumentError, DasksimError
 
-__all__ = ["VALID", "Failure", "Failures", "Policy", "summed"]
+__all__ = ["MOST_ATTEMPTS", "VALID", "Failure", "Failures", "Policy", "masked_value", "summed"]
 
 Array = npt.NDArray[Any]
 
 #: The variable that says whether a sample is valid, or masked.
 VALID = "valid"
 
+#: Attempts at a sample, the first one included.
+MOST_ATTEMPTS = 100
+
 _MESSAGE_LENGTH = 200
 
 # Kinds of failure, by stage, type and message, that are told apart in one summary; the rest are counted together.
 _MOST_KINDS = 10
+_OTHERS = "of other types or with other messages"
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,16 @@ class Policy:
         """Whether samples may be drawn again."""
         return "redraw" in (self.on_error, self.on_nonfinite)
 
+    @property
+    def most_probes(self) -> int:
+        """How often to probe where a function raises an exception: one that is not finite may lead to it too."""
+        return MOST_ATTEMPTS if self.masks or self.redraws else 1
+
+
+def masked_value(dtype: np.dtype[Any]) -> float:
+    """Return what stands in a dataset for the values of a masked sample."""
+    return np.nan if dtype.kind in "fc" else 0
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -96,21 +110,34 @@ class Failure:
 
     def __str__(self) -> str:
         where = f"stage {self.stage!r}, " if self.stage else ""
-        return f"{self.count:,} x {self.kind}: {self.message} ({where}first at sample {self.sample:,})"
+        what = f"{self.kind}: {self.message}" if self.message else self.kind
+        return f"{self.count:,} x {' '.join(what.split())} ({where}first at sample {self.sample:,})"
 
 
 def summed(failures: Iterable[Failure]) -> tuple[Failure, ...]:
     """Return failures with those of the same stage, type and message in one, the most frequent first."""
-    found: dict[tuple[str, str, str], tuple[int, int]] = {}
-    for failure in failures:
-        key = (failure.stage, failure.kind, failure.message)
-        if key not in found and len(found) >= _MOST_KINDS:
-            key = (failure.stage, "others", "of other types or with other messages")
-        count, sample = found.get(key, (0, failure.sample))
-        found[key] = count + failure.count, min(sample, failure.sample)
-    return tuple(
-        sorted((Failure(*key, *counts) for key, counts in found.items()), key=lambda f: (-f.count, f.sample, f.stage))
-    )
+    kinds = _by_kind(failures)
+    others = [replace(f, kind="others", message=_OTHERS) for f in kinds[_MOST_KINDS:]]
+    return tuple(_by_kind([*kinds[:_MOST_KINDS], *others]))
+
+
+def _by_kind(failures: Iterable[Failure]) -> list[Failure]:
+    found: dict[tuple[str, str, str], Failure] = {}
+    for new in failures:
+        key = (new.stage, new.kind, new.message)
+        old = found.get(key, replace(new, count=0))
+        found[key] = replace(old, count=old.count + new.count, sample=min(old.sample, new.sample))
+    return sorted(found.values(), key=lambda f: (f.message == _OTHERS, -f.count, f.sample, f.stage))
+
+
+@dataclass
+class _Rows:
+    """What all views of the same rows have in common."""
+
+    raised_at: int
+    masked: Array
+    redrawn: Array
+    found: list[Failure] = field(default_factory=list)
 
 
 class Failures:
@@ -125,7 +152,12 @@ class Failures:
     stop
         Number of samples of the dataset; failures of rows beyond are not counted.
     strict_at
-        A sample that is never masked: its failure ends all.
+        The one sample that is replayed: unless it is drawn again its failure ends all, while others' do not.
+
+    Attributes
+    ----------
+    are_samples
+        Whether rows are samples, not proposals.
     """
 
     def __init__(self, policy: Policy, samples: Array, stop: int, strict_at: int | None = None) -> None:
@@ -133,43 +165,54 @@ class Failures:
         self.samples = samples
         self.stop = stop
         self.strict_at = strict_at
-        self.found: list[Failure] = []
-        self.raised_at = int(samples[0])
+        self.are_samples = True
         self._index = np.arange(len(samples))
-        self._masked = np.zeros(len(samples), bool)
-        self._redrawn = np.zeros(len(samples), bool)
+        self._rows = _Rows(int(samples[0]), np.zeros(len(samples), bool), np.zeros(len(samples), bool))
 
     @property
     def is_lenient(self) -> bool:
-        """Whether a function may raise an exception without ending all."""
-        return self.policy.on_error != "raise"
+        """Whether rows may fail without ending all."""
+        return self.policy.masks or self.policy.redraws or self.strict_at is not None
+
+    @property
+    def found(self) -> list[Failure]:
+        """What has failed."""
+        return self._rows.found
+
+    @property
+    def raised_at(self) -> int:
+        """The sample whose failure ends all."""
+        return self._rows.raised_at
+
+    @raised_at.setter
+    def raised_at(self, sample: int) -> None:
+        self._rows.raised_at = sample
 
     @property
     def masked(self) -> Array:
         """Which rows are to be masked."""
-        return self._masked[self._index]
+        return self._rows.masked[self._index]
 
     @property
     def redrawn(self) -> Array:
         """Which rows are to be drawn again."""
-        return self._redrawn[self._index] & ~self.masked
+        return self._rows.redrawn[self._index] & ~self.masked
 
     @property
     def failed(self) -> Array:
         """Which rows have failed."""
-        return (self._masked | self._redrawn)[self._index]
+        return (self._rows.masked | self._rows.redrawn)[self._index]
 
     def within(self, rows: Array) -> "Failures":
         """Return the failures as seen by rows made of these, any number of one: whichever fails, the row fails."""
         view = Failures(self.policy, self.samples[rows], self.stop, self.strict_at)
-        view.found, view._masked, view._redrawn = self.found, self._masked, self._redrawn
-        view._index = self._index[rows]
+        view._index, view._rows, view.are_samples = self._index[rows], self._rows, self.are_samples
         return view
 
     def of_proposals(self, n_proposals: int) -> "Failures":
         """Return failures of proposals, which do not fail the samples that they are made for."""
         apart = Failures(self.policy, np.full(n_proposals, self.samples[0]), self.stop)
-        apart.found = self.found
+        apart._rows.found, apart.are_samples = self.found, False
         return apart
 
     def raised(self, rows: Any, stage: str, error: BaseException) -> bool:
@@ -192,13 +235,16 @@ class Failures:
 
     def _ends(self, action: str, rows: Array) -> bool:
         samples = self.samples[rows]
-        is_strict = action == "mask" and self.strict_at in samples
-        self.raised_at = int(self.strict_at if is_strict and self.strict_at is not None else samples[0])
-        return action == "raise" or is_strict
+        if self.strict_at is None:
+            self.raised_at = int(samples[0])
+            return action == "raise"
+        is_replayed = action != "redraw" and self.strict_at in samples
+        self.raised_at = self.strict_at if is_replayed else int(samples[0])
+        return is_replayed
 
     def _add(self, action: str, rows: Array, stage: str, kind: str, message: str) -> None:
         new = rows[~self.failed[rows]]
-        (self._masked if action == "mask" else self._redrawn)[self._index[new]] = True
+        (self._rows.redrawn if action == "redraw" else self._rows.masked)[self._index[new]] = True
         counted = self.samples[new][self.samples[new] < self.stop]
         if len(counted):
             text = message if len(message) <= _MESSAGE_LENGTH else message[: _MESSAGE_LENGTH - 3] + "..."

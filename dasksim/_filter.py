@@ -7,6 +7,8 @@ from typing import Any, ClassVar, NoReturn, Self
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._evaluate import without
+from dasksim._failures import summed
 from dasksim._functions import BatchedStage
 from dasksim._isolation import Isolated
 from dasksim._nested import NestedStage
@@ -121,15 +123,15 @@ class FilterStage(NestedStage):
 
     def outputs(self) -> tuple[Variable, ...]:
         made = tuple(v for i in self.steps for v in self.pipeline.steps[i].outputs if self.pipeline.steps[i].is_run)
-        made = tuple(v for v in made if "/" in v.name or self.pipeline.sources[v.name] is not None)
+        made = tuple(v for v in made if self.pipeline.sources.get(v.name) is not None)
         counts = (Variable(f"{self.name}//{kind}", (), np.dtype("int64"), is_shared=True) for kind in _KINDS)
-        return (*(v for v in made if "//" not in v.name), *counts)
+        return (*made, *counts)
 
     def check(self, values: Mapping[str, Any], batch: SubBatch) -> None:
         """Call the predicate on the values of a probe, so that a wrong one is noticed before any work."""
         made: dict[int | None, Mapping[str, Any]] = {None: values}
         made.update(dict.fromkeys(self.steps, values))
-        self._accept(made, batch.n_cells, batch, 0)
+        self._accept(made, np.zeros(batch.n_cells, bool), batch, 0)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         given = self.given(batch)
@@ -156,6 +158,8 @@ class FilterStage(NestedStage):
             same = {n: np.broadcast_to(value, (size, *value.shape[1:])) for n, value in constant.items()}
             made, accepted = self._attempt(batch, {**given, **same}, size, tally.n_attempts)
             tally.count(size, int(accepted.sum()))
+            if not accepted.any():  # if all have failed, even sizes that follow contexts are not known
+                continue
             kept.append({name: made[name][accepted] for name in names})
         n_cells = batch.n_cells // batch.axes[0]
         stop = tally.n_accepted // n_cells * n_cells if self.keep_all else batch.n_cells
@@ -176,6 +180,8 @@ class FilterStage(NestedStage):
             tally.count(len(rows), int(accepted.sum()))
             table = accepted.reshape(len(missing), copies)
             is_filled = table.any(axis=1)
+            if not is_filled.any():
+                continue
             first = np.flatnonzero(is_filled) * copies + table[is_filled].argmax(axis=1)
             for name in names:
                 values = made[name]
@@ -192,14 +198,21 @@ class FilterStage(NestedStage):
         failures = batch.failures.of_proposals(size) if batch.failures is not None else None
         made = run_steps(self.pipeline, self.steps, place, size, {None: given}, batch.watch, failures)
         values = {name: value for i in self.steps for name, value in made.get(i, {}).items()}
-        accepted = self._accept(made, size, batch, attempt)
-        return values, accepted if failures is None else accepted & ~failures.failed
+        failed = np.zeros(size, bool) if failures is None else failures.failed
+        return values, self._accept(made, failed, batch, attempt)
 
-    def _accept(self, made: Mapping[int | None, Mapping[str, Any]], n: int, batch: SubBatch, attempt: int) -> Array:
-        """Return which of ``n`` proposals the predicate accepts."""
-        pipeline = self.pipeline
+    def _accept(
+        self, made: Mapping[int | None, Mapping[str, Any]], failed: Array, batch: SubBatch, attempt: int
+    ) -> Array:
+        """Return which proposals the predicate accepts; it finds the values of others in place of those that failed."""
+        pipeline, n = self.pipeline, len(failed)
+        if failed.all():
+            return ~failed
         names = self.binding.inputs if self.binding else tuple(pipeline.sources)
         values = {name: read_only(made[pipeline.sources[name]][name]) for name in names}
+        if failed.any():
+            shared = {name for name in names if pipeline.variable(name, pipeline.sources[name]).is_shared}
+            values = {n: value if n in shared else without(failed, value) for n, value in values.items()}
         address = self.place(batch, attempt).address(self.predicate)
         if self.binding is None:
             binding = Binding(("variables",), ())
@@ -223,7 +236,7 @@ class FilterStage(NestedStage):
                 f"predicate {self.name!r} must return a boolean array of shape {(n,)}, one value for each proposal; "
                 f"got {brief(found) if array.ndim == 0 else f'an array of shape {array.shape}'} of dtype {array.dtype}"
             )
-        return array
+        return array & ~failed
 
 
 _KINDS = ("proposals", "accepted")
@@ -247,6 +260,7 @@ class _Tally:
     def __init__(self, stage: FilterStage, batch: SubBatch) -> None:
         self.stage = stage
         self.sub_batch = batch.address.sub_batch
+        self.failures = batch.failures
         self.n_attempts = self.n_proposals = self.n_accepted = self.n_empty = 0
 
     @property
@@ -294,11 +308,13 @@ class _Tally:
         limit = f"max_proposals={most}"
         if most is None:
             limit = f"{self.n_empty} attempts in a row without success (max_proposals takes the place of this limit)"
+        failures = summed(self.failures.found) if self.failures is not None else ()
+        failed = f" (most that failed did so: {failures[0]})" if failures else ""
         raise SimulatorError(
             f"predicate {self.stage.name!r} accepted {self.n_accepted:,} of {self.n_proposals:,} proposals for "
             f"sub-batch {self.sub_batch} (acceptance {self.n_accepted / self.n_proposals:.2g}), which has reached "
-            f"the limit of {limit}; accept more, propose from a narrower prior, or give a larger max_proposals, "
-            "the number of proposals for one sub-batch"
+            f"the limit of {limit}{failed}; accept more, propose from a narrower prior, or give a larger "
+            "max_proposals, the number of proposals for one sub-batch"
         )
 
 

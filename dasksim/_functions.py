@@ -14,7 +14,7 @@ from dasksim._outputs import checked, describe, stacked
 from dasksim._schema import RESERVED, Variable
 from dasksim._stage import Binding, Stage, SubBatch
 from dasksim._streams import PROBE_SUB_BATCH
-from dasksim.errors import SimulatorError, nearest
+from dasksim.errors import OutputError, SimulatorError, nearest
 
 __all__ = ["BatchedStage", "ContextStage", "FunctionStage", "RowStage", "SharedStage", "function_name"]
 
@@ -159,6 +159,7 @@ class ContextStage(FunctionStage):
     """A function that is called once for a sub-batch and returns values that the whole of it shares."""
 
     is_batched = True
+    is_redrawn = False
     is_context = True
     makes_contexts = True
     how_often = "once for each sub-batch, for all its samples"
@@ -222,11 +223,13 @@ class RowStage(FunctionStage):
                         rows.append(function(*values, **more))
                 else:
                     rows.extend(itertools.starmap(function, itertools.islice(args, batch.n_cells)))
+                    if len(rows) < batch.n_cells:
+                        raise RuntimeError(f"stage {self.name!r} raised StopIteration")
             except Exception as error:
                 if batch.address.sub_batch != PROBE_SUB_BATCH:
                     batch.fails(len(rows) // batch.cells_per_row, self.name, error)
                     inputs = batch.inputs_of(len(rows))
-                    where = f"raised by stage {self.name!r} at {_row(batch, len(rows))}"
+                    where = f"raised by stage {self.name!r} at {batch.row_of(len(rows))}"
                     error.add_note(f"{where}, whose inputs are {inputs}" if inputs else where)
                 raise
         return rows
@@ -274,8 +277,7 @@ class RowStage(FunctionStage):
         is_whole = len(cells) == len(rows)
         arrays = stacked(rows if is_whole else [rows[cell] for cell in cells], outputs) if cells else {}
         if arrays is None:
-            where = f"stage {self.name!r} at "
-            one_by_one = [checked(rows[cell], where + _row(batch, cell), outputs, ()) for cell in cells]
+            one_by_one = [self._checked(rows[cell], batch, cell, outputs) for cell in cells]
             arrays = {v.name: np.array([row[v.name] for row in one_by_one]) for v in outputs}
         if not is_whole:
             arrays = {v.name: _scattered(arrays.get(v.name), cells, len(rows), v) for v in outputs}
@@ -283,6 +285,13 @@ class RowStage(FunctionStage):
             v.name: arrays[v.name].astype(v.dtype, copy=False).reshape(*batch.axes, *arrays[v.name].shape[1:])
             for v in outputs
         }
+
+    def _checked(self, made: Any, batch: SubBatch, cell: int, outputs: Sequence[Variable]) -> dict[str, Array]:
+        try:
+            return checked(made, f"stage {self.name!r} at {batch.row_of(cell)}", outputs, ())
+        except OutputError as error:
+            batch.fails(cell // batch.cells_per_row, self.name, error)
+            raise
 
 
 # What stands among the rows for one that has failed.
@@ -302,11 +311,6 @@ def _where(stage: str, batch: SubBatch) -> str:
     first = batch.first_sample if batch.unit == "sample" else 0
     last = first + batch.axes[0] - 1
     return f"stage {stage!r} in sub-batch {batch.address.sub_batch} ({batch.unit}s {first} to {last})"
-
-
-def _row(batch: SubBatch, cell: int) -> str:
-    row = cell // batch.cells_per_row
-    return f"{batch.unit} {row + batch.first_sample if batch.unit == 'sample' else row}"
 
 
 def _parameters(function: Callable[..., Any], stage: str) -> tuple[inspect.Parameter, ...]:

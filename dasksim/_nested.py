@@ -2,7 +2,7 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from dasksim._schema import Variable
 from dasksim._stage import Binding, Plate, Stage, SubBatch
 from dasksim._steps import Lowering, Place, Step, aligned
 
-__all__ = ["NestedStage", "inner_input", "names_within"]
+__all__ = ["NestedStage", "inner_input", "names_within", "steps_within"]
 
 Array = npt.NDArray[Any]
 
@@ -96,6 +96,7 @@ class NestedStage(Stage):
             batch.first_sample,
             batch.full_rows * (batch.n_cells // batch.axes[0]),
             address.attempt << 32 | attempt,
+            redraw=address.redraw,
         )
 
     def given(self, batch: SubBatch) -> dict[str, Any]:
@@ -115,6 +116,14 @@ def names_within(steps: Iterable[Step]) -> frozenset[str]:
         names.add(step.stage.name)
         names |= getattr(step.stage, "runs", frozenset())
     return frozenset(names)
+
+
+def steps_within(steps: Iterable[Step]) -> Iterator[Step]:
+    """Give steps, and those inside their stages."""
+    for step in steps:
+        yield step
+        if isinstance(step.stage, NestedStage):
+            yield from steps_within(step.stage.pipeline.steps)
 
 
 def _as_cells(values: Array, batch: SubBatch) -> Array:

@@ -175,9 +175,10 @@ class Pipeline:
         size = plan.sub_batch_size
         sub_batch = sample // size
         first, stop = sub_batch * size, (sub_batch + 1) * size
-        last = min(stop, plan.n_samples) - 1
         where = f"in stage {stage!r}, " if stage else "in "
-        where += f"sub-batch {sub_batch} (samples {first} to {last}); run it alone with\n    "
+        where += f"sub-batch {sub_batch} (samples {first} to {min(stop, plan.n_samples) - 1}"
+        beyond = f", and more beyond the end, {sample} among them, since batched stages need them"
+        where += f"{beyond if sample >= plan.n_samples else ''}); run it alone with\n    "
         more = ", **conditions" if self.conditions else ""
         if self.store is not None:
             more = ", conditions=conditions" if self.conditions else ""

@@ -41,6 +41,8 @@ class Probing:
         Earlier probes of the same simulator.
     n_rows
         The rows of a probe.
+    attempt
+        Number of the attempt at a probe that raises no exception.
     """
 
     n_samples: int
@@ -49,6 +51,13 @@ class Probing:
     sub_batch_size: int | None
     cache: ProbeCache
     n_rows: int
+    attempt: int = 0
+
+    @property
+    def rows(self) -> slice:
+        """The samples whose conditions are used."""
+        start = self.attempt * self.n_rows % self.n_samples
+        return slice(start, min(start + self.n_rows, self.n_samples))
 
     def run(
         self, step: Step, inputs: Mapping[str, tuple[Variable, Any]]
@@ -58,7 +67,7 @@ class Probing:
         A stage that makes contexts runs at the address of the sub-batch, others on a stream that no dataset reaches.
         """
         stage, n_rows = step.stage, self.n_rows
-        place = Place(0, PROBE_SUB_BATCH, 0, n_rows)
+        place = Place(0, PROBE_SUB_BATCH, 0, n_rows, self.attempt)
         if stage.makes_contexts:
             if not stage.is_context and self.sub_batch_size is not None:
                 n_rows = self.sub_batch_size

@@ -1,6 +1,5 @@
 """Run one sample of a store again, in this process, and see what each stage was given and made."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,17 +7,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._agreement import stored_request
+from dasksim._branches import INDICES, BranchStage
 from dasksim._chunk import replay_sub_batch
+from dasksim._failures import VALID
 from dasksim._pipeline import Pipeline
-from dasksim._record import stored_request
 from dasksim._schema import Variable
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
 from dasksim.simulators import Simulator
-from dasksim.store import ChunkChecker, cast
+from dasksim.store import ChunkChecker, StoreLike, cast
 
 __all__ = ["Replay", "StageReplay", "replay"]
 
 Array = npt.NDArray[Any]
+
+
+# Elements of an array that are all shown.
+_MOST_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Replay:
     sub_batch
         Number of its sub-batch.
     stages
-        The stages in order.
+        The stages in order, but for models that the sample does not come from.
     variables
         The sample as it stands in the dataset.
     is_stored
@@ -76,13 +81,15 @@ def _flows(stage: StageReplay) -> tuple[tuple[str, Mapping[str, Any]], ...]:
 
 
 def _shown(value: Any) -> str:
-    return np.array2string(np.asarray(value), threshold=20, edgeitems=3, floatmode="unique").replace(
-        "\n", "\n" + " " * 11
-    )
+    array = np.asarray(value)
+    if array.size <= _MOST_SHOWN:
+        return np.array2string(array, floatmode="unique").replace("\n", "\n" + " " * 11)
+    ends = np.array2string(array.ravel(), threshold=0, edgeitems=3, floatmode="unique", max_line_width=1000)
+    return f"{ends} of shape {array.shape}"
 
 
 def replay(
-    store: str | os.PathLike[str],
+    store: StoreLike,
     simulator: Simulator,
     sample: int,
     *,
@@ -93,7 +100,7 @@ def replay(
     Parameters
     ----------
     store
-        Path of the store. It need not be complete.
+        Where the store is, in any form that :func:`generate` takes. It need not be complete.
     simulator
         What it was made with.
     sample
@@ -116,7 +123,7 @@ def replay(
     StoreError
         If there is no store.
     StoreMismatchError
-        If the sample differs from the one in the store.
+        If the sample differs from the one in the store, or did not fail as it did there.
 
     Examples
     --------
@@ -131,12 +138,14 @@ def replay(
     n_samples = request.plan.n_samples
     if not isinstance(sample, int | np.integer):
         raise ArgumentTypeError(f"sample must be an integer; got {sample!r}")
+    pipeline, plan, record = request.pipeline, request.plan, request.record
+    n_simulated = -(-n_samples // plan.sub_batch_size) * plan.sub_batch_size
+    if 0 <= sample < n_simulated:  # a stage may raise at one beyond the end, if a last, short sub-batch is made whole
+        made, chunk = replay_sub_batch(pipeline, plan, int(sample), request.policy)
     if not 0 <= sample < n_samples:
         raise ArgumentError(f"sample must be a number from 0 to {n_samples - 1}; got {sample!r}")
-    pipeline, plan, record = request.pipeline, request.plan, request.record
-    made, chunk = replay_sub_batch(pipeline, plan, int(sample), request.policy)
     sub_batch, row = divmod(int(sample), plan.sub_batch_size)
-    checker = ChunkChecker(request.path, record)
+    checker = ChunkChecker(request.location, record)
     variables = {name: cast(chunk.variables[name], name, array.dtype)[row] for name, array in checker.arrays.items()}
     is_stored = sample // plan.chunk_size in checker.complete
     if is_stored:
@@ -150,13 +159,19 @@ def replay(
 def _stages(pipeline: Pipeline, made: Mapping[int | None, Mapping[str, Any]], row: int) -> tuple[StageReplay, ...]:
     found = []
     for index, step in enumerate(pipeline.steps):
-        if step.is_run:
-            inputs = {
-                name: _of_row(pipeline.variable(name, source), made[source][name], row)
-                for name, source in step.sources.items()
-            }
-            outputs = {v.name: _of_row(v, made[index][v.name], row) for v in step.outputs if "//" not in v.name}
-            found.append(StageReplay(step.stage.name, inputs, outputs))
+        if not step.is_run:
+            continue
+        inputs = {
+            name: _of_row(pipeline.variable(name, source), made[source][name], row)
+            for name, source in step.sources.items()
+            if "/" not in name  # what models hand to the merge is shown where they made it
+        }
+        if isinstance(step.stage, BranchStage) and not inputs[INDICES][..., step.stage.model].any():
+            continue
+        outputs = {
+            v.name.rpartition("/")[2]: _of_row(v, made[index][v.name], row) for v in step.outputs if "//" not in v.name
+        }
+        found.append(StageReplay(step.stage.name, inputs, outputs))
     return tuple(found)
 
 
@@ -167,6 +182,9 @@ def _of_row(variable: Variable, values: Any, row: int) -> Any:
 def _how_it_differs(
     sample: int, different: list[str], made: Mapping[str, Array], stored: Mapping[str, Array], changes: list[str]
 ) -> str:
+    if VALID in different and not stored[VALID]:
+        lines = [f"sample {sample} is masked in the store, but did not fail now; did its sub-batch take too long then?"]
+        return "\n".join([*lines, *(f"  {change}" for change in changes)])
     lines = [f"sample {sample} differs from the store:"]
     lines += [f"  {name}: {_shown(made[name])} now, {_shown(stored[name])} in the store" for name in different]
     lines += [f"  {change}" for change in changes]

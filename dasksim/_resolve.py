@@ -21,7 +21,7 @@ from dasksim._schema import RESERVED, Variable
 from dasksim._stage import Plate, Stage, SubBatch
 from dasksim._steps import Lowering, Place, Step
 from dasksim._streams import PROBE_SUB_BATCH
-from dasksim.errors import ArgumentError, ArgumentTypeError, SimulatorError, nearest
+from dasksim.errors import ArgumentError, ArgumentTypeError, DasksimError, SimulatorError, nearest
 
 __all__ = ["check_sizes_agree", "resolve"]
 
@@ -39,6 +39,7 @@ def resolve(
     cache: ProbeCache | None = None,
     sub_batch: int = 0,
     sub_batch_size: int | None = None,
+    most_probes: int = 1,
 ) -> Pipeline:
     """Bind stages to each other and to the conditions, and find the schema.
 
@@ -58,6 +59,8 @@ def resolve(
         The sub-batch whose contexts are used.
     sub_batch_size
         The rows of a sub-batch, once they are known: functions that make contexts and rows at once depend on them.
+    most_probes
+        How often to probe on other samples, at most, where a function raises an exception.
 
     Raises
     ------
@@ -77,8 +80,19 @@ def resolve(
     further = tuple(map(Plate, names, shape[1:]))
     given = read_conditions(conditions, shape, names, any_level=lowering.levels is not None)
     probing = Probing(shape[0], seed, sub_batch, sub_batch_size, {} if cache is None else cache, probe_rows(lowering))
-    resolver = _Resolver(lowering, given, further, probing)
-    resolver.run()
+    for attempt in range(most_probes):
+        resolver = _Resolver(lowering, dict(given), further, replace(probing, attempt=attempt))
+        try:
+            resolver.run()
+            break
+        except DasksimError:
+            raise
+        except Exception as error:
+            if attempt + 1 < most_probes:
+                continue
+            if most_probes > 1:
+                error.add_note(f"it raised exceptions {most_probes} times in a row, on samples that differ")
+            raise
     resolver.check_names()
     resolver.check_use()
     return resolver.pipeline()
@@ -232,7 +246,7 @@ class _Resolver:
         inner = stage.lowering_of(covered)
         plates = self._plates(stage)
         axes = (self.probing.n_rows, *(int(plate.size) for plate in plates))
-        address = Place(0, PROBE_SUB_BATCH, 0, self.probing.n_rows).address(stage)
+        address = Place(0, PROBE_SUB_BATCH, 0, self.probing.n_rows, self.probing.attempt).address(stage)
         batch = SubBatch(address, axes, full_rows=self.probing.n_rows, watch=True)
         given: dict[str, Condition] = {}
         values: dict[str, Any] = {}
@@ -247,6 +261,7 @@ class _Resolver:
             stages=tuple(_deeper(s, len(plates)) for s in inner.stages),
             dims={**self.lowering.dims, **inner.dims},
             max_sizes={**inner.max_sizes, **self.lowering.max_sizes},
+            fill_value=self.lowering.fill_value if stage.span else inner.fill_value,
         )
         has_levels = any(s.depth is not None for s in inner.stages)
         further = self.further[len(plates) :] if has_levels else ()
@@ -348,7 +363,7 @@ class _Resolver:
             source = self.made[name]  # what its stage made of the probe stands in, so that nothing is computed
         if source is None:
             condition = self.conditions[name]
-            value = condition.rows(slice(0, min(self.probing.n_rows, self.probing.n_samples)))
+            value = condition.rows(self.probing.rows)
             if not condition.variable.is_shared:
                 value = pad_rows(np.asarray(value), self.probing.n_rows)
                 value.flags.writeable = False

@@ -1,27 +1,38 @@
 """Run the chunks of a plan that a store lacks, and write them."""
 
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+import queue
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from dasksim._child import Child
 from dasksim._chunk import in_memory, simulate_chunk
+from dasksim._cluster_pool import memory_per_chunk
 from dasksim._compile import Program
 from dasksim._executors import Pool, n_local_workers, open_pool
 from dasksim._failures import Policy
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan
 from dasksim._progress import Progress
-from dasksim.errors import ArgumentError, StoreError
+from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.store import ChunkWriter, Receipt, open_receipts
 
-__all__ = ["check_memory", "run_chunks"]
+__all__ = ["check_memory", "check_retries", "run_chunks"]
+
+_log = logging.getLogger("dasksim")
 
 # Copies of a chunk that a worker holds at once: the variables, their encoded shards, and a stage's temporaries.
 _COPIES = 4
+
+# Stages that the name of a chunk's task tells.
+_MOST_NAMES = 4
 
 
 @dataclass(frozen=True)
@@ -45,9 +56,11 @@ def run_chunks(
     plan: Plan,
     writer: ChunkWriter,
     policy: Policy,
-    timeout: float | None,
     chunks: range,
+    *,
+    timeout: float | None,
     scheduler: Any,
+    retries: int,
     progress: bool | None,
 ) -> None:
     """Simulate and write the chunks that have no receipt.
@@ -60,12 +73,14 @@ def run_chunks(
         What writes it.
     policy
         What to do with samples that fail.
-    timeout
-        Seconds that a sub-batch may take.
     chunks
         The chunks among which to look.
+    timeout
+        Seconds that a sub-batch may take.
     scheduler
         Where the chunks run: a name or a client.
+    retries
+        How often a chunk is tried again that was lost with its worker.
     progress
         Whether to show a progress bar.
     """
@@ -76,56 +91,149 @@ def run_chunks(
     if not missing:
         return
     job = _ChunkJob(Program(pipeline, plan), writer, policy, Child(pipeline, timeout) if timeout else None)
+    lost = _Lost(retries, plan.chunk_size)
     try:
-        with Progress(n_samples, n_done, progress) as bar, open_pool(scheduler, job) as pool:
-            for receipt in _windowed(pool, pipeline, plan, missing):
+        with (
+            Progress(n_samples, n_done, progress) as bar,
+            open_pool(scheduler, job, _task_name(pipeline)) as pool,
+            writer.settling() as settle,
+        ):
+            for receipt in _windowed(pool, pipeline, plan, missing, lost):
+                settle(receipt)
                 bar.advance(plan.n_rows(receipt.chunk), receipt.n_proposals, receipt.n_accepted)
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, StoreError, ConnectionError) as error:
         error.add_note(_how_to_resume(writer))
         raise
-    except BrokenProcessPool as error:
-        error.add_note(
-            "A worker process died, often because memory ran out: a smaller chunk_size needs less. "
-            + _how_to_resume(writer)
-        )
-        raise
-    except StoreError as error:
-        error.add_note(_how_to_resume(writer))
+    except Exception as error:
+        if error is lost.error:
+            error.add_note(_how_to_resume(writer))
         raise
 
 
-def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int]) -> Iterator[Receipt]:
-    """Keep a few chunks more than there are workers under way, so that neither tasks nor results pile up."""
-    todo = iter(chunks)
-    running: set[Future[Receipt]] = set()
-    while True:
-        for chunk in todo:
-            running.add(pool.submit(chunk, in_memory(pipeline.condition_rows(chunk, plan))))
-            if len(running) >= 2 * pool.n_workers:
-                break
-        if not running:
+class _Lost:
+    """How often each chunk was lost with its worker.
+
+    Parameters
+    ----------
+    retries
+        How often a chunk may be lost and tried again.
+    chunk_size
+        Samples in a chunk, for the message.
+    """
+
+    def __init__(self, retries: int, chunk_size: int) -> None:
+        self.retries = retries
+        self.chunk_size = chunk_size
+        self.n_tries: Counter[int] = Counter()
+        self.error: Exception | None = None
+
+    def count(self, error: Exception, chunk: int, n_failed: int, others: Iterable[int]) -> None:
+        """Count a chunk as lost; raise the error if that was once too often.
+
+        Parameters
+        ----------
+        error
+            What became of it.
+        chunk
+            Number of the chunk.
+        n_failed
+            How many tries that was.
+        others
+            The other chunks in flight, which are lost too if a pool of processes broke.
+        """
+        self.n_tries[chunk] += n_failed
+        if self.n_tries[chunk] <= self.retries:
+            _log.warning(
+                "chunk %d was lost with a worker; try %d of %d", chunk, self.n_tries[chunk] + 1, self.retries + 1
+            )
             return
-        done, running = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield future.result()
+        suspects = [chunk]
+        if isinstance(error, BrokenProcessPool):
+            suspects += [other for other in others if self.n_tries[other] + 1 > self.retries]
+        names = f"chunk{'s' * (len(suspects) > 1)} {', '.join(map(str, sorted(suspects)))}"
+        error.add_note(
+            f"A worker process died with {names} in flight, {self.n_tries[chunk]} of {self.retries + 1} times: most "
+            f"often because memory ran out. A chunk_size below {self.chunk_size} needs less."
+        )
+        self.error = error
+        raise error
+
+
+def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int], lost: _Lost) -> Iterator[Receipt]:
+    """Keep a few chunks more than there are workers in flight, so that neither tasks nor results pile up."""
+    todo = deque(chunks)
+    running: dict[Future[Receipt], int] = {}
+    done: queue.SimpleQueue[Future[Receipt]] = queue.SimpleQueue()
+    while todo or running:
+        for _ in range(min(pool.window() - len(running), len(todo))):
+            chunk = todo.popleft()
+            conditions = in_memory(pipeline.condition_rows(chunk, plan))
+            future = pool.submit(chunk, conditions, lost.n_tries[chunk])
+            running[future] = chunk
+            future.add_done_callback(done.put)
+        try:
+            future = done.get(timeout=1)  # then see whether workers have come or gone
+        except queue.Empty:
+            continue
+        chunk = running.pop(future)
+        try:
+            receipt = future.result()
+        except Exception as error:
+            n_failed = 0 if _is_users(error) else pool.n_failed(error)
+            if not n_failed:
+                raise
+            lost.count(error, chunk, n_failed, running.values())
+            todo.appendleft(chunk)
+        else:
+            yield receipt
+
+
+def _is_users(error: Exception) -> bool:
+    """Return whether a stage raised an exception: it then has a note of where."""
+    return bool(getattr(error, "__notes__", ()))
+
+
+def _task_name(pipeline: Pipeline) -> str:
+    """Return what a chunk's task is called on a dashboard, which shows a key up to its first dash and digit."""
+    names = [step.stage.name.replace("-", "_").strip("<>_") for step in pipeline.steps if step.is_run]
+    shown = names if len(names) <= _MOST_NAMES else [*names[: _MOST_NAMES - 1], f"{len(names) - _MOST_NAMES + 1} more"]
+    return "+".join(shown) or "dasksim"
 
 
 def check_memory(plan: Plan, pipeline: Pipeline, scheduler: Any) -> None:
-    """Refuse before work what this machine cannot hold."""
+    """Refuse before work what this machine, or a worker of a cluster, cannot hold."""
     n_workers = n_local_workers(scheduler)
-    needed = plan.chunk_size * pipeline.sample_bytes * _COPIES * n_workers
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
+    memory: int | None
+    needed = plan.chunk_size * pipeline.sample_bytes * _COPIES * max(n_workers, 1)
+    if n_workers:
+        memory, who, has = _machine_memory(), f"for {n_workers} workers", "this machine has"
+    else:
+        memory = memory_per_chunk(scheduler)
+        who, has = "in each thread of a worker", "the smallest worker of the cluster has"
+    if memory and needed > memory:
         largest = int(plan.chunk_size * memory / needed) // plan.sub_batch_size * plan.sub_batch_size
         advice = f"give a chunk_size of at most {largest}" if largest else "give a smaller sub_batch_size too"
         raise ArgumentError(
-            f"chunk_size={plan.chunk_size} needs about {needed / 1e9:.1f} GB for {n_workers} workers, but this "
-            f"machine has {memory / 1e9:.1f} GB; {advice}"
+            f"chunk_size={plan.chunk_size} needs about {needed / 1e9:.2g} GB {who}, but {has} {memory / 1e9:.2g} GB"
+            f"{'' if n_workers else ' for each'}; {advice}"
         )
 
 
+def check_retries(retries: object) -> int:
+    """Return ``retries`` as an int >= 0, or raise."""
+    if isinstance(retries, bool | np.bool_) or not isinstance(retries, int | np.integer):
+        raise ArgumentTypeError(f"retries must be an integer >= 0; got {retries!r}")
+    if retries < 0:
+        raise ArgumentError(f"retries must be >= 0; got {retries!r}")
+    return int(retries)
+
+
+def _machine_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _complete_chunks(writer: ChunkWriter) -> set[int]:
-    receipts = open_receipts(writer.path, writer.layout.record)
+    receipts = open_receipts(writer.location)
     return receipts.complete_chunks() if receipts else set()
 
 

@@ -79,6 +79,13 @@ class SubBatch:
             return False
         return self.failures.raised(np.arange(self.axes[0])[rows], stage, error)
 
+    def row_of(self, cell: int) -> str:
+        """Return what a message calls the row of a cell."""
+        row = cell // self.cells_per_row
+        if self.failures is not None and self.failures.are_samples:
+            return f"sample {self.failures.samples[row]}"
+        return f"{self.unit} {row + self.first_sample if self.unit == 'sample' else row}"
+
     def inputs_of(self, cell: int) -> str:
         """Return the inputs of a cell, for a message."""
         cells = {name: value.reshape(self.n_cells, *value.shape[len(self.axes) :]) for name, value in self.rows.items()}
@@ -149,6 +156,8 @@ class Stage(ABC):
         The stages whose variables it may take; None for all before it.
     gathers
         The stages whose hidden variables it takes.
+    is_redrawn
+        Whether what it draws is drawn again for samples that failed.
     """
 
     is_batched: bool

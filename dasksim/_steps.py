@@ -112,6 +112,8 @@ class Place:
         Number of the attempt.
     unit
         What messages call a row.
+    redraw
+        How often samples that failed have been drawn again.
     """
 
     seed: int
@@ -120,10 +122,12 @@ class Place:
     full_rows: int
     attempt: int = 0
     unit: str = "sample"
+    redraw: int = 0
 
     def address(self, stage: Stage) -> Address:
-        """Return the address of a stage's stream."""
-        return Address(self.seed, stage.key, self.sub_batch, self.attempt)
+        """Return the address of a stage's stream; contexts, and what is not redrawn, stay as they are."""
+        attempt = 0 if stage.is_context else self.attempt
+        return Address(self.seed, stage.key, self.sub_batch, attempt, self.redraw if stage.is_redrawn else 0)
 
 
 def sub_batch_of(

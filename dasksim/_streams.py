@@ -17,6 +17,9 @@ __all__ = ["PROBE_SUB_BATCH", "Address", "check_seed", "stage_key"]
 #: The sub-batch that probes draw from. No dataset reaches it, so a probe never shares a stream with data.
 PROBE_SUB_BATCH = 2**63
 
+# What a redrawn sample adds to the path to its stream; no function spawns as many children.
+_REDRAWN = 1 << 62
+
 # Children of a stage's own stream, for what is not the `rng` argument. Numbers from _HIDDEN on are the generators
 # that a function reaches by itself, in the order in which they are found. `rng.spawn` counts its children from 0.
 _SEEDS, _NUMPY_GLOBAL, _PYTHON_GLOBAL, _HIDDEN = range(1 << 63, (1 << 63) + 4)
@@ -44,17 +47,22 @@ class Address:
     sub_batch
         Number of the sub-batch, counted from 0 over the whole dataset.
     attempt
-        Number of the attempt at this sub-batch, counted from 0.
+        Number of the attempt at this sub-batch, counted from 0; those of stages inside others in the bits above.
+    redraw
+        How often samples that failed have been drawn again.
     """
 
     seed: int
     stage: int
     sub_batch: int
     attempt: int = 0
+    redraw: int = 0
 
     def sequence(self, *child: int) -> np.random.SeedSequence:
         """Return the seed sequence of the stream, or of a child stream of it."""
-        return np.random.SeedSequence(self.seed, spawn_key=(self.stage, self.sub_batch, self.attempt, *child))
+        redraw = (_REDRAWN | self.redraw,) if self.redraw else ()
+        key = (self.stage, self.sub_batch, self.attempt, *redraw, *child)
+        return np.random.SeedSequence(self.seed, spawn_key=key)
 
     def generator(self) -> np.random.Generator:
         """Return the generator that a function receives as ``rng``.

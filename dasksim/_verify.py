@@ -1,19 +1,18 @@
 """Check a store against its receipts, and against its simulator."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from dasksim._agreement import StoredRequest, stored_record, stored_request
 from dasksim._chunk import in_memory, simulate_chunk
 from dasksim._plan import check_flag
 from dasksim._progress import Progress
-from dasksim._record import StoredRequest, stored_record, stored_request
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators import Simulator
-from dasksim.store import ChunkChecker
+from dasksim.store import ChunkChecker, StoreLike
 
 __all__ = ["Verification", "bad_chunks", "verify"]
 
@@ -63,7 +62,7 @@ class Verification:
 
 
 def verify(
-    store: str | os.PathLike[str],
+    store: StoreLike,
     simulator: Simulator | None = None,
     *,
     resimulate: int = 0,
@@ -75,7 +74,7 @@ def verify(
     Parameters
     ----------
     store
-        Path of the store. It need not be complete.
+        Where the store is, in any form that :func:`generate` takes. It need not be complete.
     simulator
         What it was made with; for ``resimulate``.
     resimulate
@@ -113,9 +112,9 @@ def verify(
         raise ArgumentError(f"resimulate must be an integer >= 0; got {resimulate!r}")
     if resimulate and simulator is None:
         raise ArgumentError("resimulate= needs the simulator that the store was made with")
-    path, record = stored_record(store)
+    location, record = stored_record(store)
     request = None if simulator is None else stored_request(store, simulator, conditions)
-    checker = ChunkChecker(path, record)
+    checker = ChunkChecker(location, record)
     problems = bad_chunks(checker, checker.complete, progress)
     good = [chunk for chunk in checker.complete if chunk not in problems]
     chosen = sorted(np.random.default_rng().permutation(good)[:resimulate].tolist()) if request else []
@@ -123,7 +122,7 @@ def verify(
         if request is not None and (found := _differences(checker, request, chunk)):
             problems[chunk] = tuple(found)
     n_chunks = -(-record["n_samples"] // record["chunk_size"])
-    return Verification(str(path), n_chunks, len(checker.complete), tuple(chosen), problems)
+    return Verification(location.name, n_chunks, len(checker.complete), tuple(chosen), problems)
 
 
 def _differences(checker: ChunkChecker, request: StoredRequest, chunk: int) -> list[str]:

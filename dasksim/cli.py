@@ -1,12 +1,14 @@
 """The command line: ``dasksim generate``, ``extend``, ``status``, ``verify``, ``replay`` and ``models``."""
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import pdb
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--dtype", help="store all floating-point variables in this dtype")
     one.add_argument("--on-error", default="raise", help="where a stage raises an exception: raise, mask or redraw")
     one.add_argument("--on-nonfinite", default="keep", help="where it returns NaN: keep, raise, mask or redraw")
-    one.add_argument("--overwrite", action="store_true", help="remove a dasksim store that is at the path")
+    one.add_argument("--overwrite", action="store_true", help="remove a dasksim store that is there")
     one.add_argument("--repair", action="store_true", help="simulate chunks again that verify finds damaged")
     _add_run(one)
     one.set_defaults(run=_generate)
@@ -81,11 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     two.set_defaults(run=_extend)
 
     three = commands.add_parser("status", help="say how far a store is; exit code 1 if it is incomplete")
-    three.add_argument("store", help="path of the store")
+    three.add_argument("store", help="path or URL of the store")
     three.set_defaults(run=_status)
 
     four = commands.add_parser("verify", help="check a store against its receipts; exit code 3 if chunks are damaged")
-    four.add_argument("store", help="path of the store")
+    four.add_argument("store", help="path or URL of the store")
     four.add_argument("--target", help="what it was made with, for --resimulate")
     four.add_argument("--resimulate", type=int, default=0, help="chunks, chosen at random, to simulate and compare")
     four.add_argument("--no-progress", action="store_true", help="show no progress bar")
@@ -104,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help="a model's name, package.module:object or file.py:object")
-    parser.add_argument("store", help="path of the store")
+    parser.add_argument("store", help="path or URL of the store")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +114,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=float, help="seconds that a sub-batch may take")
     parser.add_argument("--allow-changed", action="store_true", help="go on although a stage's source has changed")
     parser.add_argument("--scheduler", help="synchronous, threads, processes or tcp://host:port (default: as fits)")
+    parser.add_argument("--workers", type=int, help="run on this many worker processes, with a dashboard")
+    parser.add_argument("--retries", type=int, default=3, help="tries more of a chunk whose worker died (default: 3)")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
 
 
@@ -123,38 +127,64 @@ def _part(text: str) -> tuple[int, int]:
         raise argparse.ArgumentTypeError(f"must be i/m, such as 0/4; got {text!r}") from None
 
 
-def _run_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "part": arguments.part,
-        "timeout": arguments.timeout,
-        "allow_changed": arguments.allow_changed,
-        "scheduler": arguments.scheduler,
-        "progress": False if arguments.no_progress else None,
-    }
+@contextlib.contextmanager
+def _run_options(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    with _workers(arguments.workers, arguments.scheduler) as scheduler:
+        yield {
+            "part": arguments.part,
+            "timeout": arguments.timeout,
+            "allow_changed": arguments.allow_changed,
+            "scheduler": scheduler,
+            "retries": arguments.retries,
+            "progress": False if arguments.no_progress else None,
+        }
+
+
+@contextlib.contextmanager
+def _workers(n_workers: int | None, scheduler: str | None) -> Iterator[Any]:
+    """Give a client of a local cluster, if workers are asked for, else the scheduler."""
+    if n_workers is None:
+        yield scheduler
+        return
+    if scheduler is not None:
+        raise ArgumentError(f"give --workers {n_workers} or --scheduler {scheduler}, not both")
+    if n_workers < 1:
+        raise ArgumentError(f"--workers must be >= 1; got {n_workers}")
+    from distributed import Client, LocalCluster  # it takes half a second
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Port .* is already in use")  # the line below tells which it is
+        cluster = LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address="127.0.0.1:8787")
+    with cluster, Client(cluster, set_as_default=False) as client:
+        print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)  # noqa: T201
+        yield client
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    generate(
-        load_simulator(arguments.target),
-        arguments.store,
-        arguments.n_samples,
-        seed=arguments.seed,
-        sub_batch_size=arguments.sub_batch_size,
-        chunk_size=arguments.chunk_size,
-        dtypes=arguments.dtype,
-        on_error=arguments.on_error,
-        on_nonfinite=arguments.on_nonfinite,
-        overwrite=arguments.overwrite,
-        repair=arguments.repair,
-        **_run_options(arguments),
-    )
+    simulator = load_simulator(arguments.target)
+    with _run_options(arguments) as options:
+        generate(
+            simulator,
+            arguments.store,
+            arguments.n_samples,
+            seed=arguments.seed,
+            sub_batch_size=arguments.sub_batch_size,
+            chunk_size=arguments.chunk_size,
+            dtypes=arguments.dtype,
+            on_error=arguments.on_error,
+            on_nonfinite=arguments.on_nonfinite,
+            overwrite=arguments.overwrite,
+            repair=arguments.repair,
+            **options,
+        )
     print(status(arguments.store), file=sys.stderr)  # noqa: T201
     return OK
 
 
 def _extend(arguments: argparse.Namespace) -> int:
     simulator = load_simulator(arguments.target)
-    extend(arguments.store, simulator, arguments.n_samples, **_run_options(arguments))
+    with _run_options(arguments) as options:
+        extend(arguments.store, simulator, arguments.n_samples, **options)
     print(status(arguments.store), file=sys.stderr)  # noqa: T201
     return OK
 

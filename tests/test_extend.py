@@ -191,15 +191,15 @@ def pause_after_check(monkeypatch: pytest.MonkeyPatch, number: int, then: Callab
     """Have something happen just after a writer has seen, for the `number`-th time, that the store is still its own."""
     from dasksim.store import ChunkWriter
 
-    check, count = ChunkWriter._check_record, [0]
+    check, count = ChunkWriter.check_record, [0]
 
-    def checked(self: Any) -> None:
-        check(self)
+    def checked(self: Any, location: Any) -> None:
+        check(self, location)
         count[0] += 1
         if count[0] == number:
             then()
 
-    monkeypatch.setattr(ChunkWriter, "_check_record", checked)
+    monkeypatch.setattr(ChunkWriter, "check_record", checked)
 
 
 @pytest.mark.parametrize("n_before", [10, 12])

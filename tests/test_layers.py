@@ -12,7 +12,14 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "dasksim").rglob("*.py"))
 
 #: Imports within functions: (file, package).
-LAZY = {("_executors.py", "distributed"), ("drawing.py", "graphviz"), ("wrap_sbi.py", "torch")}
+LAZY = {
+    ("_cluster_pool.py", "distributed"),
+    ("_executors.py", "distributed"),
+    ("_icechunk.py", "icechunk"),
+    ("cli.py", "distributed"),
+    ("drawing.py", "graphviz"),
+    ("wrap_sbi.py", "torch"),
+}
 
 
 def module_name(file: Path) -> str:

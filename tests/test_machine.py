@@ -33,7 +33,7 @@ from dasksim import (
     status,
     verify,
 )
-from dasksim.store import ChunkWriter, open_receipts, read_record
+from dasksim.store import ChunkWriter, locate, open_receipts, read_record
 
 SIZE, MOST = 4, 30  # stores of fewer than three samples have smaller chunks
 OPTIONS: dict[str, Any] = {"sub_batch_size": 2, "chunk_size": SIZE, "scheduler": "synchronous"}
@@ -206,8 +206,8 @@ class StoreMachine(RuleBasedStateMachine):
                 assert stopper == last
                 self.complete = most
                 self._check_values(dataset, slice(first * SIZE, min(last * SIZE, self.n)))
-        record = read_record(self.path) or {}
-        receipts = open_receipts(self.path, record) if record else None
+        location = locate(self.path)
+        receipts = open_receipts(location) if read_record(location) else None
         self.complete = receipts.complete_chunks() if receipts else set()
         assert least <= self.complete <= most, (least, self.complete, most)
 

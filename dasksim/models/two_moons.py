@@ -2,14 +2,17 @@
 
 import math
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
-from dasksim.simulators import LambdaSimulator, SequentialSimulator, Simulator
+from dasksim.models._benchmark import Draws, benchmark, check_variant, labels, normal, uniform
+from dasksim.simulators import Simulator
 
 __all__ = ["two_moons"]
 
 
-def two_moons(lower: float = -1.0, upper: float = 1.0) -> Simulator:
+def two_moons(
+    lower: float = -1.0, upper: float = 1.0, variant: Literal["bayesflow", "sbibm"] = "bayesflow"
+) -> Simulator:
     r"""Two moons: two parameters, two observables, a bimodal posterior of two crescents.
 
     .. math::
@@ -23,6 +26,8 @@ def two_moons(lower: float = -1.0, upper: float = 1.0) -> Simulator:
     ----------
     lower, upper
         Bounds of the uniform prior, the same for both parameters.
+    variant
+        Whose definition it is, ``"bayesflow"`` or ``"sbibm"``; they are equal.
 
     Returns
     -------
@@ -40,22 +45,18 @@ def two_moons(lower: float = -1.0, upper: float = 1.0) -> Simulator:
     >>> dict(two_moons().sample(1000, seed=1).sizes)
     {'batch': 1000, 'parameter': 2, 'observable': 2}
     """
+    check_variant(variant)
     half_root = math.sqrt(0.5)
 
-    def prior(batch_shape: tuple[int, ...], rng: Any, xp: ModuleType) -> dict[str, Any]:
-        uniform = xp.asarray(rng.random((*batch_shape, 2), dtype="float32"))
-        return {"parameters": lower + (upper - lower) * uniform}
+    def prior(batch_shape: tuple[int, ...], rng: Any, xp: ModuleType) -> Draws:
+        return {"parameters": uniform((*batch_shape, 2), rng, xp, lower, upper)}
 
-    def observe(parameters: Any, batch_shape: tuple[int, ...], rng: Any, xp: ModuleType) -> dict[str, Any]:
-        angle = math.pi * (xp.asarray(rng.random(batch_shape, dtype="float32")) - 0.5)
-        radius = 0.1 + 0.01 * xp.asarray(rng.standard_normal(batch_shape, dtype="float32"))
+    def observe(parameters: Any, batch_shape: tuple[int, ...], rng: Any, xp: ModuleType) -> Draws:
+        angle = uniform(batch_shape, rng, xp, -math.pi / 2, math.pi / 2)
+        radius = 0.1 + 0.01 * normal(batch_shape, rng, xp)
         first, second = parameters[..., 0], parameters[..., 1]
         x = radius * xp.cos(angle) + 0.25 - half_root * xp.abs(first + second)
         y = radius * xp.sin(angle) + half_root * (second - first)
         return {"observables": xp.stack([x, y], axis=-1)}
 
-    return SequentialSimulator(
-        {"prior": LambdaSimulator(prior, is_batched=True), "observe": LambdaSimulator(observe, is_batched=True)},
-        dims={"parameters": ["parameter"], "observables": ["observable"]},
-        coords={"parameter": ["theta_1", "theta_2"], "observable": ["x_1", "x_2"]},
-    )
+    return benchmark(prior, observe, ["observable"], {"parameter": labels("theta", 2), "observable": labels("x", 2)})

@@ -184,6 +184,7 @@ class Simulator(ABC):
         chunk_size: int | None,
         conditions: dict[str, Any],
         lowering: Lowering | None = None,
+        most_probes: int = 1,
     ) -> tuple[Pipeline, Plan]:
         """Check the arguments of :meth:`sample`, find the schema, and cut the samples into chunks."""
         cache = self._probes if lowering is None else {}
@@ -193,7 +194,7 @@ class Simulator(ABC):
         if chunk_size is not None:
             chunk_size = check_count("chunk_size", chunk_size)
         seed = check_seed(seed)
-        pipeline = resolve(lowering, conditions, shape, seed, cache)
+        pipeline = resolve(lowering, conditions, shape, seed, cache, most_probes=most_probes)
         plan = plan_samples(
             shape,
             seed=seed,
@@ -206,7 +207,7 @@ class Simulator(ABC):
 
             def at(sub_batch: int) -> Pipeline:
                 size = plan.sub_batch_size
-                return resolve(lowering, conditions, shape, seed, cache, sub_batch, size)
+                return resolve(lowering, conditions, shape, seed, cache, sub_batch, size, most_probes)
 
             pipeline = at(0)
             check_sizes_agree(pipeline, plan.n_samples, plan.sub_batch_size, at)

@@ -1,23 +1,18 @@
 """Stores: Zarr groups written chunk by chunk, with a receipt for each complete chunk."""
 
 from dasksim.store._check import ChunkChecker
+from dasksim.store._icechunk import open_writer
 from dasksim.store._layout import ArrayLayout, StoreLayout, choose_inner_rows, stored_dtypes
+from dasksim.store._locate import StoreLike, locate
+from dasksim.store._location import Location
 from dasksim.store._metadata import forget_metadata
-from dasksim.store._read import (
-    ATTRIBUTE,
-    FORMAT,
-    Status,
-    open_dataset,
-    open_part,
-    open_receipts,
-    read_record,
-    remove_leftovers,
-    status,
-)
-from dasksim.store._receipts import Receipt, Receipts, digest_rows
+from dasksim.store._read import Status, open_dataset, open_part, status
+from dasksim.store._receipts import Receipt, Receipts, digest_rows, open_receipts
+from dasksim.store._record import ATTRIBUTE, FORMAT, read_record
 from dasksim.store._write import (
     ChunkWriter,
     cast,
+    check_store,
     create_arrays,
     create_root,
     finish_store,
@@ -32,11 +27,14 @@ __all__ = [
     "ArrayLayout",
     "ChunkChecker",
     "ChunkWriter",
+    "Location",
     "Receipt",
     "Receipts",
     "Status",
     "StoreLayout",
+    "StoreLike",
     "cast",
+    "check_store",
     "choose_inner_rows",
     "create_arrays",
     "create_root",
@@ -44,11 +42,12 @@ __all__ = [
     "finish_store",
     "forget_chunks",
     "forget_metadata",
+    "locate",
     "open_dataset",
     "open_part",
     "open_receipts",
+    "open_writer",
     "read_record",
-    "remove_leftovers",
     "remove_store",
     "replace_root",
     "status",

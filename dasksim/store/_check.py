@@ -1,20 +1,18 @@
 """Check what a store holds against its receipts."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.core.sync import sync
-from zarr.storage import LocalStore
 
 from dasksim._failures import VALID
 from dasksim.errors import StoreError
+from dasksim.store._location import Location, explained
 from dasksim.store._metadata import damaged_metadata
-from dasksim.store._read import open_receipts
-from dasksim.store._receipts import digest_rows
+from dasksim.store._receipts import digest_rows, key_of, open_receipts
 from dasksim.store._write import cast
 
 __all__ = ["ChunkChecker"]
@@ -27,24 +25,25 @@ class ChunkChecker:
 
     Parameters
     ----------
-    path
+    location
         Where the store is.
     record
         What it says of itself.
     """
 
-    def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
+    def __init__(self, location: Location, record: Mapping[str, Any]) -> None:
         self.record = record
-        self.receipts = open_receipts(path, record)
+        self.receipts = open_receipts(location)
         self.complete = sorted(self.receipts.complete_chunks()) if self.receipts else []
-        if bad := damaged_metadata(path, record) if self.complete else []:
+        if bad := damaged_metadata(location, record) if self.complete else []:
             what = ", ".join(map(repr, bad)) if any(bad) else "its arrays, as gathered in its root,"
             raise StoreError(
-                f"the metadata of {what} in the store at {str(path)!r} are lost or damaged; generate(..., repair=True) "
-                "makes them again"
+                f"the metadata of {what} in the store at {location.name!r} are lost or damaged; "
+                "generate(..., repair=True) makes them again"
             )
-        group = zarr.open_group(LocalStore(path, read_only=True), mode="r", use_consolidated=False)
-        found = {name: group.get(name) for name in record["variables"]}
+        with explained(f"cannot open the store at {location.name!r}"):
+            group = zarr.open_group(location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
+            found = {name: group.get(name) for name in record["variables"]}
         self.arrays = {name: array for name, array in found.items() if isinstance(array, zarr.Array)}
 
     def rows(self, chunk: int) -> slice:
@@ -56,8 +55,8 @@ class ChunkChecker:
         """Return what is wrong with the stored bytes of a chunk that has a receipt."""
         try:
             receipt = self._receipt(chunk)
-        except Exception as error:  # noqa: BLE001
-            return [f"its receipt cannot be read: {_first_line(error)}"]
+        except StoreError as error:
+            return [f"its receipt cannot be read: {_first_line(error.__cause__ or error)}"]
         rows = self.rows(chunk)
         if not receipt.get("complete"):
             return ["its receipt is empty"]
@@ -79,9 +78,7 @@ class ChunkChecker:
         return "failed" not in receipt or sum(failure.count for failure in failures) == receipt["failed"]
 
     def _problem(self, name: str, array: zarr.Array[Any], chunk: int, rows: slice, digest: int | None) -> str:
-        features = "/".join("0" for _ in array.shape[1:])
-        key = f"{array.path}/c/{chunk}" + (f"/{features}" if features else "")
-        exists = sync(array.store.exists(key))
+        exists = sync(array.store.exists(key_of(array, chunk)))
         if name == VALID and not digest and not exists:
             return ""  # made before samples could be masked
         if not exists:
@@ -109,5 +106,5 @@ class ChunkChecker:
         return {name: np.asarray(array[sample]) for name, array in self.arrays.items()}
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

@@ -1,16 +1,15 @@
 """Check that the metadata of a store's arrays are there, and go with what the store says of itself."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore
 
-from dasksim.errors import StoreError
+from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._receipts import FAILURES, RECEIPTS
 
 __all__ = ["damaged_metadata", "forget_metadata"]
@@ -18,19 +17,19 @@ __all__ = ["damaged_metadata", "forget_metadata"]
 _Node = zarr.Array[Any] | zarr.Group | None
 
 
-def damaged_metadata(path: Path, record: Mapping[str, Any]) -> list[str]:
+def damaged_metadata(location: Location, record: Mapping[str, Any]) -> list[str]:
     """Return the paths in a store of arrays whose metadata are lost, unreadable or others than its record says.
 
     The empty path stands for the metadata that are gathered in the root, which are a copy.
     """
-    store = LocalStore(path, read_only=True)
-    own = [name for name in (RECEIPTS.partition("/")[0], RECEIPTS, FAILURES) if (path / name).is_dir()]
+    store = location.for_reading()
+    own = [name for name in (RECEIPTS.partition("/")[0], RECEIPTS, FAILURES) if not sync(store.is_empty(name))]
     found = {name: _opened(store, name) for name in [*record["variables"], *record.get("coords", ()), *own]}
     bad = [name for name, node in found.items() if not _fits(node, name, record)]
     return bad or ([] if _is_gathered_well(store, found) else [""])
 
 
-def forget_metadata(path: Path, record: Mapping[str, Any]) -> None:
+def forget_metadata(location: Location, record: Mapping[str, Any]) -> None:
     """Remove the metadata of arrays that are damaged, so that they are made again; data and receipts stay.
 
     Raises
@@ -38,14 +37,12 @@ def forget_metadata(path: Path, record: Mapping[str, Any]) -> None:
     StoreError
         If the store cannot be written.
     """
-    try:
-        for name in filter(None, damaged_metadata(path, record)):
-            sync(LocalStore(path).delete(f"{name}/zarr.json"))
-    except OSError as error:
-        raise StoreError(f"cannot write to the store at {str(path)!r}: {error}") from error
+    with explained(f"cannot write to the store at {location.name!r}"):
+        for name in filter(None, damaged_metadata(location, record)):
+            sync(location.store.delete(f"{name}/{ROOT}"))
 
 
-def _opened(store: LocalStore, name: str) -> _Node:
+def _opened(store: Store, name: str) -> _Node:
     try:
         return zarr.open_group(store, mode="r", use_consolidated=False)[name]
     except (ValueError, TypeError, KeyError):
@@ -76,7 +73,7 @@ def _strings(coord: zarr.Array[Any]) -> list[str] | None:
         return None
 
 
-def _is_gathered_well(store: LocalStore, found: Mapping[str, _Node]) -> bool:
+def _is_gathered_well(store: Store, found: Mapping[str, _Node]) -> bool:
     try:
         gathered = zarr.open_group(store, mode="r").metadata.consolidated_metadata
     except (ValueError, TypeError, KeyError):
@@ -87,5 +84,5 @@ def _is_gathered_well(store: LocalStore, found: Mapping[str, _Node]) -> bool:
 
 
 def _text(metadata: Any) -> bytes:
-    text: bytes = metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes()
+    text: bytes = metadata.to_buffer_dict(default_buffer_prototype())[ROOT].to_bytes()
     return text

@@ -1,127 +1,23 @@
-"""Find out what a path holds, and open stores."""
+"""Open stores, and say how far they are."""
 
-import contextlib
-import json
+import itertools
 import math
-import os
-import tempfile
-import threading
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
 import zarr
-from zarr.errors import ZarrUserWarning
-from zarr.storage import LocalStore
+from zarr.abc.store import Store
 
 from dasksim._failures import Failure
 from dasksim.errors import IncompleteStoreError, StoreError
-from dasksim.store._receipts import Receipts
+from dasksim.store._locate import StoreLike, locate
+from dasksim.store._location import Location, expected_warnings, explained
+from dasksim.store._receipts import open_receipts, runs
+from dasksim.store._record import check_documents, read_record
 
-__all__ = [
-    "ATTRIBUTE",
-    "FORMAT",
-    "Status",
-    "damage",
-    "expected_warnings",
-    "open_dataset",
-    "open_part",
-    "open_receipts",
-    "read_record",
-    "remove_leftovers",
-    "status",
-]
-
-#: Name of the attribute that holds a store's record, a JSON string.
-ATTRIBUTE = "dasksim"
-
-#: Version of the store's layout.
-FORMAT = 1
-
-# A file that is being written has a name of its own; one that has lain for so long belongs to a writer that was killed.
-_LEFTOVER_SECONDS = 600
-
-
-_filters_lock = threading.RLock()  # filters of warnings belong to the whole process
-
-
-@contextlib.contextmanager
-def expected_warnings() -> Iterator[None]:
-    """Silence Zarr's warnings of consolidated metadata, of files that are being written, and of files of others."""
-    with _filters_lock, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Consolidated metadata", category=ZarrUserWarning)
-        warnings.filterwarnings("ignore", "Object at .* is not recognized", category=ZarrUserWarning)
-        yield
-
-
-def read_record(path: Path) -> dict[str, Any] | None:
-    """Return what a store says of itself, or None if there is nothing at the path.
-
-    Raises
-    ------
-    StoreError
-        If something else is there, or a store of a newer format.
-    """
-    if not path.exists() or (path.is_dir() and all(_is_unfinished(child) for child in path.iterdir())):
-        return None
-    if not path.is_dir():
-        raise StoreError(f"{str(path)!r} is a file, not a store; choose another path")
-    try:
-        record = json.loads(json.loads((path / "zarr.json").read_text())["attributes"][ATTRIBUTE])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{str(path)!r} is not empty and is no store made by dasksim; choose another path") from error
-    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
-        raise StoreError(f"{str(path)!r} is no store made by dasksim.generate; choose another path")
-    if record["format"] > FORMAT:
-        raise StoreError(
-            f"the store at {str(path)!r} has format {record['format']}, this dasksim knows up to {FORMAT}; upgrade it"
-        )
-    return record
-
-
-def _is_unfinished(path: Path) -> bool:
-    return path.name.endswith(".partial")
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove the unfinished files of writers that were killed, if the store can be written."""
-    files = list(path.rglob("*.partial"))
-    oldest = _clock(path) - _LEFTOVER_SECONDS if files else 0.0
-    for file in files:
-        try:
-            if file.stat().st_mtime < oldest:
-                file.unlink()
-        except FileNotFoundError:  # its writer finished
-            continue
-
-
-def _clock(path: Path) -> float:
-    """Return the time by the clock that stamps files, which need not be this machine's; 0 if it is unknown."""
-    try:
-        with tempfile.TemporaryFile(dir=path) as file:
-            return os.fstat(file.fileno()).st_mtime
-    except OSError:
-        return 0.0
-
-
-def open_receipts(path: Path, record: Mapping[str, Any]) -> Receipts | None:
-    """Return the receipts of a store, or None if its creation was cut off before them.
-
-    Raises
-    ------
-    StoreError
-        If their metadata are damaged.
-    """
-    try:
-        group = zarr.open_group(LocalStore(path, read_only=True), mode="r", use_consolidated=False)
-        return Receipts(group, record)
-    except (FileNotFoundError, KeyError):
-        return None
-    except (ValueError, TypeError) as error:
-        raise StoreError(damage(path, error)) from error
+__all__ = ["Status", "open_dataset", "open_part", "status"]
 
 
 @dataclass(frozen=True)
@@ -212,33 +108,26 @@ class Status:
 _MOST_RUNS = 8
 
 
-def _runs(chunks: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """Return ascending numbers as runs, each with its first and last one."""
-    starts = [c for i, c in enumerate(chunks) if i == 0 or chunks[i - 1] != c - 1]
-    ends = [c for i, c in enumerate(chunks) if i + 1 == len(chunks) or chunks[i + 1] != c + 1]
-    return tuple(zip(starts, ends, strict=True))
-
-
-def status(store: str | Path) -> Status:
+def status(store: StoreLike) -> Status:
     """Return how far a store is, from its receipts.
 
     Parameters
     ----------
     store
-        Path of the store.
+        Where the store is, in any form that :func:`~dasksim.generate` takes, or the path of a zip file of a store.
 
     Raises
     ------
     StoreError
-        If there is no store made by dasksim.
+        If there is no store made by dasksim, or it cannot be read.
     """
-    path, record = _existing(store)
-    receipts = open_receipts(path, record)
+    location, record = _existing(store)
+    receipts = open_receipts(location)
     complete = receipts.complete_chunks() if receipts else set()
     totals = receipts.totals() if receipts else dict.fromkeys(("proposals", "accepted", "nanoseconds"), 0)
     n, size = record["n_samples"], record["chunk_size"]
     return Status(
-        path=str(path),
+        path=location.name,
         n_samples=n,
         n_complete_samples=sum(min(size, n - chunk * size) for chunk in complete),
         n_chunks=-(-n // size),
@@ -250,17 +139,26 @@ def status(store: str | Path) -> Status:
         n_proposals=totals["proposals"],
         n_accepted=totals["accepted"],
         failures=receipts.failures() if receipts else (),
-        missing=_runs([chunk for chunk in range(-(-n // size)) if chunk not in complete]),
+        missing=_gaps(complete, -(-n // size)),
     )
 
 
-def open_dataset(store: str | Path) -> xr.Dataset:
+def _gaps(complete: set[int], n_chunks: int) -> tuple[tuple[int, int], ...]:
+    """Return the runs of chunks that are missing, which may be far more than can be listed."""
+    borders = [(-1, -1), *runs(sorted(complete)), (n_chunks, n_chunks)]
+    pairs = itertools.pairwise(borders)
+    return tuple((before[1] + 1, after[0] - 1) for before, after in pairs if after[0] - before[1] > 1)
+
+
+def open_dataset(store: StoreLike) -> xr.Dataset:
     """Open a complete store as a lazy Dataset, one Dask chunk for each chunk of the store.
+
+    Opening runs no code that a store holds, and believes nothing that it says of its arrays before they agree.
 
     Parameters
     ----------
     store
-        Path of the store.
+        Where the store is, in any form that :func:`~dasksim.generate` takes, or the path of a zip file of a store.
 
     Returns
     -------
@@ -270,56 +168,61 @@ def open_dataset(store: str | Path) -> xr.Dataset:
     Raises
     ------
     StoreError
-        If there is no store made by dasksim.
+        If there is no store made by dasksim, or it cannot be read.
     IncompleteStoreError
         If chunks are missing.
     """
-    path, record = _existing(store)
-    receipts = open_receipts(path, record)
+    location, record = _existing(store)
+    receipts = open_receipts(location)
     n_chunks = -(-record["n_samples"] // record["chunk_size"])
     n_complete = len(receipts.complete_chunks()) if receipts else 0
     if n_complete < n_chunks:
         raise IncompleteStoreError(
-            f"the store at {str(path)!r} has {n_complete} of {n_chunks} chunks; run generate again with the same "
+            f"the store at {location.name!r} has {n_complete} of {n_chunks} chunks; run generate again with the same "
             "arguments to finish it"
         )
-    dataset = open_part(path)
+    dataset = open_part(location)
     totals = receipts.totals() if receipts else {}
     if totals and totals["accepted"] != totals["proposals"]:
         dataset.attrs["acceptance_rate"] = totals["accepted"] / totals["proposals"]
     return dataset
 
 
-def open_part(store: str | Path) -> xr.Dataset:
+def open_part(store: StoreLike) -> xr.Dataset:
     """Open a store of which chunks may be missing, whose samples read as fill values."""
-    path, record = _existing(store)
-    chunks = {"batch": record["chunk_size"]}
-    try:
-        with expected_warnings():
-            dataset: xr.Dataset = xr.open_zarr(LocalStore(path, read_only=True), consolidated=False, chunks=chunks)
-        dataset = dataset[list(record["variables"])]
-    except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(damage(path, error)) from error
-    if dataset.sizes["batch"] < record["n_samples"]:
-        raise StoreError(
-            f"the arrays of the store at {str(path)!r} are shorter than its {record['n_samples']} samples, since an "
-            "extension was cut off; run dasksim.generate or dasksim.extend for that many samples to go on"
-        )
+    location, record = _existing(store)
+    check_documents(location, record, is_whole=True)
+    with explained(f"cannot open the store at {location.name!r}"):
+        dataset = _opened(location.for_reading(), record)
     return dataset.isel(batch=slice(record["n_samples"]))  # arrays may be longer, where another run has made them so
 
 
-def damage(path: Path, error: Exception) -> str:
-    """Return the message that says that a store is damaged."""
-    line = (str(error).splitlines() or [""])[0][:200]
-    return (
-        f"the store at {str(path)!r} is damaged ({type(error).__name__}: {line}); dasksim.verify tells where, and "
-        "generate(..., repair=True) mends it"
-    )
+def _opened(store: Store, record: Mapping[str, Any]) -> xr.Dataset:
+    """Return variables as they are stored, whatever attributes they have, and labels as xarray encodes them."""
+    variables, labels = list(record["variables"]), set(record["coords"])
+    sizes = {dim: -1 for variable in record["variables"].values() for dim in variable["dims"]}
+    how: dict[str, Any] = {"consolidated": False, "zarr_format": 3}
+    with expected_warnings():
+        names = set(zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False).array_keys())
+        dataset: xr.Dataset = xr.open_zarr(
+            store,
+            chunks={**sizes, "batch": record["chunk_size"]},
+            decode_cf=False,
+            drop_variables=names - set(variables),
+            **how,
+        )
+        if labels:
+            coords = xr.open_zarr(store, chunks=None, decode_coords=False, drop_variables=names - labels, **how)
+            dataset = dataset.assign_coords(coords.coords)
+    for name, variable in record["variables"].items():
+        if dataset[name].dtype != variable["dtype"]:  # an attribute of its name may say so
+            raise StoreError(f"{name!r} has the attribute dtype, by which xarray reads it as {dataset[name].dtype}")
+    return dataset[variables]
 
 
-def _existing(store: str | Path) -> tuple[Path, dict[str, Any]]:
-    path = Path(store)
-    record = read_record(path)
+def _existing(store: StoreLike) -> tuple[Location, dict[str, Any]]:
+    location = locate(store)
+    record = read_record(location)
     if record is None:
-        raise StoreError(f"there is no store at {str(path)!r}")
-    return path, record
+        raise StoreError(f"there is no store at {location.name!r}")
+    return location, record

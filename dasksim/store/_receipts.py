@@ -5,7 +5,9 @@ its presence alone says that the chunk is complete: it is written after the data
 """
 
 import contextlib
+import itertools
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,8 +22,19 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from dasksim._failures import Failure, summed
 from dasksim.errors import StoreError
+from dasksim.store._location import Location, explained
+from dasksim.store._record import read_document, read_record
 
-__all__ = ["RECEIPTS", "Receipt", "Receipts", "create_or_grow", "digest_rows"]
+__all__ = [
+    "RECEIPTS",
+    "Receipt",
+    "Receipts",
+    "create_or_grow",
+    "digest_rows",
+    "key_of",
+    "open_receipts",
+    "runs",
+]
 
 #: Path of the array of receipts in a store.
 RECEIPTS = "_dasksim/receipts"
@@ -30,6 +43,7 @@ RECEIPTS = "_dasksim/receipts"
 FAILURES = "_dasksim/failures"
 
 _FIELDS = ("complete", "proposals", "accepted", "failed", "nanoseconds")
+_KEY = re.compile(r"c[./](0|[1-9][0-9]{0,18})(?:[./]0)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -83,21 +97,24 @@ class Receipts:
         The root of the store.
     record
         What the store says of itself.
+    name
+        Name of the store for messages.
     """
 
-    def __init__(self, group: zarr.Group, record: Mapping[str, Any]) -> None:
-        self._record = record
+    def __init__(self, group: zarr.Group, record: Mapping[str, Any], name: str) -> None:
         self._array = _array(group, RECEIPTS)
         self._failures = _array(group, FAILURES) if FAILURES in group else None  # older stores have none
+        self._record = record
+        self._name = name
         self._fields: list[str] = list(self._array.attrs["fields"])  # type: ignore[arg-type]
 
     @classmethod
-    def create(cls, group: zarr.Group, n_chunks: int, variables: Sequence[str]) -> None:
+    def create(cls, group: zarr.Group, n_chunks: int, variables: Sequence[str], key_separator: str) -> None:
         """Create the arrays of receipts in a store, or let them grow."""
         fields = [*_FIELDS, *(f"digest:{name}" for name in variables)]
         with contextlib.suppress(ContainsGroupError):  # Zarr makes it with the array, but a kill may come between
             group.create_group(RECEIPTS.partition("/")[0])
-        one_file_a_chunk = {"name": "default", "separator": "."}
+        one_key_a_chunk = {"name": "default", "separator": key_separator}
         create_or_grow(
             group,
             FAILURES,
@@ -107,7 +124,7 @@ class Receipts:
             compressors=[Crc32cCodec()],
             fill_value="",
             dimension_names=("chunk",),
-            chunk_key_encoding=one_file_a_chunk,
+            chunk_key_encoding=one_key_a_chunk,
         )
         create_or_grow(
             group,
@@ -118,7 +135,7 @@ class Receipts:
             compressors=[Crc32cCodec()],
             fill_value=0,
             dimension_names=("chunk", "field"),
-            chunk_key_encoding=one_file_a_chunk,
+            chunk_key_encoding=one_key_a_chunk,
             attributes={"fields": fields},
         )
 
@@ -137,14 +154,21 @@ class Receipts:
         self._array[receipt.chunk] = np.array([values.get(field, 0) for field in self._fields], "uint64")
 
     def read(self, chunk: int) -> dict[str, int]:
-        """Return the fields of a receipt; zeros if there is none."""
-        return dict(zip(self._fields, np.asarray(self._array[chunk]).tolist(), strict=True))
+        """Return the fields of a receipt; zeros if there is none.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be read.
+        """
+        with explained(f"cannot read the receipt of chunk {chunk} of {self._name!r}"):
+            return dict(zip(self._fields, np.asarray(self._array[chunk]).tolist(), strict=True))
 
     def read_if_sound(self, chunk: int) -> dict[str, int]:
         """Return the fields of a receipt, none if it cannot be read."""
         try:
             return self.read(chunk)
-        except ValueError:
+        except StoreError:
             return {}
 
     def hold(self, chunk: int, digests: Mapping[str, int]) -> bool:
@@ -154,17 +178,24 @@ class Receipts:
 
     def remove(self, chunk: int) -> None:
         """Remove a receipt, so that its chunk is simulated again."""
-        sync(self._array.store.delete(f"{self._array.path}/c.{chunk}.0"))
+        sync(self._array.store.delete(key_of(self._array, chunk)))
         if self._failures is not None:
-            sync(self._failures.store.delete(f"{self._failures.path}/c.{chunk}"))
+            sync(self._failures.store.delete(key_of(self._failures, chunk)))
 
     def complete_chunks(self) -> set[int]:
         """Return the numbers of the complete chunks, from the names of the receipts alone.
 
         A chunk that was the last, short one before the store was extended may have a receipt for its beginning only.
+
+        Raises
+        ------
+        StoreError
+            If they cannot be listed.
         """
+        with explained(f"cannot list the receipts of {self._name!r}"):
+            listed = sync(_listed(self._array))
         n, size = self._record["n_samples"], self._record["chunk_size"]
-        complete = {chunk for chunk in sync(_listed(self._array)) if chunk * size < n}
+        complete = {chunk for chunk in listed if chunk * size < n}
         once_last = {before // size for before in self._record.get("extended_from", ()) if before % size}
         return {c for c in complete if c not in once_last or not self._is_short(c, min(size, n - c * size))}
 
@@ -172,32 +203,48 @@ class Receipts:
         return self.read_if_sound(chunk).get("complete", n_rows) < n_rows  # a damaged one is there nevertheless
 
     def totals(self) -> dict[str, int]:
-        """Return the sums of all fields but ``complete`` over all complete chunks."""
+        """Return the sums of all fields but ``complete`` over all complete chunks.
+
+        Raises
+        ------
+        StoreError
+            If they cannot be read.
+        """
         chunks = sorted(self.complete_chunks())
+        sums = dict.fromkeys(_FIELDS[1:], 0)
         try:
-            rows = np.asarray(self._array[: chunks[-1] + 1]) if chunks else np.zeros((0, len(self._fields)), "uint64")
-        except ValueError as error:
+            for first, last in runs(chunks):
+                rows = np.asarray(self._array[first : last + 1])
+                columns = {field: rows[:, i] for i, field in enumerate(self._fields)}
+                columns.setdefault("accepted", columns["proposals"])  # older stores have no such fields
+                columns.setdefault("failed", np.zeros(0, "uint64"))
+                for field in sums:
+                    sums[field] += int(columns[field].sum())
+        except Exception as error:
             raise self._unreadable("receipts", chunks, self.read) from error
-        columns = {field: rows[chunks, i] for i, field in enumerate(self._fields)}
-        columns.setdefault("accepted", columns["proposals"])  # older stores have no such fields
-        columns.setdefault("failed", np.zeros(0, "uint64"))
-        return {field: int(columns[field].sum()) for field in _FIELDS[1:]}
+        return sums
 
     def failures(self) -> tuple[Failure, ...]:
-        """Return what failed in all complete chunks, the most frequent first."""
+        """Return what failed in all complete chunks, the most frequent first.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be read.
+        """
         if self._failures is None:
             return ()
         chunks = sorted(sync(_listed(self._failures)) & self.complete_chunks())
         try:
             return summed(failure for chunk in chunks for failure in self.failures_of(chunk))
-        except (ValueError, TypeError) as error:
+        except Exception as error:
             raise self._unreadable("failures", chunks, self.failures_of) from error
 
     def failures_of(self, chunk: int) -> tuple[Failure, ...]:
         """Return what failed in a chunk, as its receipt says that something did; else it is a former receipt's."""
         n_failed = self.read(chunk).get("failed")  # receipts of older stores do not say
         text = str(self._failures[chunk]) if self._failures is not None and n_failed != 0 else ""
-        return tuple(Failure(**failure) for failure in json.loads(text)) if text or n_failed else ()
+        return tuple(_failure(**failure) for failure in json.loads(text)) if text or n_failed else ()
 
     def _unreadable(self, what: str, chunks: Sequence[int], read: Callable[[int], Any]) -> StoreError:
         """Return the error that says of which chunks something cannot be read."""
@@ -205,12 +252,16 @@ class Receipts:
         for chunk in chunks:
             try:
                 read(chunk)
-            except (ValueError, TypeError):
+            except Exception:  # noqa: BLE001
                 bad.append(chunk)
         return StoreError(
-            f"the {what} of the chunks {bad} in {self._array.store} are damaged; dasksim.verify lists all that is "
+            f"the {what} of the chunks {bad} in {self._name!r} are damaged; dasksim.verify lists all that is "
             "damaged in a store, and generate(..., repair=True) simulates such chunks again"
         )
+
+
+def _failure(stage: object, kind: object, message: object, count: Any, sample: Any) -> Failure:
+    return Failure(str(stage), str(kind), str(message), int(count), int(sample))
 
 
 def create_or_grow(group: zarr.Group, path: str, **how: Any) -> None:
@@ -223,6 +274,12 @@ def create_or_grow(group: zarr.Group, path: str, **how: Any) -> None:
             array.resize((how["shape"][0], *array.shape[1:]))  # receipts of older stores have fewer fields
 
 
+def key_of(array: zarr.Array[Any], chunk: int) -> str:
+    """Return the key under which a chunk of an array lies in its store."""
+    indices = (chunk, *(0 for _ in array.shape[1:]))
+    return f"{array.path}/{array.metadata.encode_chunk_key(indices)}"
+
+
 def _array(group: zarr.Group, path: str) -> zarr.Array[Any]:
     array = group[path]
     if not isinstance(array, zarr.Array):
@@ -230,11 +287,62 @@ def _array(group: zarr.Group, path: str) -> zarr.Array[Any]:
     return array
 
 
+def open_receipts(location: Location) -> Receipts | None:
+    """Return the receipts of a store, or None if its creation was cut off before them.
+
+    Raises
+    ------
+    StoreError
+        If they cannot be read, or do not fit the record.
+    """
+    document = read_document(location, RECEIPTS)
+    if document is None:
+        return None
+    record = read_record(location) or {"n_samples": 0, "chunk_size": 1}
+    wrong = _first_wrong(document, record)
+    if wrong:
+        raise StoreError(
+            f"the receipts of the store at {location.name!r} are damaged: {wrong}; generate(..., repair=True) makes "
+            "them again"
+        )
+    with explained(f"the receipts of {location.name!r} are damaged, and generate(..., repair=True) makes them again"):
+        group = zarr.open_group(location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
+        return Receipts(group, record, location.name)
+
+
+def _first_wrong(document: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """Return what is wrong in the metadata of receipts, or nothing."""
+    attributes = document.get("attributes")
+    fields = attributes.get("fields") if isinstance(attributes, dict) else None
+    if not isinstance(fields, list) or not all(isinstance(field, str) for field in fields):
+        return "their fields have no names"
+    if len(set(fields)) < len(fields) or not set(fields) >= {"complete", "proposals", "nanoseconds"}:
+        return f"their fields are {str(fields)[:200]}"
+    if document.get("node_type") != "array" or document.get("data_type") != "uint64":
+        return "they are no array of uint64"
+    shape, grid = document.get("shape"), document.get("chunk_grid")
+    lengths = [-(-n // record["chunk_size"]) for n in (record["n_samples"], *record.get("extended_from", ()))]
+    if not isinstance(shape, list) or shape[1:] != [len(fields)] or shape[0] < min(lengths):  # may be longer
+        return f"there must be {lengths[0]} of {len(fields)} fields; they have shape {str(shape)[:100]}"
+    one = {"name": "regular", "configuration": {"chunk_shape": [1, len(fields)]}}
+    return "" if grid == one else f"each must be a chunk; got {str(grid)[:200]}"
+
+
+def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Return ascending numbers as runs, each with its first and last one.
+
+    Examples
+    --------
+    >>> runs([0, 1, 2, 5])
+    [(0, 2), (5, 5)]
+    """
+    grouped = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    found = [[number for _, number in run] for _, run in grouped]
+    return [(run[0], run[-1]) for run in found]
+
+
 async def _listed(array: zarr.Array[Any]) -> set[int]:
-    prefix = f"{array.path}/c."
-    keys = [key async for key in array.store.list_prefix(f"{array.path}/")]
-    return {
-        int(key.removeprefix(prefix).partition(".")[0])
-        for key in keys
-        if key.startswith(prefix) and not key.endswith(".partial")
-    }
+    prefix = f"{array.path}/"
+    keys = [key async for key in array.store.list_prefix(prefix)]
+    numbers = {int(found[1]) for key in keys if (found := _KEY.fullmatch(key.removeprefix(prefix)))}
+    return {number for number in numbers if number < array.shape[0]}

@@ -1,11 +1,10 @@
 """Create a store, and write chunks to it."""
 
+import contextlib
 import json
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,22 +12,24 @@ import numpy.typing as npt
 import xarray as xr
 import zarr
 from zarr.abc.buffer import BufferPrototype
-from zarr.abc.store import ByteRequest
+from zarr.abc.store import ByteRequest, Store
 from zarr.buffer.cpu import Buffer
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore, WrapperStore
+from zarr.storage import MemoryStore, WrapperStore
 
 from dasksim._chunk import Chunk
 from dasksim._failures import VALID
 from dasksim.errors import OutputError, StoreError, StoreMismatchError
 from dasksim.store._layout import ArrayLayout, StoreLayout
-from dasksim.store._read import ATTRIBUTE, damage, expected_warnings, read_record
-from dasksim.store._receipts import RECEIPTS, Receipt, Receipts, create_or_grow, digest_rows
+from dasksim.store._location import ROOT, Location, expected_warnings, explained
+from dasksim.store._receipts import RECEIPTS, Receipt, Receipts, create_or_grow, digest_rows, open_receipts
+from dasksim.store._record import ATTRIBUTE, check_documents, read_record
 
 __all__ = [
     "ChunkWriter",
     "cast",
+    "check_store",
     "create_arrays",
     "create_root",
     "finish_store",
@@ -42,7 +43,22 @@ Array = npt.NDArray[Any]
 _RECEIPTS_FOLDER = RECEIPTS.partition("/")[0]
 
 
-def create_root(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def check_store(location: Location, record: Mapping[str, Any], *, check_metadata: bool = True) -> None:
+    """Check that a store can be continued: that what is there of it is as its record says, and lies within it.
+
+    Raises
+    ------
+    StoreError
+        If it cannot.
+    """
+    with explained(f"cannot read {location.name!r}"):
+        location.refuse_links()
+    if check_metadata:
+        check_documents(location, record, is_whole=False)
+        open_receipts(location)
+
+
+def create_root(location: Location, record: Mapping[str, Any]) -> dict[str, Any]:
     """Create the root of a store unless there is one, and return the record that is there.
 
     The root comes first and is created exclusively, so that of two writers with different arguments one sees the
@@ -53,15 +69,13 @@ def create_root(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     StoreError
         If the store cannot be written.
     """
-    try:
-        if not (path / "zarr.json").exists():  # what is complete need not be writable
-            sync(LocalStore(path).set_if_not_exists("zarr.json", _root(record)))
-    except OSError as error:
-        raise StoreError(f"cannot write a store at {str(path)!r}: {error}") from error
-    return read_record(path) or {}
+    with explained(f"cannot write a store at {location.name!r}"):
+        if not location.read(ROOT):  # what is complete need not be writable
+            location.create_root(_root(record))
+    return read_record(location) or {}
 
 
-def replace_root(path: Path, record: Mapping[str, Any]) -> None:
+def replace_root(location: Location, record: Mapping[str, Any]) -> None:
     """Replace the root of a store as a whole, without the gathered metadata of a complete one.
 
     Raises
@@ -69,13 +83,11 @@ def replace_root(path: Path, record: Mapping[str, Any]) -> None:
     StoreError
         If the store cannot be written.
     """
-    try:
-        sync(LocalStore(path).set("zarr.json", _root(record)))
-    except OSError as error:
-        raise StoreError(f"cannot write to the store at {str(path)!r}: {error}") from error
+    with explained(f"cannot write to the store at {location.name!r}"):
+        sync(location.store.set(ROOT, Buffer.from_bytes(_root(record))))
 
 
-def create_arrays(path: Path, layout: StoreLayout) -> None:
+def create_arrays(location: Location, layout: StoreLayout) -> None:
     """Create what is missing of a store's arrays, and let those grow that are shorter than they shall be.
 
     Raises
@@ -83,32 +95,27 @@ def create_arrays(path: Path, layout: StoreLayout) -> None:
     StoreError
         If the store cannot be written.
     """
-    try:
-        store = LocalStore(path)
-        group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    with explained(f"cannot write a store at {location.name!r}"):
+        group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
         for array in layout.arrays:
             _create_array(group, array)
         if RECEIPTS not in group or any(dim not in group for dim in layout.coords):  # creation may have been cut off
-            _write_coords(store, layout.coords)
+            _write_coords(location.store, layout.coords)
         names = dict.fromkeys([*(array.name for array in layout.arrays), VALID])  # samples may be masked later on
-        Receipts.create(group, layout.n_chunks, list(names))
-    except OSError as error:
-        raise StoreError(f"cannot write a store at {str(path)!r}: {error}") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(damage(path, error)) from error
+        Receipts.create(group, layout.n_chunks, list(names), location.key_separator)
 
 
-def _root(record: Mapping[str, Any]) -> Buffer:
+def _root(record: Mapping[str, Any]) -> bytes:
     root = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: json.dumps(record)}}
-    return Buffer.from_bytes(json.dumps(root, indent=2).encode())
+    return json.dumps(root, indent=2).encode()
 
 
-def _write_coords(store: LocalStore, coords: Mapping[str, Array]) -> None:
+def _write_coords(store: Store, coords: Mapping[str, Array]) -> None:
     """Write coordinates as xarray encodes them, file by whole file, so that two writers do each other no harm."""
     encoded: dict[str, Any] = {}
     values = {dim: _storable(value) for dim, value in coords.items()}
     xr.Dataset(coords=values).to_zarr(MemoryStore(encoded), consolidated=False, zarr_format=3)
-    for key in sorted(encoded.keys() - {"zarr.json"}):
+    for key in sorted(encoded.keys() - {ROOT}, key=lambda key: (not key.endswith(ROOT), key)):  # as Icechunk needs it
         sync(store.set(key, encoded[key]))
 
 
@@ -135,7 +142,7 @@ def _create_array(group: zarr.Group, array: ArrayLayout) -> None:
     )
 
 
-def forget_chunks(path: Path, record: Mapping[str, Any], chunks: Iterable[int]) -> None:
+def forget_chunks(location: Location, record: Mapping[str, Any], chunks: Iterable[int]) -> None:
     """Remove the receipts of chunks, so that they are simulated again.
 
     Raises
@@ -143,32 +150,36 @@ def forget_chunks(path: Path, record: Mapping[str, Any], chunks: Iterable[int]) 
     StoreError
         If the store cannot be written.
     """
-    try:
-        receipts = Receipts(zarr.open_group(LocalStore(path), mode="r+", use_consolidated=False), record)
+    with explained(f"cannot write to the store at {location.name!r}"):
+        group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
+        receipts = Receipts(group, record, location.name)
         for chunk in chunks:
             receipts.remove(chunk)
-    except OSError as error:
-        raise StoreError(f"cannot write to the store at {str(path)!r}: {error}") from error
 
 
-def finish_store(path: Path, record: Mapping[str, Any]) -> None:
+def finish_store(location: Location, record: Mapping[str, Any]) -> None:
     """Gather the metadata of a complete store in its root, so that readers open it at once and xarray has no warning.
 
     The root is replaced as a whole; what it says of the store stays.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written.
     """
-    store, n = LocalStore(path), record["n_samples"]
-    try:
-        gathered = zarr.open_group(store, mode="r").metadata.consolidated_metadata
-        if gathered is None or any(gathered.metadata[name].shape[0] < n for name in record["variables"]):  # type: ignore[union-attr]
-            with expected_warnings():
-                zarr.consolidate_metadata(store)
-    except OSError as error:
-        raise StoreError(f"cannot write to the store at {str(path)!r}: {error}") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(damage(path, error)) from error
+    if not location.store.supports_consolidated_metadata:
+        return
+    with explained(f"cannot finish the store at {location.name!r}"), expected_warnings():
+        gathered = zarr.open_group(location.for_reading(), mode="r").metadata.consolidated_metadata
+        if gathered is None or any(_length(gathered.metadata, n) < record["n_samples"] for n in record["variables"]):
+            zarr.consolidate_metadata(location.store)
 
 
-def remove_store(path: Path, record: Mapping[str, Any]) -> None:
+def _length(gathered: Mapping[str, Any], name: str) -> int:
+    return int(gathered[name].shape[0]) if name in gathered else 0
+
+
+def remove_store(location: Location, record: Mapping[str, Any]) -> None:
     """Remove a store that dasksim made; its folder stays, with what somebody else may have put there.
 
     Receipts go first and the record last, so that a removal that is cut off leaves an incomplete store.
@@ -178,25 +189,18 @@ def remove_store(path: Path, record: Mapping[str, Any]) -> None:
     StoreError
         If it cannot be removed.
     """
-    try:
-        own = [_RECEIPTS_FOLDER, *record["variables"], *record.get("coords", ()), "zarr.json"]
-        for child in [path / own[0], *path.glob("*.partial"), *(path / name for name in own[1:])]:
-            if child.is_dir():
-                shutil.rmtree(child)
-            else:
-                child.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot remove the store at {str(path)!r}: {error}") from error
+    with explained(f"cannot remove the store at {location.name!r}"):
+        location.remove([_RECEIPTS_FOLDER, *record["variables"], *record.get("coords", ()), ROOT])
 
 
-class _Unread(WrapperStore[LocalStore]):
+class _Unread(WrapperStore[Store]):
     """A store in which no shard can be read: Zarr then writes shards whole, and does not merge them with what is there.
 
     What is there without a receipt may be anything.
     """
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Any:
-        is_readable = key.endswith("zarr.json") or key.startswith(f"{_RECEIPTS_FOLDER}/")
+        is_readable = key.endswith(ROOT) or key.startswith(f"{_RECEIPTS_FOLDER}/")
         return await super().get(key, prototype, byte_range) if is_readable else None
 
 
@@ -205,20 +209,20 @@ class ChunkWriter:
 
     Parameters
     ----------
-    path
+    location
         Where the store is.
     layout
         How it is laid out.
     """
 
-    def __init__(self, path: Path, layout: StoreLayout) -> None:
-        self.path = path
+    def __init__(self, location: Location, layout: StoreLayout) -> None:
+        self.location = location
         self.layout = layout
         self._opened: tuple[dict[str, zarr.Array[Any]], Receipts] | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "layout": self.layout, "_opened": None}
+        return {"location": self.location, "layout": self.layout, "_opened": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=threading.Lock())
@@ -235,18 +239,19 @@ class ChunkWriter:
         """
         start = time.perf_counter_ns()
         made = simulate()
-        try:
+        with explained(f"writing to {self.location.name!r} failed"):
             try:
                 return self._write(chunk, made, start)
             except FileNotFoundError:  # it stood still for so long that another run took its file for a leftover
                 return self._write(chunk, made, start)
-        except StoreError:
-            raise
-        except OSError as error:
-            raise StoreError(f"writing to {str(self.path)!r} failed: {error}") from error
+
+    @contextlib.contextmanager
+    def settling(self) -> Iterator[Callable[[Receipt], None]]:
+        """Give what is called with each receipt by whoever gathers them."""
+        yield lambda receipt: None
 
     def _write(self, chunk: int, made: Chunk, start: int) -> Receipt:
-        self._check_record()
+        self.check_record(self.location)
         arrays, receipts = self._open()
         digests = {}
         first = chunk * self.layout.chunk_size
@@ -257,7 +262,7 @@ class ChunkWriter:
             arrays[array.name][first : first + n_rows] = rows
             digests[array.name] = digest_rows(rows)
         try:
-            self._check_record()
+            self.check_record(self.location)
         except StoreMismatchError:
             if not receipts.hold(chunk, digests):  # what was written may lie over another run's
                 receipts.remove(chunk)
@@ -267,20 +272,34 @@ class ChunkWriter:
         receipts.write(receipt)
         return receipt
 
-    def _check_record(self) -> None:
-        if read_record(self.path) != self.layout.record:
+    def check_record(self, location: Location) -> None:
+        """Raise a StoreMismatchError if the store is no longer the one that this writes to."""
+        if read_record(location) != self.layout.record:
             raise StoreMismatchError(
-                f"the store at {str(self.path)!r} was removed, made anew or changed by another run; this run has "
+                f"the store at {location.name!r} was removed, made anew or changed by another run; this run has "
                 "stopped, so as not to mix its samples in"
             )
 
     def _open(self) -> tuple[dict[str, zarr.Array[Any]], Receipts]:
         with self._lock:
             if self._opened is None:
-                group = zarr.open_group(_Unread(LocalStore(self.path)), mode="r+", use_consolidated=False)
-                arrays = {array.name: _array(group, array.name) for array in self.layout.arrays}
-                self._opened = arrays, Receipts(group, self.layout.record)
+                store = _Unread(self.location.store)
+                group = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
+                arrays = {array.name: _checked(_array(group, array.name), array) for array in self.layout.arrays}
+                self._opened = arrays, Receipts(group, self.layout.record, self.location.name)
             return self._opened
+
+
+def _checked(found: zarr.Array[Any], array: ArrayLayout) -> zarr.Array[Any]:
+    """Return an array if it is laid out as planned: a chunk that is no whole shard would not be written alone."""
+    shards = (array.chunk_rows, *array.shape[1:])
+    is_long_enough = found.shape[0] >= array.shape[0] and found.shape[1:] == array.shape[1:]
+    if not is_long_enough or (found.dtype, found.shards) != (array.dtype, shards):
+        raise StoreError(
+            f"{array.name!r} in the store has shape {found.shape}, dtype {found.dtype} and shards {found.shards}, not "
+            f"{array.shape}, {array.dtype} and {shards}"
+        )
+    return found
 
 
 def cast(values: Array, name: str, dtype: np.dtype[Any]) -> Array:

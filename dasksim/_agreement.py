@@ -6,7 +6,6 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -23,11 +22,14 @@ from dasksim.simulators import Simulator
 from dasksim.store import (
     FORMAT,
     ArrayLayout,
+    Location,
     Receipts,
     StoreLayout,
+    StoreLike,
     cast,
     choose_inner_rows,
     digest_rows,
+    locate,
     open_receipts,
     read_record,
     stored_dtypes,
@@ -53,7 +55,7 @@ class StoredRequest:
 
     Parameters
     ----------
-    path, record
+    location, record
         Where the store is, and what it says of itself.
     pipeline, plan
         What was simulated.
@@ -61,7 +63,7 @@ class StoredRequest:
         What has changed in the simulator since.
     """
 
-    path: Path
+    location: Location
     record: Mapping[str, Any]
     pipeline: Pipeline
     plan: Plan
@@ -85,22 +87,22 @@ def again_dtypes(record: Mapping[str, Any], pipeline: Pipeline) -> dict[str, str
     return {n: stored[n] for n in made if n in stored and np.can_cast(made[n], stored[n], "same_kind")}
 
 
-def stored_record(store: Any) -> tuple[Path, dict[str, Any]]:
-    """Return the path of a store, and its record.
+def stored_record(store: StoreLike) -> tuple[Location, dict[str, Any]]:
+    """Return where a store is, and its record.
 
     Raises
     ------
     StoreError
         If there is none.
     """
-    path = Path(store).absolute()
-    record = read_record(path)
+    location = locate(store)
+    record = read_record(location)
     if record is None:
-        raise StoreError(f"there is no store at {str(path)!r}")
-    return path, record
+        raise StoreError(f"there is no store at {location.name!r}")
+    return location, record
 
 
-def stored_request(store: Any, simulator: Any, conditions: Mapping[str, Any] | None) -> StoredRequest:
+def stored_request(store: StoreLike, simulator: Any, conditions: Mapping[str, Any] | None) -> StoredRequest:
     """Find out again what a store was made of.
 
     Raises
@@ -114,23 +116,24 @@ def stored_request(store: Any, simulator: Any, conditions: Mapping[str, Any] | N
     """
     if not isinstance(simulator, Simulator):
         raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
-    path, record = stored_record(store)
+    location, record = stored_record(store)
     pipeline, plan = simulator.plan(
         (record["n_samples"], *record["further"]),
         seed=record["seed"],
         sub_batch_size=record["sub_batch_size"],
         chunk_size=record["chunk_size"],
         conditions=dict(conditions or {}),
+        most_probes=stored_policy(record).most_probes,
     )
-    pipeline = replace(pipeline, store=str(path))
+    pipeline = replace(pipeline, store=location.name)
     made = json.loads(json.dumps(provenance(pipeline, plan)))
     names = [name for name in record["variables"] if name != VALID or VALID in pipeline.sources]
     if sorted(names) != sorted(pipeline.sources) or made["conditions"] != record["conditions"]:
         raise StoreMismatchError(
-            f"the store at {str(path)!r} has the variables {names} and was made with the conditions "
+            f"the store at {location.name!r} has the variables {names} and was made with the conditions "
             f"{record['conditions']}; given now are {list(pipeline.sources)} and {made['conditions']}"
         )
-    return StoredRequest(path, record, pipeline, plan, stage_differences(record.get("stages", []), made["stages"]))
+    return StoredRequest(location, record, pipeline, plan, stage_differences(record.get("stages", []), made["stages"]))
 
 
 # What must agree between a store and a call that continues it, with the name that the message uses.
@@ -188,14 +191,16 @@ def store_layout(pipeline: Pipeline, plan: Plan, dtypes: Any, policy: Policy) ->
     return StoreLayout(arrays, pipeline.coords, plan.n_chunks, plan.chunk_size, json.loads(json.dumps(record)))
 
 
-def agreed(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], allow_changed: bool) -> dict[str, Any]:
+def agreed(
+    location: Location, found: Mapping[str, Any], wanted: Mapping[str, Any], allow_changed: bool
+) -> dict[str, Any]:
     """Return the record under which a call goes on with a store: the store's own, with what the call may change of it.
 
     Failures that ended all until now may be masked or drawn again from now on: complete chunks have none.
 
     Parameters
     ----------
-    path
+    location
         Where the store is.
     found
         Its record.
@@ -230,7 +235,10 @@ def agreed(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any], allo
         if changed and not allow_changed:
             advice += "; where a change leaves the samples the same, pass allow_changed=True"
         raise StoreMismatchError(
-            f"the store at {str(path)!r} was made by other arguments:\n  " + "\n  ".join(differences) + "\n" + advice
+            f"the store at {location.name!r} was made by other arguments:\n  "
+            + "\n  ".join(differences)
+            + "\n"
+            + advice
         )
     if changed:
         record["former_stages"] = [*record.get("former_stages", []), record["stages"]]
@@ -261,7 +269,7 @@ def _begins(before: Any, condition: Condition | None, n_before: int) -> bool:
     return bool(before == describe_condition(replace(condition, values=condition.values[:n_before])))
 
 
-def check_lazy_conditions(path: Path, found: Mapping[str, Any], pipeline: Pipeline, plan: Plan) -> None:
+def check_lazy_conditions(location: Location, found: Mapping[str, Any], pipeline: Pipeline, plan: Plan) -> None:
     """Refuse lazy conditions that are others than a store holds; they have no digest, so one complete chunk must do.
 
     Raises
@@ -270,7 +278,7 @@ def check_lazy_conditions(path: Path, found: Mapping[str, Any], pipeline: Pipeli
         If they have other values in the first complete chunk.
     """
     is_lazy = any(isinstance(condition.values, da.Array) for condition in pipeline.conditions.values())
-    receipts = _sound_receipts(path, found) if is_lazy else None
+    receipts = _sound_receipts(location) if is_lazy else None
     for chunk in sorted(receipts.complete_chunks()) if receipts else []:
         receipt = receipts.read_if_sound(chunk) if receipts else {}
         if receipt.get("complete") != plan.n_rows(chunk) or receipt.get("failed"):  # cut short, or with samples masked
@@ -279,16 +287,16 @@ def check_lazy_conditions(path: Path, found: Mapping[str, Any], pipeline: Pipeli
             stored = cast(values, name, np.dtype(found["variables"][name]["dtype"]))
             if digest_rows(stored) != receipt.get(f"digest:{name}"):
                 raise StoreMismatchError(
-                    f"condition {name!r} has other values in chunk {chunk} than the store at {str(path)!r} was made "
-                    "with; give the same ones, choose another path, or pass overwrite=True to make it anew"
+                    f"condition {name!r} has other values in chunk {chunk} than the store at {location.name!r} was "
+                    "made with; give the same ones, choose another path, or pass overwrite=True to make it anew"
                 )
         return
 
 
-def _sound_receipts(path: Path, record: Mapping[str, Any]) -> Receipts | None:
+def _sound_receipts(location: Location) -> Receipts | None:
     try:
-        return open_receipts(path, record)
-    except StoreError:  # to be repaired first, or to be told of by who opens them next
+        return open_receipts(location)
+    except StoreError:  # damaged ones are for verify to tell, and for repair to mend
         return None
 
 
