@@ -161,7 +161,7 @@ def generate(
             request.check(found)
         with location.changing("make the store") as place:
             if found is not None and overwrite:
-                remove_store(place)
+                remove_store(place, found)
             found = create_root(place, task.layout.record)
             if own_seed is None and found["seed"] != task.plan.seed:  # another writer has come first, with its own seed
                 task = request.resolve(shape, found["seed"], sub_batch_size, chunk_size, dtypes, policy)

@@ -276,8 +276,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(seed=st.integers(1, 3), n=st.integers(3, 20))
     def overwrite(self, seed: int, n: int) -> None:
+        (self.path / "notes.txt").write_text("of the user")
         self._new(seed, n)
         self._call(lambda: generate(self.simulator, self.path, n, seed=seed, overwrite=True, **OPTIONS))
+        assert (self.path / "notes.txt").read_text() == "of the user"
+        (self.path / "notes.txt").unlink()
 
     @invariant()
     def verify_finds_what_is_damaged_and_nothing_else(self) -> None:
@@ -320,7 +323,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(
-    max_examples=8, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=6, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 
 

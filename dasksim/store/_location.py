@@ -9,7 +9,7 @@ import stat
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +43,10 @@ _filters_lock = threading.RLock()  # filters of warnings belong to the whole pro
 
 @contextlib.contextmanager
 def expected_warnings() -> Iterator[None]:
-    """Silence Zarr's warnings of what is meant to be there: consolidated metadata, and files that are being written."""
+    """Silence Zarr's warnings of consolidated metadata, of files that are being written, and of files of others."""
     with _filters_lock, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata", category=ZarrUserWarning)
-        warnings.filterwarnings("ignore", r"Object at .*\.partial is not", category=ZarrUserWarning)
+        warnings.filterwarnings("ignore", "Object at .* is not recognized", category=ZarrUserWarning)
         yield
 
 
@@ -208,10 +208,11 @@ class Location:
         self._check_size(ROOT, len(content))
         sync(self.store.set_if_not_exists(ROOT, Buffer.from_bytes(content)))
 
-    def remove_all(self, first: str) -> None:
-        """Remove what is there: one child first, the root document last; links are removed, not followed."""
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove children in the order of their names, unfinished files first; links are removed, not followed."""
         children = sync(_listed(self.store)) if self.folder is None else [c.name for c in self.folder.iterdir()]
-        for name in sorted(children, key=lambda name: (name == ROOT, name != first, name)):
+        unfinished = [name for name in children if name.endswith(".partial")]
+        for name in [*unfinished, *(name for name in names if name in children)]:
             if self.folder is not None:
                 _remove(self.folder / name)
             elif name == ROOT:

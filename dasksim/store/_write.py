@@ -69,11 +69,9 @@ def create_root(location: Location, record: Mapping[str, Any]) -> dict[str, Any]
     StoreError
         If the store cannot be written.
     """
-    there = read_record(location)
-    if there is not None:  # a complete store need not be writable
-        return there
     with explained(f"cannot write a store at {location.name!r}"):
-        location.create_root(_root(record))
+        if not location.read(ROOT):  # what is complete need not be writable
+            location.create_root(_root(record))
     return read_record(location) or {}
 
 
@@ -181,8 +179,8 @@ def _length(gathered: Mapping[str, Any], name: str) -> int:
     return int(gathered[name].shape[0]) if name in gathered else 0
 
 
-def remove_store(location: Location) -> None:
-    """Remove a store that dasksim made; its folder stays.
+def remove_store(location: Location, record: Mapping[str, Any]) -> None:
+    """Remove a store that dasksim made; its folder stays, with what somebody else may have put there.
 
     Receipts go first and the record last, so that a removal that is cut off leaves an incomplete store.
 
@@ -192,7 +190,7 @@ def remove_store(location: Location) -> None:
         If it cannot be removed.
     """
     with explained(f"cannot remove the store at {location.name!r}"):
-        location.remove_all(first=_RECEIPTS_FOLDER)
+        location.remove([_RECEIPTS_FOLDER, *record["variables"], *record.get("coords", ()), ROOT])
 
 
 class _Unread(WrapperStore[Store]):
