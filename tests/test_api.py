@@ -20,8 +20,9 @@ MODULES = [
     for module in pkgutil.walk_packages(dasksim.__path__, "dasksim.")
     if not module.name.endswith("__main__")
 ]
-PUBLIC = [name for name in dasksim.__all__ if name not in ("__version__", "models")]
+PUBLIC = [name for name in dasksim.__all__ if name not in ("__version__", "loaders", "models")]
 CALLABLES = [getattr(dasksim, name) for name in PUBLIC] + [getattr(dasksim.models, n) for n in ("two_moons",)]
+CALLABLES += [getattr(dasksim.loaders, name) for name in dasksim.loaders.__all__]
 
 
 def test_the_public_names_are_those_documented() -> None:
@@ -29,7 +30,9 @@ def test_the_public_names_are_those_documented() -> None:
     documented = entries | set(errors.__all__ if ".. automodule:: dasksim.errors" in REFERENCE else ())
     models = {f"dasksim.models.{name}" for name in dasksim.models.__all__ if name.islower()}
 
-    assert set(PUBLIC) | models == documented
+    loaders = {f"dasksim.loaders.{name}" for name in dasksim.loaders.__all__}
+
+    assert set(PUBLIC) | models | loaders == documented
 
 
 def test_all_lists_exactly_what_can_be_imported() -> None:

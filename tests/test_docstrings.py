@@ -28,6 +28,7 @@ def test_examples_are_found() -> None:
         "dasksim._generate.generate",
         "dasksim.external._program.ExternalProgram",
         "dasksim.errors.nearest",
+        "dasksim.loaders._batches.batches",
         "dasksim.models.two_moons.two_moons",
         "dasksim.simulators.lambda_simulator.LambdaSimulator",
         "dasksim.simulators.make.make_simulator",

@@ -4,10 +4,11 @@ from dasksim.store._check import ChunkChecker
 from dasksim.store._icechunk import open_writer
 from dasksim.store._layout import ArrayLayout, StoreLayout, choose_inner_rows, stored_dtypes
 from dasksim.store._locate import StoreLike, locate
-from dasksim.store._location import Location
+from dasksim.store._location import Location, explained
 from dasksim.store._read import Status, open_dataset, open_part, status
 from dasksim.store._receipts import Receipt, Receipts, open_receipts
 from dasksim.store._record import ATTRIBUTE, FORMAT, check_documents, read_record
+from dasksim.store._shards import ShardReader
 from dasksim.store._write import (
     ChunkWriter,
     cast,
@@ -28,6 +29,7 @@ __all__ = [
     "Location",
     "Receipt",
     "Receipts",
+    "ShardReader",
     "Status",
     "StoreLayout",
     "StoreLike",
@@ -36,6 +38,7 @@ __all__ = [
     "choose_inner_rows",
     "create_arrays",
     "create_root",
+    "explained",
     "finish_store",
     "forget_chunks",
     "locate",

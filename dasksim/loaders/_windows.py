@@ -1,0 +1,210 @@
+"""Windows: the samples that are shuffled together, read ahead in the background."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim.errors import StoreError
+from dasksim.loaders._order import Epoch, Piece, Stretch, Terms, plan_epoch
+from dasksim.loaders._request import Request
+from dasksim.loaders._source import Source
+from dasksim.store import ShardReader
+
+__all__ = ["Reading", "plan_reading"]
+
+Array = npt.NDArray[Any]
+Window = dict[str, Array]
+
+# Threads that read: as many as keep a disk, or a bucket far away, busy.
+_DISK_THREADS = 2
+_REMOTE_THREADS = 16
+
+# More samples are not shuffled better, and no longer fit into a processor's cache.
+_WINDOW_BLOCKS = 64
+
+
+def plan_reading(request: Request, source: Source, number: int) -> "Reading":
+    """Return the batches of an epoch.
+
+    Parameters
+    ----------
+    request
+        What is wanted.
+    source
+        The store.
+    number
+        Number of the epoch.
+
+    Raises
+    ------
+    ArgumentError
+        If a batch does not fit into the buffer, or ranks cannot have the same number of batches.
+    """
+    request.check_sizes(source.row_bytes, source.inner_rows, int(source.counts.sum()))
+    rank, world = request.shard
+    rows = request.buffer_bytes // 2 // max(source.row_bytes, 1) - source.inner_rows
+    if request.within is None:
+        rows = min(rows, max(_WINDOW_BLOCKS * source.inner_rows, request.batch_size))
+    terms = Terms(request.batch_size, rows, request.shuffle, request.drop_last, request.seed, number, world)
+    epochs = []
+    for each in range(world):
+        stretch = Stretch(terms, each, source.blocks, source.counts)
+        epochs.append(Epoch(terms, each, stretch, _counts(source, stretch)))
+    return Reading(source, plan_epoch(epochs, rank))
+
+
+def _counts(source: Source, stretch: Stretch) -> Array:
+    counts = np.zeros((stretch.n_windows, source.n_groups), np.int64)
+    for window in range(stretch.n_windows):
+        segments = stretch.segments(window)
+        if not len(source.groups):
+            counts[window, 0] = sum(segment.stop - segment.start for segment in segments)
+            continue
+        for segment in segments:
+            rows = source.rows(segment.block)[segment.start : segment.stop]
+            counts[window] += np.bincount(_groups(source, segment.block, rows), minlength=source.n_groups)
+    return counts
+
+
+def _groups(source: Source, block: int, rows: Array) -> Array:
+    groups: Array = source.groups[(block * source.inner_rows + rows) // source.record["sub_batch_size"]]
+    return groups
+
+
+class Reading:
+    """Reads the batches of one epoch, in any order, but fast in theirs only.
+
+    Parameters
+    ----------
+    source
+        The store.
+    epoch
+        Which samples are in which batch.
+    """
+
+    def __init__(self, source: Source, epoch: Epoch) -> None:
+        self.epoch = epoch
+        self._source = source
+        self._windows: dict[int, Future[Window]] = {}
+        self._listed: tuple[int, int, list[list[Piece]]] = (-1, 0, [])
+        n_threads = _REMOTE_THREADS if source.location.folder is None else _DISK_THREADS
+        self._ahead = ThreadPoolExecutor(1, "dasksim-ahead")
+        self._readers = ThreadPoolExecutor(n_threads, "dasksim-read")
+
+    def __len__(self) -> int:
+        return self.epoch.n_batches
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._ahead.shutdown(wait=False, cancel_futures=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._windows.clear()
+
+    def batches(self, first: int = 0, stop: int | None = None) -> Iterator[dict[str, Array]]:
+        """Yield batches in their order."""
+        for number in range(first, len(self) if stop is None else stop):
+            yield self.batch(number)
+
+    def batch(self, number: int, n_behind: int = 0) -> dict[str, Array]:
+        """Return a batch, as arrays that nothing else refers to.
+
+        Parameters
+        ----------
+        number
+            Its number.
+        n_behind
+            How many windows to keep that were needed for earlier batches.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be read.
+        StoreMismatchError
+            If the store was made anew in the meantime.
+        """
+        pieces = self.pieces(number)
+        windows = {piece.window: self._window(piece.window) for piece in pieces}
+        last = max(windows)
+        for old in [window for window in self._windows if window < min(windows) - n_behind]:
+            del self._windows[old]
+        if len(windows) == 1 and last + 1 < self.epoch.stretch.n_windows:
+            self._start(last + 1)
+        parts = [(windows[piece.window], slice(piece.start, piece.stop)) for piece in pieces]
+        (window, rows), *others = parts
+        if not others:
+            return {name: array[rows].copy() for name, array in window.items()}
+        return {name: np.concatenate([window[name][rows] for window, rows in parts]) for name in window}
+
+    def pieces(self, number: int) -> list[Piece]:
+        """Return where a batch is."""
+        window = self.epoch.window_of(number)
+        listed, first, batches = self._listed
+        if listed != window:
+            first, batches = self.epoch.batches(window)
+            self._listed = window, first, batches
+        return batches[number - first]
+
+    def _window(self, number: int) -> Window:
+        return self._start(number).result()
+
+    def _start(self, number: int) -> "Future[Window]":
+        if number not in self._windows:
+            self._windows[number] = self._ahead.submit(self._load, number)
+        return self._windows[number]
+
+    def _load(self, number: int) -> Window:
+        source, segments = self._source, self.epoch.stretch.segments(number)
+        rows = [source.rows(segment.block)[segment.start : segment.stop] for segment in segments]
+        groups = None
+        if len(source.groups):
+            groups = np.concatenate([_groups(source, s.block, r) for s, r in zip(segments, rows, strict=True)])
+        places = self.epoch.places(number, groups)
+        ends = list(itertools.accumulate(map(len, rows), initial=0))
+        chunks: dict[int, dict[int, tuple[Array, Any]]] = defaultdict(dict)
+        for segment, own, start, stop in zip(segments, rows, ends, ends[1:], strict=False):
+            chunk, inner = divmod(segment.block, source.blocks_per_chunk)
+            chunks[chunk][inner] = own, slice(start, stop) if places is None else places[start:stop]
+        window = {
+            name: np.empty((ends[-1], *reader.row_shape), reader.dtype) for name, reader in source.readers.items()
+        }
+        tasks = [
+            self._readers.submit(_fill, window[name], reader, chunk, wanted)
+            for name, reader in source.readers.items()
+            for chunk, wanted in chunks.items()
+        ]
+        try:
+            for task in tasks:
+                task.result()
+        except StoreError:
+            source.check_unchanged()  # this says more, if it is why
+            raise
+        finally:
+            for task in tasks:
+                task.cancel()
+        source.check_unchanged()
+        return window
+
+
+def _fill(array: Array, reader: ShardReader, chunk: int, wanted: dict[int, tuple[Array, Any]]) -> None:
+    items = _as_items(array)
+    for inner, values in reader.read(chunk, sorted(wanted)):
+        rows, places = wanted[inner]
+        source = _as_items(np.ascontiguousarray(values, array.dtype))
+        items[places] = source if len(rows) == len(source) else source[rows]
+
+
+# Rows of so few bytes are moved as one item each, several times faster than as rows of numbers.
+_ITEM_BYTES = 256
+
+
+def _as_items(array: Array) -> Array:
+    """Return a view of an array that has one item for each row, if rows are small."""
+    n_bytes = int(np.prod(array.shape[1:], dtype=np.int64)) * array.dtype.itemsize
+    if not 0 < n_bytes <= _ITEM_BYTES:
+        return array
+    return array.reshape(-1).view(f"u{n_bytes}" if n_bytes in (1, 2, 4, 8) else f"V{n_bytes}")
