@@ -223,6 +223,11 @@ def test_augmentations_are_those_of_bayesflow(original: Path) -> None:
         ({"within": "n_osb"}, dasksim.ArgumentError, "within='n_osb' is no variable.*did you mean 'n_obs'"),
         ({"within": "theta"}, dasksim.ArgumentError, "must be a context: one number for each sub-batch"),
         ({"within": "x"}, dasksim.ArgumentError, "must be a context: one number for each sub-batch"),
+        (
+            {"shard": (0, 2), "partial": True},
+            dasksim.ArgumentError,
+            r"does not go with shard=\(0, 2\): ranks might see",
+        ),
         ({"within": 3}, dasksim.ArgumentTypeError, "within must be the name of a context"),
         ({"masked": "skip"}, dasksim.ArgumentError, "masked must be one of 'refuse', 'drop', 'keep'; got 'skip'"),
         ({"epochs": 0}, dasksim.ArgumentError, "epochs must be >= 1"),
@@ -311,7 +316,7 @@ def test_a_store_removed_while_it_is_read_is_noticed(store: Path) -> None:
     next(batches)
     shutil.rmtree(store)
 
-    with pytest.raises(dasksim.StoreError, match=r"removed or made anew|cannot read"):
+    with pytest.raises(dasksim.StoreError, match=r"removed or made anew|cannot read|has no shard"):
         list(batches)
 
 

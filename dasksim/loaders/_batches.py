@@ -10,7 +10,7 @@ import numpy.typing as npt
 from dasksim._plan import check_count
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.loaders._request import Augmentations, Request, augmented
-from dasksim.loaders._source import Source
+from dasksim.loaders._source import Source, take_snapshot
 from dasksim.loaders._windows import Reading, plan_reading
 from dasksim.store import StoreLike, open_receipts, read_record
 
@@ -37,12 +37,16 @@ class Batches:
     #: Number of the epoch that comes next.
     epoch: int
 
+    #: Whether a store that may grow is taken as it was when this was made.
+    is_fixed: bool = False
+
     def __init__(self, request: Request, epochs: int | None = 1, augmentations: Augmentations | None = None) -> None:
         self.request = request
         self.epochs = epochs
         self.augmentations = augmentations
         self.epoch = 0
-        self._source: Source | None = Source(request)
+        self._snapshot = take_snapshot(request)
+        self._source: Source | None = Source(request, self._snapshot)
         if len(self._source.blocks) or not request.partial:
             plan_reading(request, self._source, 0).close()  # so that what is wrong is told at once
 
@@ -64,10 +68,12 @@ class Batches:
     def __len__(self) -> int:
         if self.epochs is None:
             raise ArgumentTypeError("batches with epochs=None never end, so they have no length")
-        source = self.source()
-        if self.request.within is None:
-            return self.epochs * len(plan_reading(self.request, source, self.epoch))
-        return sum(len(plan_reading(self.request, source, self.epoch + i)) for i in range(self.epochs))
+        return self.epochs * self.n_batches
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of an epoch."""
+        return len(plan_reading(self.request, self.source(), 0))
 
     @property
     def n_samples(self) -> int:
@@ -75,17 +81,18 @@ class Batches:
         return int(self.source().counts.sum())
 
     def source(self) -> Source:
-        """Return the store as it is, or as it was when this was made if that is what it should be."""
+        """Return the store as it was when this was made or, if it may grow, when the last epoch began."""
         if self._source is None:
-            self._source = Source(self.request)
+            self._source = Source(self.request, self._snapshot)
         return self._source
 
     def reading(self, number: int) -> Reading:
         """Return what reads the batches of an epoch, after a look at the store."""
         source = self.source()
-        if self.request.partial:
+        if self.request.partial and not self.is_fixed:
             self._source = source = source.refreshed(self.request)
-        else:
+            self._snapshot = source.snapshot
+        elif not self.request.partial:
             source.check_length()
         if not len(source.blocks):
             raise StoreError(
@@ -156,13 +163,13 @@ def batches(
         A function of a batch, several in their order, or a mapping of variables to functions of their arrays.
     within
         A context, such as ``"n_obs"``: all samples of a batch then have the same value of it. Values that are rare make
-        short batches.
+        short batches. Inner chunks come in the same order in all epochs; samples are shuffled anew.
     masked
         What becomes of samples that failed and are masked: ``"refuse"`` is an error if there are any, ``"drop"`` leaves
         them out, which conditions on success, ``"keep"`` has them like others.
     partial
         Whether the store may be incomplete, or grow: each epoch is then made of the chunks that are complete when it
-        begins.
+        begins. Not with several ranks, which might see different ones.
     buffer_bytes
         Memory for what is mixed and what is read ahead.
 
@@ -280,7 +287,7 @@ def _followed(
                 )
             time.sleep(poll_seconds)
             continue
-        source = Source(request, without=seen)
+        source = Source(request, take_snapshot(request, without=seen))
         if source.counts.sum():
             reading = plan_reading(request, source, len(seen))
             try:
@@ -288,7 +295,7 @@ def _followed(
                     yield augmented(batch, augmentations)
             finally:
                 reading.close()
-        seen.update(source.chunks)
+        seen.update(source.snapshot.chunks)
         deadline = time.monotonic() + patience
 
 

@@ -1,7 +1,7 @@
 """The order of an epoch: which samples come in which batch. Numbers only; nothing is read here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -49,6 +49,8 @@ class Terms:
         Of what the order is a function.
     world
         Number of ranks.
+    keeps_windows
+        Whether windows hold the same samples in all epochs, which keeps the number of batches where there are groups.
     """
 
     batch_size: int
@@ -58,6 +60,7 @@ class Terms:
     seed: int
     epoch: int
     world: int
+    keeps_windows: bool = False
 
     def generator(self, *address: int) -> np.random.Generator:
         """Return the stream at an address within the epoch."""
@@ -82,7 +85,8 @@ class Stretch:
     """
 
     def __init__(self, terms: Terms, rank: int, blocks: Array, counts: Array) -> None:
-        order = terms.generator().permutation(len(blocks)) if terms.shuffle else np.arange(len(blocks))
+        fixed = replace(terms, epoch=0) if terms.keeps_windows else terms
+        order = fixed.generator().permutation(len(blocks)) if terms.shuffle else np.arange(len(blocks))
         stops = np.cumsum(counts[order])
         total = int(stops[-1]) if len(stops) else 0
         first, last = rank * total // terms.world, (rank + 1) * total // terms.world

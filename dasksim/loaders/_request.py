@@ -73,6 +73,12 @@ class Request:
         shard = _check_shard(shard)
         if seed is None and shard[1] > 1:
             raise ArgumentError("seed=None draws another seed on each rank, which would read samples twice; give one")
+        partial = check_flag("partial", partial)
+        if partial and shard[1] > 1:
+            raise ArgumentError(
+                f"partial=True does not go with shard={shard!r}: ranks might see different chunks, and neither have "
+                "the same number of batches nor each sample once"
+            )
         return cls(
             locate(store),
             check_count("batch_size", batch_size),
@@ -84,7 +90,7 @@ class Request:
             shard,
             within,
             masked,
-            check_flag("partial", partial),
+            partial,
             check_count("buffer_bytes", buffer_bytes),
         )
 

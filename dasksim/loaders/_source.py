@@ -1,7 +1,7 @@
 """A store as loaders see it: inner chunks of samples, some of which are wanted."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +11,42 @@ from dasksim.errors import ArgumentError, IncompleteStoreError, StoreError, Stor
 from dasksim.loaders._request import VALID, Request
 from dasksim.store import Location, ShardReader, check_documents, explained, open_receipts, read_record
 
-__all__ = ["Source"]
+__all__ = ["Snapshot", "Source", "take_snapshot"]
 
 Array = npt.NDArray[Any]
 
 # What stays the same when a store is extended.
 _IDENTITY = ("format", "seed", "sub_batch_size", "chunk_size", "further", "variables", "created")
+
+
+class Snapshot(NamedTuple):
+    """What a store says of itself at one time, and which of its chunks are complete."""
+
+    record: dict[str, Any]
+    chunks: tuple[int, ...]
+
+
+def take_snapshot(request: Request, without: Collection[int] = ()) -> Snapshot:
+    """Return what there is of a store, but for some chunks.
+
+    Raises
+    ------
+    StoreError
+        If there is no store, or it cannot be read.
+    IncompleteStoreError
+        If chunks are missing and this is not asked for.
+    """
+    location = request.location
+    record = _record(location)
+    receipts = open_receipts(location)
+    complete = receipts.complete_chunks() if receipts else set()
+    n_chunks = -(-record["n_samples"] // record["chunk_size"])
+    if len(complete) < n_chunks and not request.partial:
+        raise IncompleteStoreError(
+            f"the store at {location.name!r} has {len(complete)} of {n_chunks} chunks; run generate again with the "
+            "same arguments to finish it, or give partial=True to take the complete ones"
+        )
+    return Snapshot(record, tuple(sorted(complete.difference(without))))
 
 
 class Source:
@@ -28,24 +58,25 @@ class Source:
     ----------
     request
         What is wanted of it.
-    without
-        Chunks to leave out.
+    snapshot
+        What there is of it.
 
     Raises
     ------
     ArgumentError
         If a variable is not in the store, or samples are masked and nobody said what to do with them.
     StoreError
-        If there is no store, or it cannot be read.
-    IncompleteStoreError
-        If chunks are missing and this is not asked for.
+        If the store cannot be read.
+    StoreMismatchError
+        If the store is another one now.
     """
 
-    def __init__(self, request: Request, without: Iterable[int] = ()) -> None:
+    def __init__(self, request: Request, snapshot: Snapshot) -> None:
         self.location: Location = request.location
-        self.record = _record(self.location)
-        self.chunks = sorted(_complete(self.location, self.record, request.partial) - set(without))
-        check_documents(self.location, self.record, is_whole=True)
+        self.snapshot = snapshot
+        self.record = snapshot.record
+        self.check_unchanged()
+        check_documents(self.location, _record(self.location), is_whole=True)
         with explained(f"cannot open the store at {self.location.name!r}"):
             group = zarr.open_group(self.location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
             readers = {name: ShardReader(self.location, group[name]) for name in self.record["variables"]}  # type: ignore[arg-type]
@@ -57,7 +88,7 @@ class Source:
         self.blocks = np.array(
             [
                 block
-                for chunk in self.chunks
+                for chunk in snapshot.chunks
                 for block in range(chunk * self.blocks_per_chunk, min((chunk + 1) * self.blocks_per_chunk, n_blocks))
             ],
             np.int64,
@@ -84,12 +115,11 @@ class Source:
         Raises
         ------
         StoreMismatchError
-            If it was made anew, or extended while only a whole store is wanted.
+            If it was made anew.
         """
         self.check_unchanged()
-        if not request.partial or _complete(self.location, _record(self.location), partial=True) == set(self.chunks):
-            return self
-        return Source(request)
+        now = take_snapshot(request)
+        return self if now == self.snapshot else Source(request, now)
 
     def check_unchanged(self) -> None:
         """Raise a StoreMismatchError if the store was made anew since it was opened; longer it may be."""
@@ -199,7 +229,7 @@ class Source:
     def _read(self, reader: ShardReader) -> Iterable[tuple[int, Array]]:
         """Return one variable of all blocks."""
         n_blocks = -(-self.record["n_samples"] // self.inner_rows)
-        for chunk in self.chunks:
+        for chunk in self.snapshot.chunks:
             first = chunk * self.blocks_per_chunk
             for inner, values in reader.read(chunk, range(min(self.blocks_per_chunk, n_blocks - first))):
                 yield first + inner, values
@@ -210,18 +240,6 @@ def _record(location: Location) -> dict[str, Any]:
     if record is None:
         raise StoreError(f"there is no store at {location.name!r}")
     return record
-
-
-def _complete(location: Location, record: dict[str, Any], partial: bool) -> set[int]:
-    receipts = open_receipts(location)
-    complete = receipts.complete_chunks() if receipts else set()
-    n_chunks = -(-record["n_samples"] // record["chunk_size"])
-    if len(complete) < n_chunks and not partial:
-        raise IncompleteStoreError(
-            f"the store at {location.name!r} has {len(complete)} of {n_chunks} chunks; run generate again with the "
-            "same arguments to finish it, or give partial=True to take the complete ones"
-        )
-    return complete
 
 
 def _names(request: Request, known: Iterable[str]) -> Sequence[str]:

@@ -50,7 +50,16 @@ def plan_reading(request: Request, source: Source, number: int) -> "Reading":
     rows = request.buffer_bytes // 2 // max(source.row_bytes, 1) - source.inner_rows
     if request.within is None:
         rows = min(rows, max(_WINDOW_BLOCKS * source.inner_rows, request.batch_size))
-    terms = Terms(request.batch_size, rows, request.shuffle, request.drop_last, request.seed, number, world)
+    terms = Terms(
+        batch_size=request.batch_size,
+        window_rows=rows,
+        shuffle=request.shuffle,
+        drop_last=request.drop_last,
+        seed=request.seed,
+        epoch=number,
+        world=world,
+        keeps_windows=request.within is not None,
+    )
     epochs = []
     for each in range(world):
         stretch = Stretch(terms, each, source.blocks, source.counts)

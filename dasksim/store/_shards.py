@@ -1,7 +1,6 @@
 """Read inner chunks out of shards, without the milliseconds that Zarr takes for each."""
 
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -57,8 +56,7 @@ class ShardReader:
         self._location = location
         self._array = array
         self._codecs = _known_codecs(array)
-        self._indices: dict[int, Array] = {}
-        self._lock = threading.Lock()
+        self._indices: dict[int, Array] = {}  # needs no lock, which a forked process might find taken for ever
 
     @property
     def row_bytes(self) -> int:
@@ -97,8 +95,7 @@ class ShardReader:
 
     def _again(self, chunk: int, inner: int, codecs: Sequence[Codec]) -> Array:
         """Return an inner chunk of a shard that was replaced since its index was read, as extending a store does."""
-        with self._lock:
-            self._indices.pop(chunk, None)
+        self._indices.pop(chunk, None)
         index = self._index(chunk)
         if index is not None and index[inner, 0] != _NOTHING:
             (content,) = self._contents(chunk, index[[inner]])
@@ -112,8 +109,7 @@ class ShardReader:
 
     def _index(self, chunk: int) -> Array | None:
         """Return offset and length of each inner chunk, or None if there is no shard and none is needed."""
-        with self._lock:
-            found = self._indices.get(chunk)
+        found = self._indices.get(chunk)
         if found is not None:
             return found
         n_bytes = self._n_inner * _INDEX_BYTES + _CHECKSUM_BYTES
@@ -126,8 +122,7 @@ class ShardReader:
         if checked is None:
             raise self._error(chunk, "has an index that differs from its checksum; dasksim verify tells more")
         index: Array = checked.view("<u8").reshape(self._n_inner, 2)
-        with self._lock:
-            self._indices[chunk] = index
+        self._indices[chunk] = index
         return index
 
     def _decoded(self, content: Bytes | None, codecs: Sequence[Codec]) -> Array | None:
