@@ -165,7 +165,8 @@ def test_the_order_does_not_depend_on_the_threads_that_read(
     original: Path, theta: Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = samples(loaders.batches(original, 64), theta)
-    monkeypatch.setattr("dasksim.loaders._windows._DISK_THREADS", 7)
+    monkeypatch.setattr("dasksim.loaders._windows._N_AHEAD", 5)
+    monkeypatch.setattr("dasksim.loaders._windows._WINDOW_BLOCKS", 64)
 
     assert samples(loaders.batches(original, 64), theta) == one
 

@@ -231,7 +231,7 @@ class Epoch:
         if self.terms.shuffle and len(ends) > 1:
             order = self.terms.generator(self.rank, window, 1).permutation(len(found))
             found = [found[i] for i in order]
-        return found
+        return sorted(found, key=lambda pieces: pieces[0].window)  # so that the window before can be given up soon
 
     def places(self, window: int, groups: Array | None) -> Array | None:
         """Return where in a window its samples go, in the order of its segments; None if they stay.

@@ -102,7 +102,7 @@ class Request:
         ArgumentError
             If a batch does not fit into the buffer, or there are too few samples.
         """
-        needed = 2 * (self.batch_size + 3 * inner_rows) * row_bytes
+        needed = 3 * (self.batch_size + 3 * inner_rows) * row_bytes
         if needed > self.buffer_bytes:
             raise ArgumentError(
                 f"batches of {self.batch_size:,} samples of {row_bytes:,} bytes, out of inner chunks of {inner_rows:,} "

@@ -1,6 +1,8 @@
 """Windows: the samples that are shuffled together, read ahead in the background."""
 
+import contextlib
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,8 +22,8 @@ __all__ = ["Reading", "plan_reading"]
 Array = npt.NDArray[Any]
 Window = dict[str, Array]
 
-# Threads that read: as many as keep a disk, or a bucket far away, busy.
-_DISK_THREADS = 2
+# Windows that are read ahead, each by a thread. From far away, more threads read a window together.
+_N_AHEAD = 2
 _REMOTE_THREADS = 16
 
 # More samples are not shuffled better, and no longer fit into a processor's cache.
@@ -47,7 +49,7 @@ def plan_reading(request: Request, source: Source, number: int) -> "Reading":
     """
     request.check_sizes(source.row_bytes, source.inner_rows, int(source.counts.sum()))
     rank, world = request.shard
-    rows = request.buffer_bytes // 2 // max(source.row_bytes, 1) - source.inner_rows
+    rows = request.buffer_bytes // (1 + _N_AHEAD) // max(source.row_bytes, 1) - source.inner_rows
     if request.within is None:
         rows = min(rows, max(_WINDOW_BLOCKS * source.inner_rows, request.batch_size))
     terms = Terms(
@@ -100,10 +102,12 @@ class Reading:
         self.epoch = epoch
         self._source = source
         self._windows: dict[int, Future[Window]] = {}
-        self._listed: tuple[int, int, list[list[Piece]]] = (-1, 0, [])
-        n_threads = _REMOTE_THREADS if source.location.folder is None else _DISK_THREADS
-        self._ahead = ThreadPoolExecutor(1, "dasksim-ahead")
-        self._readers = ThreadPoolExecutor(n_threads, "dasksim-read")
+        self._free: list[Window] = []  # to be used again: new memory costs the system more than filling it
+        self._capacity = int(epoch.counts.sum(1).max(initial=0))
+        self._listed: tuple[int, list[list[Piece]]] = (0, [])
+        self._ahead = ThreadPoolExecutor(_N_AHEAD, "dasksim-ahead")
+        is_far = source.location.folder is None
+        self._readers = ThreadPoolExecutor(_REMOTE_THREADS, "dasksim-read") if is_far else None
 
     def __len__(self) -> int:
         return self.epoch.n_batches
@@ -111,23 +115,34 @@ class Reading:
     def close(self) -> None:
         """Stop reading ahead."""
         self._ahead.shutdown(wait=False, cancel_futures=True)
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        if self._readers is not None:
+            self._readers.shutdown(wait=False, cancel_futures=True)
         self._windows.clear()
+        self._free.clear()
 
     def batches(self, first: int = 0, stop: int | None = None) -> Iterator[dict[str, Array]]:
         """Yield batches in their order."""
-        for number in range(first, len(self) if stop is None else stop):
-            yield self.batch(number)
+        stop = len(self) if stop is None else stop
+        while first < stop:
+            window = self.epoch.window_of(first)
+            base, listed = self.epoch.batches(window)
+            arrays: list[tuple[str, Array]] = []
+            for pieces in listed[first - base : stop - base]:
+                if pieces[0].window < window:
+                    yield self._joined(pieces)
+                    continue
+                arrays = arrays or list(self._opened(window, window).items())
+                rows = slice(pieces[0].start, pieces[0].stop)
+                yield {name: array[rows].copy() for name, array in arrays}
+            first = base + len(listed)
 
-    def batch(self, number: int, n_behind: int = 0) -> dict[str, Array]:
+    def batch(self, number: int) -> dict[str, Array]:
         """Return a batch, as arrays that nothing else refers to.
 
         Parameters
         ----------
         number
             Its number.
-        n_behind
-            How many windows to keep that were needed for earlier batches.
 
         Raises
         ------
@@ -136,35 +151,38 @@ class Reading:
         StoreMismatchError
             If the store was made anew in the meantime.
         """
-        pieces = self.pieces(number)
-        windows = {piece.window: self._window(piece.window) for piece in pieces}
-        last = max(windows)
-        for old in [window for window in self._windows if window < min(windows) - n_behind]:
-            del self._windows[old]
-        if len(windows) == 1 and last + 1 < self.epoch.stretch.n_windows:
-            self._start(last + 1)
+        first, listed = self._listed
+        if not 0 <= number - first < len(listed):
+            first, listed = self._listed = self.epoch.batches(self.epoch.window_of(number))
+        return self._joined(listed[number - first], n_behind=1)  # threads are not always in the order of batches
+
+    def _joined(self, pieces: list[Piece], n_behind: int = 0) -> dict[str, Array]:
+        first, last = pieces[0].window, pieces[-1].window
+        windows = {window: self._opened(window, first - n_behind) for window in range(first, last + 1)}
         parts = [(windows[piece.window], slice(piece.start, piece.stop)) for piece in pieces]
-        (window, rows), *others = parts
-        if not others:
-            return {name: array[rows].copy() for name, array in window.items()}
-        return {name: np.concatenate([window[name][rows] for window, rows in parts]) for name in window}
+        if len(parts) == 1:
+            return {name: array[parts[0][1]].copy() for name, array in parts[0][0].items()}
+        return {name: np.concatenate([window[name][rows] for window, rows in parts]) for name in windows[last]}
 
-    def pieces(self, number: int) -> list[Piece]:
-        """Return where a batch is."""
-        window = self.epoch.window_of(number)
-        listed, first, batches = self._listed
-        if listed != window:
-            first, batches = self.epoch.batches(window)
-            self._listed = window, first, batches
-        return batches[number - first]
-
-    def _window(self, number: int) -> Window:
-        return self._start(number).result()
+    def _opened(self, number: int, first: int) -> Window:
+        """Return a window; those before the first one are given up, and those after it are read ahead."""
+        for old in [window for window in self._windows if window < first]:
+            self._free.append(self._windows.pop(old).result())
+        last = min(first + _N_AHEAD, self.epoch.stretch.n_windows - 1)
+        for each in range(number, max(number, last) + 1):
+            self._start(each)
+        return self._windows[number].result()
 
     def _start(self, number: int) -> "Future[Window]":
         if number not in self._windows:
             self._windows[number] = self._ahead.submit(self._load, number)
         return self._windows[number]
+
+    def _memory(self) -> Window:
+        readers = self._source.readers
+        with contextlib.suppress(IndexError):  # another thread may take the last one
+            return self._free.pop()
+        return {name: np.empty((self._capacity, *reader.row_shape), reader.dtype) for name, reader in readers.items()}
 
     def _load(self, number: int) -> Window:
         source, segments = self._source, self.epoch.stretch.segments(number)
@@ -178,23 +196,14 @@ class Reading:
         for segment, own, start, stop in zip(segments, rows, ends, ends[1:], strict=False):
             chunk, inner = divmod(segment.block, source.blocks_per_chunk)
             chunks[chunk][inner] = own, slice(start, stop) if places is None else places[start:stop]
-        window = {
-            name: np.empty((ends[-1], *reader.row_shape), reader.dtype) for name, reader in source.readers.items()
-        }
-        tasks = [
-            self._readers.submit(_fill, window[name], reader, chunk, wanted)
-            for name, reader in source.readers.items()
-            for chunk, wanted in chunks.items()
-        ]
+        window = self._memory()
+        parts = [(window[name], reader, *part) for name, reader in source.readers.items() for part in chunks.items()]
         try:
-            for task in tasks:
-                task.result()
+            for _ in (map if self._readers is None else self._readers.map)(_fill, *zip(*parts, strict=True)):
+                pass
         except StoreError:
             source.check_unchanged()  # this says more, if it is why
             raise
-        finally:
-            for task in tasks:
-                task.cancel()
         source.check_unchanged()
         return window
 
@@ -213,7 +222,7 @@ _ITEM_BYTES = 256
 
 def _as_items(array: Array) -> Array:
     """Return a view of an array that has one item for each row, if rows are small."""
-    n_bytes = int(np.prod(array.shape[1:], dtype=np.int64)) * array.dtype.itemsize
+    n_bytes = math.prod(array.shape[1:]) * array.dtype.itemsize
     if not 0 < n_bytes <= _ITEM_BYTES:
         return array
     return array.reshape(-1).view(f"u{n_bytes}" if n_bytes in (1, 2, 4, 8) else f"V{n_bytes}")

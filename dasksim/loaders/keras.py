@@ -104,7 +104,7 @@ class StoreDataset(keras.utils.PyDataset):
         with self._own_lock():
             if self._reading is None:
                 self._reading = self._batches.reading(self.epoch)
-            batch = self._reading.batch(number, n_behind=1)
+            batch = self._reading.batch(number)
         return self._finished(batch)
 
     def _number_for(self, index: int) -> int:
