@@ -5,8 +5,9 @@ They are read in batches of 512 samples, shuffled, by ``dasksim.loaders``; their
 order by zarr-python; batches of random rows by zarr-python; by xbatcher, in order, since
 it does not shuffle; and by BayesFlow's ``DiskDataset`` from a pickle for each sample.
 Slow ways read a part of the samples only. All take turns, so that a passing load touches
-all alike; medians of samples per second are printed, and ratios to reading in order. What
-is read comes from the page cache, unless ``--cold`` tells the system to forget it.
+all alike; medians of samples per second are printed, and ratios to reading in order, also
+per second of processor time, which other work on the machine disturbs less. What is read
+comes from the page cache, unless ``--cold`` tells the system to forget it.
 
 Then: how much memory a process takes to read the wide store, and how well it is shuffled.
 """
@@ -102,14 +103,14 @@ def with_bayesflow(folder: Path) -> Iterator[int]:
         yield len(dataset[i]["parameters"])
 
 
-def rate(read: Callable[[Path], Iterator[int]], store: Path, seconds: float) -> float:
-    """Return samples per second, of all samples or as many as can be read in some time."""
-    start, n = time.perf_counter(), 0
+def rate(read: Callable[[Path], Iterator[int]], store: Path, seconds: float) -> tuple[float, float]:
+    """Return samples per second and per second of processor time, of as many as can be read in some time."""
+    start, used, n = time.perf_counter(), time.process_time(), 0
     for samples in read(store):
         n += samples
         if time.perf_counter() - start > seconds:
             break
-    return n / (time.perf_counter() - start)
+    return n / (time.perf_counter() - start), n / (time.process_time() - used)
 
 
 def pickles(store: Path, n: int) -> Path:
@@ -134,18 +135,18 @@ def compare(title: str, store: Path, repetitions: int, seconds: float, cold: boo
         ways["xbatcher, in order"] = with_xbatcher, store
     if importlib.util.find_spec("bayesflow"):
         ways["BayesFlow DiskDataset, shuffled, 10 240 samples"] = with_bayesflow, pickles(store, 20 * BATCH)
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(repetitions):
         for name, (read, path) in ways.items():
             if cold:
                 forget(path)
             rates[name].append(rate(read, path, seconds))
-    medians = {name: float(np.median(values)) for name, values in rates.items()}
+    medians = {name: np.median(values, axis=0) for name, values in rates.items()}
     base = medians["zarr-python, shards in order"]
-    print(f"\n### {title}\n\n| way | samples/s | of in order |\n| --- | --- | --- |")
-    for name, median in medians.items():
-        print(f"| {name} | {median:,.0f} | {median / base:.3g} |", flush=True)
-    ratio = medians["dasksim.loaders, shuffled"] / medians["zarr-python, random rows"]
+    print(f"\n### {title}\n\n| way | samples/s | of in order | per CPU second | of in order |\n|{' --- |' * 5}")
+    for name, (wall, used) in medians.items():
+        print(f"| {name} | {wall:,.0f} | {wall / base[0]:.3g} | {used:,.0f} | {used / base[1]:.3g} |", flush=True)
+    ratio = medians["dasksim.loaders, shuffled"][0] / medians["zarr-python, random rows"][0]
     print(f"\nshuffled against random rows: {ratio:.0f}")
 
 

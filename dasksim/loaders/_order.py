@@ -202,7 +202,7 @@ class Epoch:
         """Return the batches that are complete with a window, and the number of the first of them."""
         batches = self._own(window)
         n_halved = int(self._n_halved[window])
-        for i in reversed(range(len(batches))):
+        for i in reversed(range(len(batches) if n_halved else 0)):
             if n_halved and _length(batches[i]) > 1:
                 batches[i : i + 1] = _halves(batches[i])
                 n_halved -= 1
@@ -233,6 +233,14 @@ class Epoch:
             found = [found[i] for i in order]
         return sorted(found, key=lambda pieces: pieces[0].window)  # so that the window before can be given up soon
 
+    @cached_property
+    def _mixed(self) -> Array:
+        """A permutation of a window; others have the same one, turned: the blocks that it mixes are random already."""
+        n_rows = int(self.counts.sum(1).max(initial=0))
+        # `permutation` would keep other threads from running
+        mixed: Array = self.terms.generator(self.rank).choice(n_rows, n_rows, replace=False)
+        return mixed
+
     def places(self, window: int, groups: Array | None) -> Array | None:
         """Return where in a window its samples go, in the order of its segments; None if they stay.
 
@@ -247,7 +255,9 @@ class Epoch:
         if not self.terms.shuffle:
             order = None if groups is None else np.argsort(groups, kind="stable")
         else:
-            places: Array = self.terms.generator(self.rank, window, 0).permutation(n_rows)
+            places = self._mixed if n_rows == len(self._mixed) else self._mixed[self._mixed < n_rows]
+            places = places + self.terms.generator(self.rank, window, 0).integers(n_rows)
+            np.subtract(places, n_rows, out=places, where=places >= n_rows)
             if groups is None:
                 return places
             order = np.argsort(places)
