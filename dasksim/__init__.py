@@ -1,6 +1,6 @@
 """Simulate training sets for simulation-based inference, lazily, in parallel, and with the same bits every time."""
 
-from dasksim import models
+from dasksim import loaders, models
 from dasksim._failures import Failure
 from dasksim._generate import extend, generate
 from dasksim._replay import Replay, StageReplay, replay
@@ -58,6 +58,7 @@ __all__ = [
     "from_bayesflow",
     "from_sbi",
     "generate",
+    "loaders",
     "make_simulator",
     "models",
     "open_dataset",

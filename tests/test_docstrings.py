@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 from types import ModuleType
 
@@ -9,10 +10,12 @@ import pytest
 
 import dasksim
 
+#: Modules that need a package which dasksim does not.
+OPTIONAL = {"dasksim.loaders.torch": "torch", "dasksim.loaders.keras": "keras"}
 MODULES = [
     importlib.import_module(module.name)
     for module in pkgutil.walk_packages(dasksim.__path__, "dasksim.")
-    if not module.name.endswith("__main__")
+    if not module.name.endswith("__main__") and importlib.util.find_spec(OPTIONAL.get(module.name, "sys"))
 ]
 
 
@@ -28,6 +31,7 @@ def test_examples_are_found() -> None:
         "dasksim._generate.generate",
         "dasksim.external._program.ExternalProgram",
         "dasksim.errors.nearest",
+        "dasksim.loaders._batches.batches",
         "dasksim.models.two_moons.two_moons",
         "dasksim.simulators.lambda_simulator.LambdaSimulator",
         "dasksim.simulators.make.make_simulator",

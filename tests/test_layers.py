@@ -96,7 +96,7 @@ def test_imports_stand_at_the_top_of_a_file(file: Path) -> None:
     assert inner <= LAZY
 
 
-@pytest.mark.parametrize("folder", ["store", "external", "simulators", "models"])
+@pytest.mark.parametrize("folder", ["store", "external", "loaders", "simulators", "models"])
 def test_a_package_is_imported_from_outside_by_its_own_name(folder: str) -> None:
     deep = {
         (module, name)

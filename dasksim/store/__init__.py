@@ -4,11 +4,12 @@ from dasksim.store._check import ChunkChecker
 from dasksim.store._icechunk import open_writer
 from dasksim.store._layout import ArrayLayout, StoreLayout, choose_inner_rows, stored_dtypes
 from dasksim.store._locate import StoreLike, locate
-from dasksim.store._location import Location
+from dasksim.store._location import Location, explained
 from dasksim.store._metadata import forget_metadata
 from dasksim.store._read import Status, open_dataset, open_part, status
 from dasksim.store._receipts import Receipt, Receipts, digest_rows, open_receipts
-from dasksim.store._record import ATTRIBUTE, FORMAT, read_record
+from dasksim.store._record import ATTRIBUTE, FORMAT, check_documents, read_record
+from dasksim.store._shards import ShardReader
 from dasksim.store._write import (
     ChunkWriter,
     cast,
@@ -30,15 +31,18 @@ __all__ = [
     "Location",
     "Receipt",
     "Receipts",
+    "ShardReader",
     "Status",
     "StoreLayout",
     "StoreLike",
     "cast",
+    "check_documents",
     "check_store",
     "choose_inner_rows",
     "create_arrays",
     "create_root",
     "digest_rows",
+    "explained",
     "finish_store",
     "forget_chunks",
     "forget_metadata",

@@ -1,0 +1,5 @@
+"""Read stores in shuffled batches to train on: NumPy here, PyTorch and Keras in the modules of their names."""
+
+from dasksim.loaders._batches import Batches, batches, follow
+
+__all__ = ["Batches", "batches", "follow"]

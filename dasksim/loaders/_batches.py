@@ -1,0 +1,309 @@
+"""Shuffled batches of a store, as dicts of NumPy arrays."""
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from dasksim._plan import check_count
+from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
+from dasksim.loaders._request import Augmentations, Request, augmented
+from dasksim.loaders._source import Source, take_snapshot
+from dasksim.loaders._windows import Reading, plan_reading
+from dasksim.store import StoreLike, open_receipts, read_record
+
+__all__ = ["Batches", "batches", "follow"]
+
+Batch = dict[str, npt.NDArray[Any]]
+
+
+class Batches:
+    """Batches of a store, from the first to the last of one or more epochs; made by :func:`batches`.
+
+    Going through it again goes on with the next epochs. A copy in another process opens the store for itself.
+
+    Parameters
+    ----------
+    request
+        What is wanted.
+    epochs
+        How many epochs to go through at once; None for no end.
+    augmentations
+        What to do to each batch.
+    """
+
+    #: Number of the epoch that comes next.
+    epoch: int
+
+    #: Whether a store that may grow is taken as it was when this was made.
+    is_fixed: bool = False
+
+    def __init__(self, request: Request, epochs: int | None = 1, augmentations: Augmentations | None = None) -> None:
+        self.request = request
+        self.epochs = epochs
+        self.augmentations = augmentations
+        self.epoch = 0
+        self._snapshot = take_snapshot(request)
+        self._source: Source | None = Source(request, self._snapshot)
+        if len(self._source.blocks) or not request.partial:
+            plan_reading(request, self._source, 0).close()  # so that what is wrong is told at once
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_source": None}
+
+    def __iter__(self) -> Iterator[Batch]:
+        first = self.epoch
+        if self.epochs is not None:
+            self.epoch += self.epochs
+        return self._all(range(first, self.epoch) if self.epochs is not None else itertools.count(first))
+
+    def _all(self, numbers: Any) -> Iterator[Batch]:
+        for number in numbers:
+            if self.epochs is None:
+                self.epoch = number + 1
+            yield from self.of_epoch(number)
+
+    def __len__(self) -> int:
+        if self.epochs is None:
+            raise ArgumentTypeError("batches with epochs=None never end, so they have no length")
+        return self.epochs * self.n_batches
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of an epoch."""
+        return len(plan_reading(self.request, self.source(), 0))
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of an epoch, of all ranks together."""
+        return int(self.source().counts.sum())
+
+    def source(self) -> Source:
+        """Return the store as it was when this was made or, if it may grow, when the last epoch began."""
+        if self._source is None:
+            self._source = Source(self.request, self._snapshot)
+        return self._source
+
+    def reading(self, number: int) -> Reading:
+        """Return what reads the batches of an epoch, after a look at the store."""
+        source = self.source()
+        if self.request.partial and not self.is_fixed:
+            self._source = source = source.refreshed(self.request)
+            self._snapshot = source.snapshot
+        elif not self.request.partial:
+            source.check_length()
+        if not len(source.blocks):
+            raise StoreError(
+                f"no chunk of the store at {self.request.location.name!r} is complete; wait for the first, or use "
+                "loaders.follow, which does"
+            )
+        return plan_reading(self.request, source, number)
+
+    def of_epoch(self, number: int, part: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        """Yield the batches of an epoch, or those of the ``i``-th of ``m`` parts of it."""
+        reading = self.reading(number)
+        try:
+            i, m = part
+            for batch in reading.batches(i * len(reading) // m, (i + 1) * len(reading) // m):
+                yield augmented(batch, self.augmentations)
+        finally:
+            reading.close()
+
+
+def batches(
+    store: StoreLike,
+    batch_size: int,
+    *,
+    variables: Sequence[str] | None = None,
+    shuffle: bool = True,
+    seed: int | None = 0,
+    epochs: int | None = 1,
+    drop_last: bool = False,
+    split: tuple[str, Mapping[str, float]] | None = None,
+    shard: tuple[int, int] = (0, 1),
+    augmentations: Augmentations | None = None,
+    within: str | None = None,
+    masked: str = "refuse",
+    partial: bool = False,
+    buffer_bytes: int = 1 << 27,
+) -> Batches:
+    """Read shuffled batches of a store that may be larger than memory.
+
+    Inner chunks are read whole, in a shuffled order, and some at a time are mixed sample by sample, while the next
+    ones are read in the background. The order is a function of the seed, the number of the epoch and the shard. Every
+    sample comes exactly once in each epoch, over all shards together.
+
+    Parameters
+    ----------
+    store
+        Where the store is, in any form that :func:`~dasksim.generate` takes, or the path of a zip file of a store.
+    batch_size
+        Samples in a batch. The last one of an epoch may have fewer.
+    variables
+        Which ones to read; by default all, but ``valid`` only if masked samples are kept.
+    shuffle
+        Whether to shuffle.
+    seed
+        Any integer >= 0; None for fresh entropy.
+    epochs
+        How many epochs a ``for`` loop goes through; None for no end. The next loop over the same object goes on with
+        the next epochs; its attribute ``epoch`` is the number of the next one and can be set.
+    drop_last
+        Whether to leave out what does not fill a batch.
+    split
+        One of several disjoint parts of the store, and the fractions of all: ``("train", {"train": 0.9, "validation":
+        0.1})``. To which a sample belongs depends on its number only, so it stays the same when the store is extended.
+        In large stores whole inner chunks are assigned, and fractions hold to within one of these.
+    shard
+        ``(rank, world)`` reads the share of one of several processes, with ranks from 0. All have the same number of
+        batches: one batch of a rank may be cut in two for that.
+    augmentations
+        A function of a batch, several in their order, or a mapping of variables to functions of their arrays.
+    within
+        A context, such as ``"n_obs"``: all samples of a batch then have the same value of it. Values that are rare make
+        short batches. Inner chunks come in the same order in all epochs; samples are shuffled anew.
+    masked
+        What becomes of samples that failed and are masked: ``"refuse"`` is an error if there are any, ``"drop"`` leaves
+        them out, which conditions on success, ``"keep"`` has them like others.
+    partial
+        Whether the store may be incomplete, or grow: each epoch is then made of the chunks that are complete when it
+        begins. Not with several ranks, which might see different ones.
+    buffer_bytes
+        Memory for what is mixed and what is read ahead.
+
+    Returns
+    -------
+    Batches
+        To be iterated over: dicts of NumPy arrays of shape ``(batch_size, ...)`` by variable, yours to change.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used.
+    StoreError
+        If there is no store, or it cannot be read.
+    IncompleteStoreError
+        If chunks are missing.
+    StoreMismatchError
+        While reading, if the store was made anew or, without ``partial``, extended.
+
+    Examples
+    --------
+    >>> import dasksim, tempfile
+    >>> simulator = dasksim.make_simulator(lambda rng: {"x": rng.normal(size=3)})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ds = dasksim.generate(simulator, f"{folder}/train.zarr", 1000, seed=1, scheduler="synchronous")
+    ...     [batch["x"].shape for batch in dasksim.loaders.batches(f"{folder}/train.zarr", 400)]
+    [(400, 3), (400, 3), (200, 3)]
+    """
+    request = Request.checked(
+        store,
+        batch_size,
+        variables=variables,
+        shuffle=shuffle,
+        seed=seed,
+        drop_last=drop_last,
+        split=split,
+        shard=shard,
+        within=within,
+        masked=masked,
+        partial=partial,
+        buffer_bytes=buffer_bytes,
+    )
+    return Batches(request, None if epochs is None else check_count("epochs", epochs), augmentations)
+
+
+def follow(
+    store: StoreLike,
+    batch_size: int,
+    *,
+    variables: Sequence[str] | None = None,
+    seed: int = 0,
+    split: tuple[str, Mapping[str, float]] | None = None,
+    augmentations: Augmentations | None = None,
+    masked: str = "refuse",
+    buffer_bytes: int = 1 << 27,
+    patience: float = 600.0,
+    poll_seconds: float = 1.0,
+) -> Iterator[Batch]:
+    """Read each sample of a store once, while it is being generated.
+
+    Chunks are read when they are complete, those that are there at the same time shuffled together; the end comes when
+    all chunks of the store have been read. Which chunks come together depends on time.
+
+    Parameters
+    ----------
+    store, batch_size, variables, seed, split, augmentations, masked, buffer_bytes
+        As in :func:`batches`.
+    patience
+        Seconds to wait for the next chunk.
+    poll_seconds
+        Seconds from one look at the store to the next.
+
+    Returns
+    -------
+    iterator of dict
+        Batches as :func:`batches` yields them.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used.
+    StoreError
+        While reading, if there is no store or no new chunk for too long, or it cannot be read.
+    """
+    for name, value in (("patience", patience), ("poll_seconds", poll_seconds)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ArgumentTypeError(f"{name} must be a number of seconds; got {value!r}")
+        if not value > 0:
+            raise ArgumentError(f"{name} must be greater than 0; got {value!r}")
+    request = Request.checked(
+        store,
+        batch_size,
+        variables=variables,
+        seed=seed,
+        split=split,
+        masked=masked,
+        partial=True,
+        buffer_bytes=buffer_bytes,
+    )
+    return _followed(request, augmentations, patience, poll_seconds)
+
+
+def _followed(
+    request: Request, augmentations: Augmentations | None, patience: float, poll_seconds: float
+) -> Iterator[Batch]:
+    seen: set[int] = set()
+    deadline = time.monotonic() + patience
+    while not seen or len(seen) < _n_chunks(request):
+        new = _complete(request) - seen
+        if not new:
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"no chunk of the store at {request.location.name!r} became complete for {patience:g} s; if its "
+                    "generation was stopped, run generate again with the same arguments"
+                )
+            time.sleep(poll_seconds)
+            continue
+        source = Source(request, take_snapshot(request, without=seen))
+        if source.counts.sum():
+            reading = plan_reading(request, source, len(seen))
+            try:
+                for batch in reading.batches():
+                    yield augmented(batch, augmentations)
+            finally:
+                reading.close()
+        seen.update(source.snapshot.chunks)
+        deadline = time.monotonic() + patience
+
+
+def _n_chunks(request: Request) -> int:
+    record = read_record(request.location) or {"n_samples": 0, "chunk_size": 1}
+    return -(-int(record["n_samples"]) // int(record["chunk_size"]))
+
+
+def _complete(request: Request) -> set[int]:
+    receipts = open_receipts(request.location) if read_record(request.location) else None
+    return receipts.complete_chunks() if receipts else set()

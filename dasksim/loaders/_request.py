@@ -1,0 +1,176 @@
+"""What a loader is asked for, checked."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from dasksim._failures import VALID
+from dasksim._plan import check_count, check_flag
+from dasksim._streams import check_seed
+from dasksim.errors import ArgumentError, ArgumentTypeError
+from dasksim.loaders._splits import Split, check_split
+from dasksim.store import Location, locate
+
+__all__ = ["VALID", "Augmentations", "Request", "augmented"]
+
+Masked = Literal["refuse", "drop", "keep"]
+
+Batch: TypeAlias = dict[str, Any]
+
+#: What can be given to change batches.
+Augmentations: TypeAlias = (
+    Callable[[Batch], Batch] | Sequence[Callable[[Batch], Batch]] | Mapping[str, Callable[[Any], Any]]
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What all loaders have in common; :func:`~dasksim.loaders.batches` describes it."""
+
+    location: Location
+    batch_size: int
+    variables: tuple[str, ...] | None
+    shuffle: bool
+    seed: int
+    drop_last: bool
+    split: Split | None
+    shard: tuple[int, int]
+    within: str | None
+    masked: str
+    partial: bool
+    buffer_bytes: int
+
+    @classmethod
+    def checked(
+        cls,
+        store: Any,
+        batch_size: Any,
+        *,
+        variables: Any = None,
+        shuffle: Any = True,
+        seed: Any = 0,
+        drop_last: Any = False,
+        split: Any = None,
+        shard: Any = (0, 1),
+        within: Any = None,
+        masked: Any = "refuse",
+        partial: Any = False,
+        buffer_bytes: Any = 1 << 27,
+    ) -> "Request":
+        """Check values, as far as this goes without the store.
+
+        Raises
+        ------
+        ArgumentError, ArgumentTypeError
+            If one cannot be used.
+        """
+        if not isinstance(masked, str) or masked not in get_args(Masked):
+            raise ArgumentError(f"masked must be one of {', '.join(map(repr, get_args(Masked)))}; got {masked!r}")
+        if within is not None and not isinstance(within, str):
+            raise ArgumentTypeError(f"within must be the name of a context, or None; got {within!r}")
+        shard = _check_shard(shard)
+        if seed is None and shard[1] > 1:
+            raise ArgumentError("seed=None draws another seed on each rank, which would read samples twice; give one")
+        partial = check_flag("partial", partial)
+        if partial and shard[1] > 1:
+            raise ArgumentError(
+                f"partial=True does not go with shard={shard!r}: ranks might see different chunks, and neither have "
+                "the same number of batches nor each sample once"
+            )
+        return cls(
+            locate(store),
+            check_count("batch_size", batch_size),
+            _check_variables(variables),
+            check_flag("shuffle", shuffle),
+            check_seed(seed),
+            check_flag("drop_last", drop_last),
+            check_split(split),
+            shard,
+            within,
+            masked,
+            partial,
+            check_count("buffer_bytes", buffer_bytes),
+        )
+
+    def check_sizes(self, row_bytes: int, inner_rows: int, n_samples: int) -> None:
+        """Check sizes against those of the store.
+
+        Raises
+        ------
+        ArgumentError
+            If a batch does not fit into the buffer, or there are too few samples.
+        """
+        needed = 3 * (self.batch_size + 3 * inner_rows) * row_bytes
+        if needed > self.buffer_bytes:
+            raise ArgumentError(
+                f"batches of {self.batch_size:,} samples of {row_bytes:,} bytes, out of inner chunks of {inner_rows:,} "
+                f"samples, do not fit into buffer_bytes={self.buffer_bytes:,}; give at least {needed:,}, fewer "
+                "variables or a smaller batch_size"
+            )
+        world = self.shard[1]
+        part = f" in split {self.split.name!r}" if self.split else ""
+        if n_samples < world:
+            raise ArgumentError(f"there are {n_samples:,} samples{part}, too few for {world} ranks")
+        if self.drop_last and self.batch_size > n_samples // world:
+            each = f" on each of {world} ranks" if world > 1 else ""
+            raise ArgumentError(
+                f"batch_size={self.batch_size:,} is more than the {n_samples // world:,} samples{part}{each}, so that "
+                "drop_last=True leaves none; give a smaller one"
+            )
+
+
+def _check_variables(variables: Any) -> tuple[str, ...] | None:
+    if variables is None:
+        return None
+    is_names = isinstance(variables, Sequence) and not isinstance(variables, str)
+    if not is_names or not variables or not all(isinstance(name, str) for name in variables):
+        raise ArgumentTypeError(f"variables must be a sequence of names, or None for all; got {variables!r}")
+    if len(set(variables)) < len(variables):
+        raise ArgumentError(f"variables must name each once; got {list(variables)!r}")
+    return tuple(variables)
+
+
+def _check_shard(shard: Any) -> tuple[int, int]:
+    is_pair = isinstance(shard, Sequence) and not isinstance(shard, str) and len(shard) == 2
+    if not is_pair or any(isinstance(i, bool) or not isinstance(i, int | np.integer) for i in shard):
+        raise ArgumentTypeError(f"shard must be a pair of integers (rank, world); got {shard!r}")
+    rank, world = map(int, shard)
+    if not 0 <= rank < world:
+        raise ArgumentError(f"shard=(rank, world) needs 0 <= rank < world, with ranks counted from 0; got {shard!r}")
+    return rank, world
+
+
+def augmented(batch: Batch, augmentations: Augmentations | None) -> Batch:
+    """Return a batch after it has gone through functions, as BayesFlow's datasets apply them.
+
+    Parameters
+    ----------
+    batch
+        Arrays by variable.
+    augmentations
+        A function of the batch, several in their order, or functions of single variables by name.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If it is none of these, or a variable is not in the batch.
+    """
+    if augmentations is None:
+        return batch
+    if isinstance(augmentations, Mapping):
+        for name, function in augmentations.items():
+            if name not in batch:
+                raise ArgumentError(f"augmentations names {name!r}, which is not in the batch of {list(batch)}")
+            batch[name] = function(batch[name])
+        return batch
+    functions = augmentations if isinstance(augmentations, Sequence) else [augmentations]
+    for function in functions:
+        if not callable(function):
+            raise ArgumentTypeError(
+                f"augmentations must be a function of a batch, a sequence of them, or a mapping of variables to "
+                f"functions; got {augmentations!r}"
+            )
+        batch = function(batch)
+    return batch

@@ -1,0 +1,209 @@
+"""Read inner chunks out of shards, without the milliseconds that Zarr takes for each."""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import google_crc32c
+import numcodecs.blosc
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.abc.codec import Codec
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from dasksim._failures import VALID
+from dasksim.errors import StoreError
+from dasksim.store._location import Location, explained
+from dasksim.store._receipts import key_of
+
+__all__ = ["ShardReader"]
+
+Array = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
+
+_CHECKSUM_BYTES = 4
+_INDEX_BYTES = 16  # of each inner chunk: its offset and its length
+_NOTHING = np.iinfo(np.uint64).max  # both, of an inner chunk that was not written
+
+# Read at once at most: what is read is a copy beside the one that it goes into.
+_RUN_BYTES = 1 << 23
+
+
+class ShardReader:
+    """Reads inner chunks of one variable; may be used by several threads.
+
+    Shards as dasksim writes them are decoded here; what has other codecs is read by Zarr.
+
+    Parameters
+    ----------
+    location
+        Where the store is.
+    array
+        The variable's array.
+    """
+
+    def __init__(self, location: Location, array: zarr.Array[Any]) -> None:
+        self.name = array.path
+        self.dtype: np.dtype[Any] = array.dtype
+        self.row_shape: tuple[int, ...] = array.shape[1:]
+        self.inner_rows: int = array.chunks[0]
+        self._n_inner = (array.shards or array.chunks)[0] // self.inner_rows
+        self._n_rows: int = array.shape[0]
+        self._location = location
+        self._array = array
+        self._codecs = _known_codecs(array)
+        self._indices: dict[int, Array] = {}  # needs no lock, which a forked process might find taken for ever
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one sample in memory."""
+        return math.prod(self.row_shape) * self.dtype.itemsize
+
+    def read(self, chunk: int, inners: Sequence[int]) -> Iterator[tuple[int, Array]]:
+        """Return inner chunks of a chunk, each with its number in the chunk; rows after the last sample are cut off.
+
+        Raises
+        ------
+        StoreError
+            If one cannot be read, or differs from its checksum.
+        """
+        with explained(f"cannot read {self.name!r} of chunk {chunk} of the store at {self._location.name!r}"):
+            for inner, values in self._read(chunk, inners):
+                first = (chunk * self._n_inner + inner) * self.inner_rows
+                yield inner, values[: self._n_rows - first]
+
+    def _read(self, chunk: int, inners: Sequence[int]) -> Iterator[tuple[int, Array]]:
+        if self._codecs is None:
+            for inner in inners:
+                first = (chunk * self._n_inner + inner) * self.inner_rows
+                yield inner, np.asarray(self._array[first : first + self.inner_rows])
+            return
+        index = self._index(chunk)
+        written = [] if index is None else [inner for inner in inners if index[inner, 0] != _NOTHING]
+        yield from ((inner, self._filled()) for inner in sorted(set(inners).difference(written)))
+        if index is not None and written:
+            for inner, content in zip(written, self._contents(chunk, index[written]), strict=True):
+                values = self._decoded(content, self._codecs)
+                yield inner, self._again(chunk, inner, self._codecs) if values is None else values
+
+    def _filled(self) -> Array:
+        return np.full((self.inner_rows, *self.row_shape), self._array.fill_value, self.dtype)
+
+    def _again(self, chunk: int, inner: int, codecs: Sequence[Codec]) -> Array:
+        """Return an inner chunk of a shard that was replaced since its index was read, as extending a store does."""
+        self._indices.pop(chunk, None)
+        index = self._index(chunk)
+        if index is not None and index[inner, 0] != _NOTHING:
+            (content,) = self._contents(chunk, index[[inner]])
+            values = self._decoded(content, codecs)
+            if values is not None:
+                return values
+        raise self._error(chunk, "differs from its checksum; generate(..., repair=True) simulates it again")
+
+    def _error(self, chunk: int, problem: str) -> StoreError:
+        return StoreError(f"{self.name!r} of chunk {chunk} of the store at {self._location.name!r} {problem}")
+
+    def _index(self, chunk: int) -> Array | None:
+        """Return offset and length of each inner chunk, or None if there is no shard and none is needed."""
+        found = self._indices.get(chunk)
+        if found is not None:
+            return found
+        n_bytes = self._n_inner * _INDEX_BYTES + _CHECKSUM_BYTES
+        content = self._tail(chunk, n_bytes)
+        if content is None and self.name == VALID:  # made before samples could be masked
+            return None
+        if content is None:
+            raise self._error(chunk, "has no shard, although its receipt is there; dasksim verify tells more")
+        checked = _checked(content) if len(content) == n_bytes else None
+        if checked is None:
+            raise self._error(chunk, "has an index that differs from its checksum; dasksim verify tells more")
+        index: Array = checked.view("<u8").reshape(self._n_inner, 2)
+        self._indices[chunk] = index
+        return index
+
+    def _decoded(self, content: Bytes | None, codecs: Sequence[Codec]) -> Array | None:
+        """Return the values of an inner chunk, or None if they differ from their checksum."""
+        for codec in codecs:
+            if content is None or len(content) < _CHECKSUM_BYTES:
+                return None
+            is_checksum = isinstance(codec, Crc32cCodec)
+            content = _checked(content) if is_checksum else _as_bytes(numcodecs.blosc.decompress(content))
+        if content is None:
+            return None
+        return content.view(self.dtype.newbyteorder("<")).reshape(self.inner_rows, *self.row_shape)
+
+    def _contents(self, chunk: int, entries: Array) -> Iterator[Bytes]:
+        """Return inner chunks as they are stored; those that touch are read at once."""
+        folder = self._location.folder
+        key = key_of(self._array, chunk)
+        with contextlib.nullcontext() if folder is None else (folder / key).open("rb", buffering=0) as file:
+            for run in _runs([(offset, offset + length) for offset, length in entries.tolist()]):
+                first, last = run[0][0], run[-1][1]
+                if file is None:
+                    content = self._fetched(chunk, RangeByteRequest(first, last))
+                else:
+                    content = _as_bytes(os.pread(file.fileno(), last - first, first))
+                yield from (content[start - first : stop - first] for start, stop in run)
+
+    def _tail(self, chunk: int, n_bytes: int) -> Bytes | None:
+        if self._location.folder is None:
+            content = self._fetched(chunk, SuffixByteRequest(n_bytes))
+            return content if len(content) else None
+        try:
+            with (self._location.folder / key_of(self._array, chunk)).open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                return _as_bytes(os.pread(file.fileno(), n_bytes, max(size - n_bytes, 0)))
+        except FileNotFoundError:
+            return None
+
+    def _fetched(self, chunk: int, request: ByteRequest) -> Bytes:
+        buffer = sync(self._array.store.get(key_of(self._array, chunk), default_buffer_prototype(), request))
+        return _as_bytes(b"" if buffer is None else buffer.to_bytes())
+
+
+def _runs(ranges: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Join ranges that touch, up to some size."""
+    runs: list[list[tuple[int, int]]] = []
+    for start, stop in ranges:
+        if runs and runs[-1][-1][1] == start and stop - runs[-1][0][0] <= _RUN_BYTES:
+            runs[-1].append((start, stop))
+        else:
+            runs.append([(start, stop)])
+    return runs
+
+
+def _as_bytes(content: bytes) -> Bytes:
+    return np.frombuffer(content, np.uint8)  # of memoryviews no checksum can be made
+
+
+def _checked(content: Bytes) -> Bytes | None:
+    """Return a content without its checksum, or None if it differs from that."""
+    values, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
+    is_right = google_crc32c.value(values) == int.from_bytes(checksum.tobytes(), "little")
+    return values if is_right else None
+
+
+def _known_codecs(array: zarr.Array[Any]) -> list[Codec] | None:
+    """Return the codecs of inner chunks after the one to bytes, as they are decoded, or None if some are not known."""
+    codecs: Any = array.metadata.codecs  # type: ignore[union-attr]
+    if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec) or codecs[0].index_location.value != "end":
+        return None
+    first, *others = codecs[0].codecs
+    index_first, *index_others = codecs[0].index_codecs
+    is_known = (
+        all(isinstance(codec, BytesCodec) and _is_little(codec) for codec in (first, index_first))
+        and [type(codec) for codec in index_others] == [Crc32cCodec]
+        and all(isinstance(codec, Crc32cCodec | BloscCodec) for codec in others)
+        and codecs[0].chunk_shape[1:] == array.shape[1:]
+    )
+    return others[::-1] if is_known else None
+
+
+def _is_little(codec: BytesCodec) -> bool:
+    return codec.endian is None or codec.endian.value == "little"
