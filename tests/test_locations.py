@@ -384,7 +384,7 @@ def test_chunks_before_an_exception_are_committed(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="of the function's own"):
         generate(made, store, N, scheduler="synchronous", conditions={"i": np.arange(float(N))}, **OPTIONS)
 
-    assert status(store).n_complete == 2  # the third was under way with the failing one
+    assert status(store).n_complete == 3  # all before the failing one
 
 
 KILLED = """
