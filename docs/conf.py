@@ -11,6 +11,7 @@ html_theme = "furo"
 html_title = f"dasksim {__version__}"
 exclude_patterns = ["_build"]
 nb_execution_mode = "off"  # code blocks are executed by tests/test_docs.py
+autodoc_mock_imports = ["keras", "torch"]  # their loaders are documented where they are not installed
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
