@@ -14,3 +14,4 @@ nb_execution_mode = "off"  # code blocks are executed by tests/test_docs.py
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
+autodoc_mock_imports = ["torch", "keras"]

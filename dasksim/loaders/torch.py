@@ -52,7 +52,7 @@ class StoreBatches(IterableDataset):
         batch_size: int,
         *,
         augmentations: Augmentations | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: "torch.dtype | None" = None,
         device: Any = None,
         pin_memory: bool = False,
         **options: Any,
@@ -140,7 +140,7 @@ class StoreSamples(Dataset):
         store: StoreLike,
         *,
         augmentations: Augmentations | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: "torch.dtype | None" = None,
         **options: Any,
     ) -> None:
         for name in options:
@@ -175,7 +175,7 @@ class StoreSamples(Dataset):
 _SAMPLE_OPTIONS = ("variables", "split", "masked", "partial", "buffer_bytes")
 
 
-def _tensor(values: npt.NDArray[Any], dtype: torch.dtype | None) -> torch.Tensor:
+def _tensor(values: npt.NDArray[Any], dtype: "torch.dtype | None") -> torch.Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
