@@ -10,8 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dasksim.errors import ArgumentError, ArgumentTypeError
-from dasksim.loaders._order import Epoch, Stretch, Terms, plan_epoch
+from dasksim.loaders._order import Epoch, plan_epoch
 from dasksim.loaders._splits import check_split
+from dasksim.loaders._stretch import Stretch, Terms
 
 Array = npt.NDArray[Any]
 

@@ -1,20 +1,19 @@
 """Shuffled batches of a store, as dicts of NumPy arrays."""
 
 import itertools
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
 
 from dasksim._plan import check_count
-from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
+from dasksim.errors import ArgumentTypeError, StoreError
 from dasksim.loaders._request import Augmentations, Request, augmented
 from dasksim.loaders._source import Source, take_snapshot
 from dasksim.loaders._windows import Reading, plan_reading
-from dasksim.store import StoreLike, open_receipts, read_record
+from dasksim.store import StoreLike
 
-__all__ = ["Batches", "batches", "follow"]
+__all__ = ["Batches", "batches"]
 
 Batch = dict[str, npt.NDArray[Any]]
 
@@ -47,11 +46,12 @@ class Batches:
         self.epoch = 0
         self._snapshot = take_snapshot(request)
         self._source: Source | None = Source(request, self._snapshot)
+        self._counted: tuple[Source, int] | None = None
         if len(self._source.blocks) or not request.partial:
-            plan_reading(request, self._source, 0).close()  # so that what is wrong is told at once
+            self.n_batches  # noqa: B018  (what is wrong is told at once)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_source": None}
+        return {**vars(self), "_source": None, "_counted": None}
 
     def __iter__(self) -> Iterator[Batch]:
         first = self.epoch
@@ -73,7 +73,10 @@ class Batches:
     @property
     def n_batches(self) -> int:
         """Batches of an epoch."""
-        return len(plan_reading(self.request, self.source(), 0))
+        source = self.source()
+        if self._counted is None or self._counted[0] is not source:
+            self._counted = source, len(plan_reading(self.request, source, 0))
+        return self._counted[1]
 
     @property
     def n_samples(self) -> int:
@@ -213,97 +216,3 @@ def batches(
         buffer_bytes=buffer_bytes,
     )
     return Batches(request, None if epochs is None else check_count("epochs", epochs), augmentations)
-
-
-def follow(
-    store: StoreLike,
-    batch_size: int,
-    *,
-    variables: Sequence[str] | None = None,
-    seed: int = 0,
-    split: tuple[str, Mapping[str, float]] | None = None,
-    augmentations: Augmentations | None = None,
-    masked: str = "refuse",
-    buffer_bytes: int = 1 << 27,
-    patience: float = 600.0,
-    poll_seconds: float = 1.0,
-) -> Iterator[Batch]:
-    """Read each sample of a store once, while it is being generated.
-
-    Chunks are read when they are complete, those that are there at the same time shuffled together; the end comes when
-    all chunks of the store have been read. Which chunks come together depends on time.
-
-    Parameters
-    ----------
-    store, batch_size, variables, seed, split, augmentations, masked, buffer_bytes
-        As in :func:`batches`.
-    patience
-        Seconds to wait for the next chunk.
-    poll_seconds
-        Seconds from one look at the store to the next.
-
-    Returns
-    -------
-    iterator of dict
-        Batches as :func:`batches` yields them.
-
-    Raises
-    ------
-    ArgumentError, ArgumentTypeError
-        If an argument cannot be used.
-    StoreError
-        While reading, if there is no store or no new chunk for too long, or it cannot be read.
-    """
-    for name, value in (("patience", patience), ("poll_seconds", poll_seconds)):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ArgumentTypeError(f"{name} must be a number of seconds; got {value!r}")
-        if not value > 0:
-            raise ArgumentError(f"{name} must be greater than 0; got {value!r}")
-    request = Request.checked(
-        store,
-        batch_size,
-        variables=variables,
-        seed=seed,
-        split=split,
-        masked=masked,
-        partial=True,
-        buffer_bytes=buffer_bytes,
-    )
-    return _followed(request, augmentations, patience, poll_seconds)
-
-
-def _followed(
-    request: Request, augmentations: Augmentations | None, patience: float, poll_seconds: float
-) -> Iterator[Batch]:
-    seen: set[int] = set()
-    deadline = time.monotonic() + patience
-    while not seen or len(seen) < _n_chunks(request):
-        new = _complete(request) - seen
-        if not new:
-            if time.monotonic() > deadline:
-                raise StoreError(
-                    f"no chunk of the store at {request.location.name!r} became complete for {patience:g} s; if its "
-                    "generation was stopped, run generate again with the same arguments"
-                )
-            time.sleep(poll_seconds)
-            continue
-        source = Source(request, take_snapshot(request, without=seen))
-        if source.counts.sum():
-            reading = plan_reading(request, source, len(seen))
-            try:
-                for batch in reading.batches():
-                    yield augmented(batch, augmentations)
-            finally:
-                reading.close()
-        seen.update(source.snapshot.chunks)
-        deadline = time.monotonic() + patience
-
-
-def _n_chunks(request: Request) -> int:
-    record = read_record(request.location) or {"n_samples": 0, "chunk_size": 1}
-    return -(-int(record["n_samples"]) // int(record["chunk_size"]))
-
-
-def _complete(request: Request) -> set[int]:
-    receipts = open_receipts(request.location) if read_record(request.location) else None
-    return receipts.complete_chunks() if receipts else set()

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim.errors import StoreError
-from dasksim.loaders._order import Epoch, Piece, Stretch, Terms, plan_epoch
+from dasksim.loaders._order import Epoch, Piece, plan_epoch
 from dasksim.loaders._request import Request
 from dasksim.loaders._source import Source
+from dasksim.loaders._stretch import Stretch, Terms
 from dasksim.store import ShardReader
 
 __all__ = ["Reading", "plan_reading"]
