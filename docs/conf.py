@@ -15,4 +15,3 @@ autodoc_mock_imports = ["keras", "torch"]  # their loaders are documented where 
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
-autodoc_mock_imports = ["torch", "keras"]
