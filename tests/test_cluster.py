@@ -27,6 +27,8 @@ from dasksim._run import _task_name
 from dasksim.cli import FAILED, OK, main
 from dasksim.cluster import gpu_cluster
 
+pytestmark = pytest.mark.slow  # clusters are started and killed; test_generate runs on one in every case
+
 # 40 sub-batches of 10 samples, one a chunk.
 N = 400
 SIZES: dict[str, Any] = {"seed": 1, "sub_batch_size": 10, "chunk_size": 10}
