@@ -52,12 +52,13 @@ workflow = bf.BasicWorkflow(
     inference_variables=["parameters"],
     inference_conditions=["observables"],
     standardize=None,
+    initial_learning_rate=5e-3,
 )
 splits = {"train": 0.9, "validation": 0.1}
-train = StoreDataset("moons.zarr", 1024, workflow.adapter, split=("train", splits), seed=1)
+train = StoreDataset("moons.zarr", 512, workflow.adapter, split=("train", splits), seed=1)
 validation = StoreDataset("moons.zarr", 4096, workflow.adapter, split=("validation", splits), shuffle=False)
 
-EPOCHS = 4
+EPOCHS = 3
 workflow.build_optimizer(EPOCHS, train.num_batches, strategy="offline")
 workflow.approximator.compile(optimizer=workflow.optimizer)
 history = workflow.approximator.fit(dataset=train, epochs=EPOCHS, validation_data=validation, verbose=0)

@@ -171,6 +171,15 @@ def test_fractions_hold_to_within_a_block(n_blocks: int) -> None:
         assert abs(n_rows - fraction * n_blocks * 1024) < (4 if n_blocks <= 64 else 3 * 1024)
 
 
+def test_late_blocks_belong_to_one_split_so_that_each_is_read_once() -> None:
+    fractions = {"train": 0.5, "test": 0.5}
+    for name in fractions:
+        split = check_split((name, fractions))
+        assert split
+        n_kinds = [len(np.unique(split.rows(block, 32))) for block in (0, 63, 64, 65)]
+        assert n_kinds == [2, 2, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("split", "error", "match"),
     [

@@ -41,7 +41,8 @@ def epoch_of(adapter: Any) -> list[Any]:
 def test_each_sample_comes_once_with_any_workers(
     original: Path, theta: Any, workers: int, use_multiprocessing: bool, shuffle: bool
 ) -> None:
-    dataset = StoreDataset(original, 64, variables=["theta"], workers=workers, use_multiprocessing=use_multiprocessing)
+    how: dict[str, Any] = {"variables": ["theta"], "buffer_bytes": 1 << 12}  # several windows
+    dataset = StoreDataset(original, 64, workers=workers, use_multiprocessing=use_multiprocessing, **how)
     adapter = adapter_of(dataset, shuffle)
     dataset[0]  # as BayesFlow does to build a network
 
