@@ -1,12 +1,15 @@
 """A process for calls that may hang: it is killed when one takes too long."""
 
 import copy
+import ctypes
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
@@ -23,6 +26,9 @@ __all__ = ["Child", "Made", "die_with", "travelling"]
 
 #: Values by step, and under None those of the conditions.
 Made = dict[int | None, Mapping[str, Any]]
+
+# Linux: send a signal when the thread that started this process ends.
+_PR_SET_PDEATHSIG = 1
 
 # Seconds after which a process that is not used ends by itself.
 _IDLE_SECONDS = 300
@@ -43,12 +49,14 @@ class Child:
         self.seconds = seconds
         self._payload = cloudpickle.dumps(pipeline.without_rows())
         self._local = threading.local()
+        self._executors: set[Any] = set()
+        self._is_closed = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {"seconds": self.seconds, "_payload": self._payload}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _local=threading.local())
+        vars(self).update(state, _local=threading.local(), _executors=set(), _is_closed=False)
 
     def run(
         self, indices: Sequence[int], place: Place, n_rows: int, made: Made, failures: Failures
@@ -58,21 +66,31 @@ class Child:
         What a function raises is raised here too.
         """
         executor = self._executor()
-        future = executor.submit(_run_in_child, indices, place, n_rows, made, failures)
         try:
+            future = executor.submit(_run_in_child, indices, place, n_rows, made, failures)
             found, error, failures_there = future.result(self.seconds)
         except FutureTimeoutError:
-            self._local.executor = None
-            executor.shutdown(kill_workers=True)
+            self._kill(executor)
             return None
         except BaseException:  # the process has died, or Ctrl-C
-            self._local.executor = None
-            executor.shutdown(kill_workers=True)
+            self._kill(executor)
             raise
         if error is not None:
             failures.raised_at = failures_there.raised_at
             raise error
         return found, failures_there
+
+    def close(self) -> None:
+        """Kill the processes of all threads; a call that is under way, or comes later, raises an exception."""
+        self._is_closed = True
+        for executor in list(self._executors):
+            self._kill(executor)
+
+    def _kill(self, executor: Any) -> None:
+        if getattr(self._local, "executor", None) is executor:
+            self._local.executor = None
+        self._executors.discard(executor)
+        executor.shutdown(kill_workers=True)
 
     def _executor(self) -> Any:
         executor = getattr(self._local, "executor", None)
@@ -82,8 +100,11 @@ class Child:
             executor = ProcessPoolExecutor(
                 1, timeout=_IDLE_SECONDS, initializer=_start_child, initargs=(self._payload, os.getpid())
             )
-            executor.submit(os.getpid).result()  # its start does not count as time of the sub-batch
             self._local.executor = executor
+            self._executors.add(executor)
+            if self._is_closed:
+                raise RuntimeError("the run has ended")
+            executor.submit(os.getpid).result()  # its start does not count as time of the sub-batch
         return executor
 
 
@@ -92,6 +113,8 @@ _pipeline: Pipeline | None = None
 
 def _start_child(payload: bytes, parent: int) -> None:
     global _pipeline
+    if sys.platform == "linux":  # the thread below cannot run while a function holds the interpreter's lock
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     _pipeline = pickle.loads(payload)
@@ -121,6 +144,8 @@ def _run_in_child(
     try:
         return run_all(functions, work), None, latest
     except Exception as error:  # noqa: BLE001
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        error.add_note(f"in a process of its own, because of timeout=:\n{frames.rstrip()}")
         return {}, travelling(error), latest
 
 

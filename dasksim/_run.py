@@ -1,5 +1,6 @@
 """Run the chunks of a plan that a store lacks, and write them."""
 
+import contextlib
 import logging
 import os
 import queue
@@ -90,12 +91,15 @@ def run_chunks(
     n_done = n_samples - sum(map(plan.n_rows, missing))
     if not missing:
         return
-    job = _ChunkJob(Program(pipeline, plan), writer, policy, Child(pipeline, timeout) if timeout else None)
+    child = Child(pipeline, timeout) if timeout else None
+    job = _ChunkJob(Program(pipeline, plan), writer, policy, child)
     lost = _Lost(retries, plan.chunk_size)
     try:
         with (
+            _closed(child),
             Progress(n_samples, n_done, progress) as bar,
             open_pool(scheduler, job, _task_name(pipeline)) as pool,
+            _closed(child, KeyboardInterrupt),  # the pool waits for calls, which may hang until the timeout
             writer.settling() as settle,
         ):
             for receipt in _windowed(pool, pipeline, plan, missing, lost):
@@ -108,6 +112,20 @@ def run_chunks(
         if error is lost.error:
             error.add_note(_how_to_resume(writer))
         raise
+
+
+@contextlib.contextmanager
+def _closed(child: Child | None, when: type[BaseException] = BaseException) -> Iterator[None]:
+    """Kill the processes of a child when the block ends, or only if it ends by an exception of one type."""
+    is_wanted = when is BaseException
+    try:
+        yield
+    except when:
+        is_wanted = True
+        raise
+    finally:
+        if child is not None and is_wanted:
+            child.close()
 
 
 class _Lost:
