@@ -10,7 +10,6 @@ import numpy.typing as npt
 from dasksim._child import Child, Made
 from dasksim._conditions import pad_rows
 from dasksim._failures import MOST_ATTEMPTS, Failure, Failures, Policy, masked_value, summed
-from dasksim._isolation import run_all
 from dasksim._pipeline import Pipeline, explain, run_steps
 from dasksim._plan import Plan
 from dasksim._schema import Variable
@@ -89,14 +88,8 @@ class SubBatchRun:
     def _is_shared(self, condition: str) -> bool:
         return self.pipeline.conditions[condition].variable.is_shared
 
-    def run(self) -> Part:
-        """Simulate it."""
-        if self.child is not None:
-            return self._run(False)  # the child finds out what its functions use
-        functions = [f for step in self.pipeline.steps if step.is_run for f in step.stage.functions]
-        return run_all(functions, self._run)
-
-    def _run(self, watch: bool) -> Part:
+    def run(self, watch: bool) -> Part:
+        """Simulate it; ``watch`` says whether to find out if functions use the global generators."""
         missing = np.arange(self.n_rows)
         masked = np.zeros(self.n_rows, bool)
         found: list[Failure] = []

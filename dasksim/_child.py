@@ -18,7 +18,6 @@ import cloudpickle
 from loky import ProcessPoolExecutor
 
 from dasksim._failures import Failures
-from dasksim._isolation import run_all
 from dasksim._pipeline import Pipeline, run_steps
 from dasksim._steps import Place
 
@@ -133,7 +132,6 @@ def _run_in_child(
     pipeline = _pipeline
     if pipeline is None:
         raise RuntimeError("the process was not started by dasksim")
-    functions = [function for step in pipeline.steps if step.is_run for function in step.stage.functions]
     latest = failures
 
     def work(watch: bool) -> Made:
@@ -142,7 +140,7 @@ def _run_in_child(
         return run_steps(pipeline, indices, place, n_rows, made, watch, latest)
 
     try:
-        return run_all(functions, work), None, latest
+        return pipeline.guarded(work), None, latest
     except Exception as error:  # noqa: BLE001
         frames = "".join(traceback.format_tb(error.__traceback__))
         error.add_note(f"in a process of its own, because of timeout=:\n{frames.rstrip()}")

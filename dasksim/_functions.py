@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -196,66 +196,61 @@ class RowStage(FunctionStage):
     how_often = "once for each sample"
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
-        rows = self._rows(binding, batch)
+        cells, rows = self._rows(binding, batch)
         variables = describe(rows[0], self.name, ())
-        return variables, self._stack(rows, batch, variables)
+        return variables, self._stack(cells, rows, batch, variables)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
-        return self._stack(self._rows(binding, batch), batch, outputs)
+        return self._stack(*self._rows(binding, batch), batch, outputs)
 
     def _offered(self) -> frozenset[str]:
         return RESERVED - {"batch_shape"}
 
-    def _rows(self, binding: Binding, batch: SubBatch) -> list[Any]:
-        """Return what the function returns for each cell, and a mark for those of rows that have failed."""
+    def _rows(self, binding: Binding, batch: SubBatch) -> tuple[Sequence[int], list[Any]]:
+        """Return which cells belong to rows that have not failed, and what the function returns for them."""
         columns = self._columns(binding, batch)
-        args = zip(*(columns[name] for name in binding.positional)) if binding.positional else itertools.repeat(())
-        keywords: Iterable[dict[str, Any]] = itertools.repeat({})
+        arguments: Iterator[Any] = itertools.repeat(())
+        if binding.positional:
+            arguments = zip(*(columns[name] for name in binding.positional))
         if binding.keyword:
             keywords = (dict(zip(binding.keyword, more)) for more in zip(*(columns[n] for n in binding.keyword)))
-        rows: list[Any] = []
+            arguments = zip(arguments, keywords)
+        cells: Sequence[int] = range(batch.n_cells)
+        if batch.failures is not None and batch.failures.is_lenient and (failed := batch.failures.failed).any():
+            is_called = np.repeat(~failed, batch.cells_per_row)
+            cells = np.flatnonzero(is_called).tolist()
+            arguments = itertools.compress(arguments, is_called.tolist())
         with self.function.at(batch.address, watch=batch.watch) as function:
-            try:
-                if batch.failures is not None and batch.failures.is_lenient:
-                    self._call_leniently(function, args, keywords, batch, rows)
-                elif binding.keyword:
-                    for _, values, more in zip(range(batch.n_cells), args, keywords):
-                        rows.append(function(*values, **more))
-                else:
-                    rows.extend(itertools.starmap(function, itertools.islice(args, batch.n_cells)))
-                    if len(rows) < batch.n_cells:
-                        raise RuntimeError(f"stage {self.name!r} raised StopIteration")
-            except Exception as error:
-                if batch.address.sub_batch != PROBE_SUB_BATCH:
-                    batch.fails(len(rows) // batch.cells_per_row, self.name, error)
-                    inputs = batch.inputs_of(len(rows))
-                    where = f"raised by stage {self.name!r} at {batch.row_of(len(rows))}"
-                    error.add_note(f"{where}, whose inputs are {inputs}" if inputs else where)
-                raise
-        return rows
+            called = _with_keywords(function) if binding.keyword else function
+            return self._called(called, itertools.islice(arguments, len(cells)), batch, cells)
 
-    def _call_leniently(
-        self,
-        function: Callable[..., Any],
-        args: Iterable[tuple[Any, ...]],
-        keywords: Iterable[dict[str, Any]],
-        batch: SubBatch,
-        rows: list[Any],
-    ) -> None:
-        """Call the function for each cell of a row that has not failed."""
-        failures = batch.failures
-        failed = failures.failed if failures is not None else np.zeros(batch.axes[0], bool)
-        for cell, values, more in zip(range(batch.n_cells), args, keywords):
-            row = cell // batch.cells_per_row
-            made = _FAILED
-            if not failed[row]:
-                try:
-                    made = function(*values, **more)
-                except Exception as error:
-                    if not batch.fails(row, self.name, error):
-                        raise
-                    failed[row] = True
-            rows.append(made)
+    def _called(
+        self, function: Callable[..., Any], arguments: Iterator[Any], batch: SubBatch, cells: Sequence[int]
+    ) -> tuple[Sequence[int], list[Any]]:
+        calls = itertools.starmap(function, arguments)  # after an exception it goes on with the next arguments
+        rows: list[Any] = []
+        has_failed = False
+        while len(rows) < len(cells):
+            try:
+                rows.extend(calls)
+                if len(rows) < len(cells):
+                    raise RuntimeError(f"stage {self.name!r} raised StopIteration")
+            except Exception as error:
+                cell = cells[len(rows)]
+                row, first = divmod(cell, batch.cells_per_row)
+                if not batch.fails(row, self.name, error):
+                    if batch.address.sub_batch != PROBE_SUB_BATCH:
+                        inputs = batch.inputs_of(cell)
+                        where = f"raised by stage {self.name!r} at {batch.row_of(cell)}"
+                        error.add_note(f"{where}, whose inputs are {inputs}" if inputs else where)
+                    raise
+                rest = list(itertools.islice(arguments, batch.cells_per_row - first - 1))  # the row's other cells
+                rows += [_FAILED] * (1 + len(rest))
+                has_failed = True
+        if has_failed:
+            cells = [cell for cell, made in zip(cells, rows) if made is not _FAILED]
+            rows = [made for made in rows if made is not _FAILED]
+        return cells, rows
 
     def _columns(self, binding: Binding, batch: SubBatch) -> dict[str, Iterable[Any]]:
         """Return the values of each argument, one a row."""
@@ -270,17 +265,16 @@ class RowStage(FunctionStage):
             columns["seed"] = batch.address.seeds(batch.n_cells)
         return columns
 
-    def _stack(self, rows: list[Any], batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+    def _stack(
+        self, cells: Sequence[int], rows: list[Any], batch: SubBatch, outputs: Sequence[Variable]
+    ) -> dict[str, Array]:
         """Turn a list of dicts into a dict of arrays: all rows at a glance or, where that is not enough, one by one."""
-        is_lenient = batch.failures is not None and batch.failures.is_lenient
-        cells = [cell for cell, row in enumerate(rows) if row is not _FAILED] if is_lenient else range(len(rows))
-        is_whole = len(cells) == len(rows)
-        arrays = stacked(rows if is_whole else [rows[cell] for cell in cells], outputs) if cells else {}
+        arrays = stacked(rows, outputs) if rows else {}
         if arrays is None:
-            one_by_one = [self._checked(rows[cell], batch, cell, outputs) for cell in cells]
+            one_by_one = [self._checked(row, batch, cell, outputs) for cell, row in zip(cells, rows)]
             arrays = {v.name: np.array([row[v.name] for row in one_by_one]) for v in outputs}
-        if not is_whole:
-            arrays = {v.name: _scattered(arrays.get(v.name), cells, len(rows), v) for v in outputs}
+        if len(cells) < batch.n_cells:
+            arrays = {v.name: _scattered(arrays.get(v.name), cells, batch.n_cells, v) for v in outputs}
         return {
             v.name: arrays[v.name].astype(v.dtype, copy=False).reshape(*batch.axes, *arrays[v.name].shape[1:])
             for v in outputs
@@ -292,6 +286,10 @@ class RowStage(FunctionStage):
         except OutputError as error:
             batch.fails(cell // batch.cells_per_row, self.name, error)
             raise
+
+
+def _with_keywords(function: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    return lambda values, more: function(*values, **more)
 
 
 # What stands among the rows for one that has failed.

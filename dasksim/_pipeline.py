@@ -5,9 +5,9 @@ stages a variable's values on a chunk are a list with one array for each sub-bat
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dasksim._conditions import Condition
 from dasksim._evaluate import evaluate
 from dasksim._failures import Failures, Policy
+from dasksim._isolation import run_all
 from dasksim._plan import Plan
 from dasksim._schema import Variable
 from dasksim._stage import SubBatch
@@ -24,6 +25,7 @@ from dasksim.errors import SimulatorError
 __all__ = ["Pipeline", "explain", "run_steps", "to_rows"]
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,10 @@ class Pipeline:
     def inputs(self, step: Step, values: Mapping[str, Any]) -> dict[str, tuple[Variable, Any]]:
         """Return what a step's inputs are, and their values."""
         return {name: (self.variable(name, source), values[name]) for name, source in step.sources.items()}
+
+    def guarded(self, work: Callable[[bool], T]) -> T:
+        """Return ``work(watch)``, which runs the steps; see :func:`run_all`."""
+        return run_all((function for step in self.steps if step.is_run for function in step.stage.functions), work)
 
     def check_plates(self, step: Step, batch: SubBatch) -> None:
         """Refuse a plate whose size differs from that in the dataset, unless the largest size is declared.
