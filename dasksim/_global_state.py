@@ -21,43 +21,37 @@ _NUMPY_GLOBAL = np.random.mtrand._rand
 _STAND_IN = np.random.MT19937(0)  # np.random.seed and np.random.get_state work with no other kind
 
 _lock = threading.RLock()
-_n_locked_sections = 0  # how often the lock was taken or given back
 
 
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
     """Hold the lock of the process."""
-    global _n_locked_sections
     with _lock:
-        _n_locked_sections += 1
-        try:
-            yield
-        finally:
-            _n_locked_sections += 1
+        yield
 
 
 @dataclass(frozen=True, eq=False)
 class GlobalMark:
     """The state of the global generators at one moment."""
 
-    n_locked_sections: int
     numpy_state: Any
     python_state: Any
 
     @classmethod
     def now(cls) -> "GlobalMark":
-        """Return the present state, the normal that ``numpy.random`` holds back included."""
-        return cls(_n_locked_sections, _NUMPY_GLOBAL.get_state(legacy=False), random.getstate())
+        """Return the present state, the normal that ``numpy.random`` holds back included.
+
+        It waits for functions that have the generators seeded, which put them back: they leave no trace.
+        """
+        with _lock:
+            return cls(_NUMPY_GLOBAL.get_state(legacy=False), random.getstate())
 
     def numpy_moved(self) -> bool:
-        """Whether the generator of ``numpy.random`` has moved since, and no function seeded it in between.
+        """Whether the generator of ``numpy.random`` has moved since.
 
         That of ``random`` says nothing here: event loops, such as a cluster worker's, draw from it all the time.
         """
-        now = self.now()
-        if now.n_locked_sections != self.n_locked_sections:
-            return False
-        return pickle.dumps(now.numpy_state) != pickle.dumps(self.numpy_state)
+        return pickle.dumps(self.now().numpy_state) != pickle.dumps(self.numpy_state)
 
     def moved(self) -> bool:
         """Whether one of the two has moved since; to be asked under the lock that the mark was made under."""

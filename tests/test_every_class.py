@@ -266,15 +266,16 @@ def late_predicate(x: Any) -> Any:
     return np.asarray(accepted)
 
 
+@pytest.mark.parametrize("seed", [1, 4])
 @pytest.mark.parametrize("kind", ["rejection", "comparison", "both"])
-def test_global_generators_that_are_used_late_are_seeded_inside_others(kind: str) -> None:
+def test_global_generators_that_are_used_late_are_seeded_inside_others(kind: str, seed: int) -> None:
     def made(scheduler: str) -> dict[str, Any]:
         simulator: Simulator = make_simulator([lambda rng: {"a": rng.normal()}, late])
         if kind != "rejection":
             simulator = ModelComparisonSimulator([simulator, lambda rng: {"x": rng.normal()}])
         if kind != "comparison":
             simulator = RejectionSimulator(simulator, late_predicate)
-        return bits(simulator.sample(600, seed=1, sub_batch_size=50, chunk_size=50), scheduler=scheduler)
+        return bits(simulator.sample(600, seed=seed, sub_batch_size=50, chunk_size=50), scheduler=scheduler)
 
     np.random.seed(1)
     before = np.random.get_state(legacy=False)["state"]["key"]

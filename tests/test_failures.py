@@ -13,7 +13,7 @@ from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats  # type: ignore[import-untyped]
-from test_every_class import KINDS, Kind, kinds
+from test_every_class import KINDS, Kind, kinds, late
 
 import dasksim
 from dasksim import (
@@ -167,6 +167,20 @@ def test_policy_changes_no_bit_where_nothing_fails(kind: Kind, policy: dict[str,
     if policy is MASK:
         assert valid == (("batch",), "|b1", (21,), b"\1" * 21)
     assert status(tmp_path / "s.zarr").failures == ()
+
+
+@POLICIES
+def test_function_that_draws_globally_after_one_that_is_known_to_is_noticed(policy: dict[str, str]) -> None:
+    """One of the two is seeded under the lock while the other is not known to need it."""
+    simulator = make_simulator([lambda: {"a": np.random.normal()}, late])
+    found = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        found.append(bits(simulated(simulator, 200, **policy)))
+        assert np.random.uniform() == np.random.RandomState(seed).uniform()
+    wanted = bits(simulator.sample(200, seed=1, **CUT), scheduler="synchronous")
+    assert found[0] == found[1]
+    assert {name: found[0][name] for name in wanted} == wanted
 
 
 @failing
