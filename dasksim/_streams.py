@@ -61,7 +61,7 @@ class Address:
     def sequence(self, *child: int) -> np.random.SeedSequence:
         """Return the seed sequence of the stream, or of a child stream of it."""
         redraw = (_REDRAWN | self.redraw,) if self.redraw else ()
-        key = (self.stage, self.sub_batch, self.attempt, *redraw, *child)
+        key = (self.stage, self.sub_batch, _without_children(self.attempt), *redraw, *child)
         return np.random.SeedSequence(self.seed, spawn_key=key)
 
     def generator(self) -> np.random.Generator:
@@ -91,6 +91,12 @@ class Address:
     def hidden_int(self, k: int) -> int:
         """Return :meth:`hidden` as a seed for :class:`random.Random`."""
         return _as_int(self.hidden(k))
+
+
+def _without_children(attempt: int) -> int:
+    """Return an attempt inside another so that it spells no words that a child of a smaller attempt does."""
+    n_words = -(-attempt.bit_length() // 32)
+    return attempt | 1 << 32 * n_words - 1 if n_words > 1 else attempt
 
 
 def _as_int(sequence: np.random.SeedSequence) -> int:

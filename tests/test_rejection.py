@@ -15,6 +15,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from dasksim import (
     ArgumentError,
     ArgumentTypeError,
+    ModelComparisonSimulator,
     OutputError,
     RejectionSimulator,
     Simulator,
@@ -327,3 +328,13 @@ def test_max_proposals_bounds_a_sub_batch(sample_size: int | None) -> None:
     assert (sample(10_000).compute().u < 0.1).all()
     with pytest.raises(SimulatorError, match=r"accepted \d+ of \d+ proposals .* limit of max_proposals=20;"):
         sample(20).compute()
+
+
+def test_generators_that_models_spawn_share_no_stream_with_later_attempts() -> None:
+    def model(batch_shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Any]:
+        return {"x": rng.normal(size=batch_shape), "spawned": rng.spawn(2)[1].normal(size=batch_shape)}
+
+    simulator = make_simulator(model, is_batched=True)
+    comparison = ModelComparisonSimulator([simulator, simulator])
+    found = RejectionSimulator(comparison, lambda x: x < 1, sample_size=100).sample(500, seed=1, sub_batch_size=500)
+    assert not np.isin(found.spawned.values, found.x.values).any()
