@@ -27,7 +27,7 @@ from distributed import Client
 
 import dasksim
 from dasksim._progress import Progress
-from dasksim.store import open_receipts
+from dasksim.store import locate, open_receipts
 
 MIB = 1 << 20
 
@@ -143,7 +143,7 @@ def two_against_one(folder: Path, n_samples: int, repeats: int) -> None:
         path = folder / "two.zarr"
         dasksim.generate(simulator, path, n_samples, seed=1, scheduler=scheduler, overwrite=True, progress=False)
         took = time.perf_counter() - start
-        receipts = open_receipts(path)
+        receipts = open_receipts(locate(path))
         return took, receipts.totals()["nanoseconds"] / 1e9 / took / n_workers
 
     def row(what: str, run: Callable[[int], tuple[float, float]]) -> None:

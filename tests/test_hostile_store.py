@@ -486,7 +486,8 @@ def test_overwrite_removes_links_and_not_what_they_point_to(path: Path) -> None:
     assert bits(generate(simulator(), path, 20, overwrite=True, **OPTIONS)) == WANTED
 
     assert file_bytes(outside) == {"precious.txt": b"precious"}
-    assert not (path / "folder").exists()
+    assert not (path / "theta" / "folder").exists()
+    assert (path / "folder").is_symlink()  # it is none of the store's own
 
 
 def test_chunks_that_are_links_are_read(path: Path) -> None:
