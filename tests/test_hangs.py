@@ -133,7 +133,8 @@ def test_exceptions_keep_what_they_say(kind: type[Exception], travels: type[Exce
         made(hanging(stop), tmp_path / "s.zarr", 16, conditions=THETA, timeout=600, **CUT)
     notes = "\n".join(found.value.__notes__)
     assert "raised by stage 'observe' at sample 6, whose inputs are theta=6.0" in notes
-    assert re.search(r'File ".*test_hangs.py", line \d+, in stop', notes)
+    # cloudpickle sends no names of files from 3.1.3 on
+    assert re.search(r'File ".*(test_hangs.py|<dynamic-code>)", line \d+, in stop', notes)
     assert "simulator, sample=6, conditions=conditions)" in notes
 
 
