@@ -43,6 +43,7 @@ __all__ = [
     "extended",
     "stage_differences",
     "store_layout",
+    "stored_device",
     "stored_policy",
     "stored_record",
     "stored_request",
@@ -77,7 +78,12 @@ class StoredRequest:
 
 def stored_policy(record: Mapping[str, Any]) -> Policy:
     """Return what a store does with samples that fail."""
-    return Policy(*(str(record.get(name, default)) for name, default in _DEFAULTS.items()))
+    return Policy(*(str(record.get(name, default)) for name, default in _POLICY.items()))
+
+
+def stored_device(record: Mapping[str, Any]) -> str:
+    """Return the kind of device that a store was made on; older stores do not say it."""
+    return str(record.get("device", "cpu"))
 
 
 def again_dtypes(record: Mapping[str, Any], pipeline: Pipeline) -> dict[str, str]:
@@ -123,6 +129,7 @@ def stored_request(store: StoreLike, simulator: Any, conditions: Mapping[str, An
         sub_batch_size=record["sub_batch_size"],
         chunk_size=record["chunk_size"],
         conditions=dict(conditions or {}),
+        device=stored_device(record),
         most_probes=stored_policy(record).most_probes,
     )
     pipeline = replace(pipeline, store=location.name)
@@ -143,6 +150,7 @@ _COMPARED = (
     "seed",
     "sub_batch_size",
     "chunk_size",
+    "device",
     "on_error",
     "on_nonfinite",
     "conditions",
@@ -150,8 +158,8 @@ _COMPARED = (
     "coords",
 )
 
-# What older stores do not say.
-_DEFAULTS = {"on_error": "raise", "on_nonfinite": "keep"}
+# What to do with samples that fail; older stores do not say it.
+_POLICY = {"on_error": "raise", "on_nonfinite": "keep"}
 
 
 def store_layout(pipeline: Pipeline, plan: Plan, dtypes: Any, policy: Policy) -> StoreLayout:
@@ -214,8 +222,8 @@ def agreed(
     StoreMismatchError
         If the call asks for something else than the store holds.
     """
-    record = {**_DEFAULTS, **found}
-    for name in _DEFAULTS:
+    record = {"device": stored_device(found), **_POLICY, **found}
+    for name in _POLICY:
         if record[name] == "raise":
             record[name] = wanted[name]
     if wanted["variables"].keys() - record["variables"].keys() == {VALID}:

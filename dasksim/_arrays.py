@@ -1,17 +1,157 @@
-"""Array namespaces: which module a stage computes with, and the way back to the host."""
+"""Devices: where a stage computes, with which array namespace and generators, and the way to the host and back.
 
+The host computes with NumPy, a GPU with CuPy. What is common to both is written against the array API standard.
+"""
+
+import functools
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["as_host", "namespace"]
+from dasksim.errors import ArgumentError
+
+__all__ = [
+    "DEVICES",
+    "Device",
+    "as_host",
+    "cast",
+    "choose_device",
+    "concat",
+    "device_named",
+    "dtype_of",
+    "namespace_of",
+    "read_only",
+    "select_rows",
+]
+
+#: The kinds of device that a stage may run on.
+DEVICES = ("cpu", "gpu")
+
+# Threads of a GPU that draw: which of them draws which number follows from it, so that it is the same on all GPUs.
+_DRAWING_THREADS = 1 << 16
 
 
-def namespace() -> ModuleType:
-    """Return the array namespace that functions receive as ``xp``."""
-    return np
+class Device(ABC):
+    """Where a stage computes.
+
+    Attributes
+    ----------
+    xp
+        The array namespace that functions receive.
+    """
+
+    xp: ModuleType
+
+    @abstractmethod
+    def put(self, value: Any) -> Any:
+        """Return a value as an array of the device, copied there if it is not."""
+
+    @abstractmethod
+    def generator(self, sequence: np.random.SeedSequence) -> Any:
+        """Return the generator that functions receive as ``rng``."""
+
+
+class _Host(Device):
+    xp = np
+
+    def put(self, value: Any) -> Any:
+        return as_host(value)
+
+    def generator(self, sequence: np.random.SeedSequence) -> np.random.Generator:
+        # SFC64 draws 1.1 to 1.3 times as fast as PCG64, and 1.4 to 2.6 times as fast as Philox.
+        return np.random.Generator(np.random.SFC64(sequence))
+
+
+class _Gpu(Device):
+    def __init__(self) -> None:
+        import cupy
+
+        self.xp = cupy
+
+    def put(self, value: Any) -> Any:
+        return self.xp.asarray(value)
+
+    def generator(self, sequence: np.random.SeedSequence) -> Any:
+        random: Any = self.xp.random
+        return random.Generator(random.Philox4x3210(_Wide.of(sequence), size=_DRAWING_THREADS))
+
+
+class _Wide(np.random.SeedSequence):
+    """A seed sequence of which CuPy's generators, which ask for 32 bits, take 63: those that their kernels hold."""
+
+    @classmethod
+    def of(cls, sequence: np.random.SeedSequence) -> "_Wide":
+        return cls(sequence.entropy, spawn_key=sequence.spawn_key)
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> npt.NDArray[Any]:
+        return super().generate_state(n_words, np.uint64) >> np.uint64(1)
+
+
+_HOST = _Host()
+
+
+@functools.cache
+def _open_gpu() -> Device:
+    if reason := _why_no_gpu():
+        raise ArgumentError(f"device='gpu', but no GPU can be used here: {reason}")
+    return _Gpu()
+
+
+def device_named(kind: str) -> Device:
+    """Return a device of this process.
+
+    Raises
+    ------
+    ArgumentError
+        If there is none of the kind.
+    """
+    return _HOST if kind == "cpu" else _open_gpu()
+
+
+def choose_device(device: object, can_use_gpu: bool) -> str:
+    """Return the kind of device that is meant.
+
+    Parameters
+    ----------
+    device
+        ``"cpu"``, ``"gpu"``, or ``"auto"`` for a GPU where one is usable and something can run on it.
+    can_use_gpu
+        Whether anything can run on a GPU.
+
+    Raises
+    ------
+    ArgumentError
+        If a GPU is asked for in vain, or the word is another one.
+    """
+    if device == "auto":
+        return "gpu" if can_use_gpu and _why_no_gpu() is None else "cpu"
+    if device not in DEVICES:
+        raise ArgumentError(f"device must be 'auto', 'cpu' or 'gpu'; got {device!r}")
+    if device == "gpu" and not can_use_gpu:
+        raise ArgumentError(
+            "device='gpu', but no stage of the simulator can run on a GPU; a batched function can if it takes xp, the "
+            "array namespace, and computes with that"
+        )
+    return str(device)
+
+
+@functools.cache
+def _why_no_gpu() -> str | None:
+    """Return why there is no usable GPU in this process, or None if there is one."""
+    try:
+        import cupy
+    except ImportError as error:
+        return f"CuPy cannot be imported ({error}); pip install 'dasksim[gpu]' installs it"
+    try:
+        n_gpus = int(cupy.cuda.runtime.getDeviceCount())
+    except Exception as error:  # noqa: BLE001 - no driver, or one that is too old
+        return f"CuPy finds none ({type(error).__name__}: {error})"
+    return None if n_gpus else "CuPy finds none"
 
 
 def as_host(value: Any) -> npt.NDArray[Any]:
@@ -21,3 +161,56 @@ def as_host(value: Any) -> npt.NDArray[Any]:
     if hasattr(value, "__cuda_array_interface__") and hasattr(value, "get"):
         return np.asarray(value.get())
     return np.asarray(value)
+
+
+def namespace_of(array: Any) -> Any:
+    """Return the array namespace that an array belongs to."""
+    if isinstance(array, np.ndarray):
+        return np
+    if hasattr(array, "__cuda_array_interface__"):  # CuPy 13 has no __array_namespace__
+        return sys.modules[type(array).__module__.partition(".")[0]]
+    return array.__array_namespace__() if hasattr(array, "__array_namespace__") else np
+
+
+def dtype_of(array: Any) -> np.dtype[Any]:
+    """Return the dtype of an array as NumPy's.
+
+    Raises
+    ------
+    TypeError
+        If NumPy has none like it.
+    """
+    dtype = array.dtype
+    return dtype if isinstance(dtype, np.dtype) else np.dtype(str(dtype).rpartition(".")[2])
+
+
+def cast(array: Any, dtype: np.dtype[Any]) -> Any:
+    """Return an array in another dtype, itself if it has that."""
+    if isinstance(array, np.ndarray):
+        return array.astype(dtype, copy=False)
+    if dtype_of(array) == dtype:
+        return array
+    xp = namespace_of(array)
+    return xp.asarray(array, dtype=getattr(xp, dtype.name, dtype))
+
+
+def concat(arrays: Sequence[Any], xp: Any, axis: int = 0) -> Any:
+    """Join arrays along an axis; CuPy 13 knows the standard's ``concat`` by NumPy's older name."""
+    join = getattr(xp, "concat", None) or xp.concatenate
+    return join(list(arrays), axis=axis)
+
+
+def select_rows(array: Any, rows: npt.NDArray[np.intp]) -> Any:
+    """Return some rows of an array, by number, where it is."""
+    xp = namespace_of(array)
+    return xp.take(array, xp.asarray(rows), axis=0)
+
+
+def read_only(value: Any) -> Any:
+    """Return a view that cannot be written to; arrays of other libraries than NumPy have none."""
+    if isinstance(value, np.ndarray):
+        if not value.ndim:
+            return value[()]
+        value = value.view()
+        value.flags.writeable = False
+    return value

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._arrays import as_host
 from dasksim._child import Child, Made
 from dasksim._conditions import pad_rows
 from dasksim._failures import MOST_ATTEMPTS, Failure, Failures, Policy, masked_value, summed
@@ -157,7 +158,7 @@ class SubBatchRun:
             return old
         joined = {}
         for variable in self._outputs(index):
-            before, after = np.asarray(old[variable.name]), np.asarray(again[index][variable.name])
+            before, after = as_host(old[variable.name]), as_host(again[index][variable.name])
             if variable.is_shared:
                 joined[variable.name] = before + after  # a count
                 continue

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._arrays import as_host
 from dasksim._isolation import Isolated
 from dasksim._nested import NestedStage
 from dasksim._pipeline import Pipeline, run_steps
@@ -132,7 +133,7 @@ class BranchStage(NestedStage):
                 continue
             source = self.pipeline.sources[name]
             values = (
-                np.asarray(made[source][name]) if made else np.zeros((0, *self._inner_shape(variable)), variable.dtype)
+                as_host(made[source][name]) if made else np.zeros((0, *self._inner_shape(variable)), variable.dtype)
             )
             if made and self.pipeline.variable(name, source).is_shared:
                 values = np.broadcast_to(values, (len(rows), *np.shape(values)))

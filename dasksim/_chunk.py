@@ -8,6 +8,7 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._arrays import as_host
 from dasksim._attempts import Part, SubBatchRun
 from dasksim._child import Child, Made
 from dasksim._failures import VALID, Failure, Policy, masked_value, summed
@@ -189,10 +190,11 @@ def _counts(made: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def _array(variable: Variable, made: Made, pipeline: Pipeline, plan: Plan, chunk: int) -> Array:
-    source = pipeline.sources[variable.name]
+    source = pipeline.host_source(variable.name)
     shape = (plan.n_rows(chunk), *pipeline.array_shape(variable))
     values = made[source][variable.name]
     if source is not None:
+        values = [as_host(part) for part in values]
         return to_rows(variable, values, shape, plan.sub_batch_size, pipeline.fill_value)
     array = np.asarray(values)
     if pipeline.conditions[variable.name].is_scalar:

@@ -36,11 +36,14 @@ class ClusterPool:
         What is done for each chunk.
     name
         What the tasks are called on the dashboard.
+    on_gpu
+        Whether they need a GPU.
     """
 
-    def __init__(self, client: Any, job: Job, name: str) -> None:
+    def __init__(self, client: Any, job: Job, name: str, on_gpu: bool = False) -> None:
         self._client = client
-        self._executor = client.get_executor(pure=False)
+        resources = {"GPU": 1} if on_gpu and _announces_gpus(client) else None
+        self._executor = client.get_executor(pure=False, resources=resources)
         self._payload = pickle.dumps(SentJob.pack(job))
         self._name = f"{name}-{uuid.uuid4().hex}"
         self._sent: Any = None
@@ -131,9 +134,9 @@ class ClusterPool:
 
 
 @contextlib.contextmanager
-def open_cluster_pool(client: Any, job: Job, name: str) -> Iterator[ClusterPool]:
+def open_cluster_pool(client: Any, job: Job, name: str, on_gpu: bool) -> Iterator[ClusterPool]:
     """Send a job to a cluster, and leave no task on it."""
-    pool = ClusterPool(client, job, name)
+    pool = ClusterPool(client, job, name, on_gpu)
     try:
         yield pool
     except KeyboardInterrupt:
@@ -145,6 +148,12 @@ def open_cluster_pool(client: Any, job: Job, name: str) -> Iterator[ClusterPool]
         raise
     finally:
         pool.forget_job()
+
+
+def _announces_gpus(client: Any) -> bool:
+    """Whether a worker has said that it has GPUs; a resource that none has would be waited for for ever."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return any(worker["resources"].get("GPU") for worker in workers)
 
 
 def memory_per_chunk(client: Any) -> int | None:

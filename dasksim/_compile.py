@@ -21,6 +21,7 @@ from dask._task_spec import DataNode, Task, TaskRef
 from dask.blockwise import blockwise
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
+from dasksim._arrays import device_named
 from dasksim._pipeline import Pipeline, to_rows
 from dasksim._plan import Plan
 from dasksim._provenance import provenance
@@ -231,7 +232,8 @@ class _Graph:
         source = self.pipeline.sources[variable.name]
         shape = self.pipeline.array_shape(variable)
         if source is not None:
-            return self._made(variable, self.names[source], shape)
+            device = device_named(self.pipeline.steps[source].device)
+            return self._made(variable, self.names[source], shape, device.xp)
         array: da.Array
         if variable.name in self.conditions:
             array = self.conditions[variable.name].reshape(self.plan.n_samples, *shape)
@@ -241,7 +243,7 @@ class _Graph:
             array = da.full((self.plan.n_samples, *shape), value, dtype=variable.dtype, chunks=chunks)
         return array
 
-    def _made(self, variable: Variable, stage: str, shape: tuple[int, ...]) -> da.Array:
+    def _made(self, variable: Variable, stage: str, shape: tuple[int, ...], xp: Any) -> da.Array:
         name = f"{variable.name}-{self.program.token}"
         axes = tuple(range(1 + len(shape)))
         layer = blockwise(
@@ -259,7 +261,7 @@ class _Graph:
         )
         graph = HighLevelGraph({**self.layers, name: layer}, {**self.needs, name: {stage}})
         chunks = (self.plan.chunk_sizes, *((size,) for size in shape))
-        return da.Array(graph, name, chunks, meta=np.empty((0,) * len(axes), variable.dtype))
+        return da.Array(graph, name, chunks, meta=xp.empty((0,) * len(axes), dtype=variable.dtype))
 
     def _add_stage(self, index: int, data: str | None) -> str:
         step = self.pipeline.steps[index]

@@ -204,11 +204,11 @@ def _batch_first(name: str, array: xr.DataArray, dims: Sequence[str]) -> xr.Data
     return array.transpose(*dims, ...) if array.dims else array
 
 
-def pad_rows(values: npt.NDArray[Any], n_rows: int) -> npt.NDArray[Any]:
+def pad_rows(values: Any, n_rows: int) -> Any:
     """Return ``n_rows`` rows: the given ones, the last of them repeated where they are too few.
 
     A batched stage computes a last, short sub-batch whole; conditions have no rows for the part that is cut away.
     """
-    if len(values) >= n_rows:
-        return values[:n_rows]
+    if values.shape[0] >= n_rows:
+        return values[:n_rows, ...]
     return np.concatenate([values, np.repeat(values[-1:], n_rows - len(values), axis=0)])

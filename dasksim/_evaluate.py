@@ -1,14 +1,14 @@
 """Evaluate one stage on a sub-batch in which rows may have failed."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._arrays import as_host, namespace_of, read_only, select_rows
 from dasksim._failures import Failures
-from dasksim._functions import FunctionStage, RowStage
+from dasksim._functions import FunctionStage, RowStage, zeros
 from dasksim._schema import Variable
 from dasksim._stage import SubBatch
 from dasksim._steps import Step
@@ -34,12 +34,12 @@ def evaluate(step: Step, batch: SubBatch) -> dict[str, Array]:
         What it is given; its failures are added to.
     """
     failures = batch.failures
-    if failures is None:
+    if failures is None or step.stage.is_transfer:
         return step.stage.simulate(step.binding, batch, step.outputs)
     if not isinstance(step.stage, RowStage) and not step.stage.makes_contexts:
         failed = failures.failed
         if failed.all():
-            return _placeholders(step.outputs, batch)
+            return zeros(step.outputs, batch)
         if failed.any():
             batch = replace(batch, rows={name: without(failed, values) for name, values in batch.rows.items()})
     made = step.stage.simulate(step.binding, batch, step.outputs)
@@ -50,20 +50,14 @@ def evaluate(step: Step, batch: SubBatch) -> dict[str, Array]:
     return made
 
 
-def _placeholders(variables: Sequence[Variable], batch: SubBatch) -> dict[str, Array]:
-    return {v.name: np.zeros(v.shape if v.is_shared else (*batch.axes, *v.shape), v.dtype) for v in variables}
-
-
-def without(failed: Array, values: Array) -> Array:
+def without(failed: Array, values: Any) -> Any:
     """Return rows with those that have failed replaced by the first that has not."""
-    values = np.array(values)
-    values[failed] = values[np.argmin(failed)]
-    values.flags.writeable = False
-    return values
+    return read_only(select_rows(values, np.where(failed, np.argmin(failed), np.arange(len(failed)))))
 
 
-def _check_finite(values: Array, variable: Variable, step: Step, batch: SubBatch, failures: Failures) -> None:
-    cells = np.isfinite(values).reshape(batch.n_cells, -1).all(axis=1)
+def _check_finite(values: Any, variable: Variable, step: Step, batch: SubBatch, failures: Failures) -> None:
+    xp = namespace_of(values)
+    cells = as_host(xp.all(xp.reshape(xp.isfinite(values), (batch.n_cells, -1)), axis=1))
     is_finite = cells.reshape(batch.axes[0], -1).all(axis=1) | failures.failed
     if is_finite.all():
         return

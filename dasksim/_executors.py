@@ -128,8 +128,8 @@ class _LocalPool:
 
 
 @contextlib.contextmanager
-def open_pool(scheduler: Any, job: Job, name: str) -> Iterator[Pool]:
-    """Send a job to the workers of a scheduler.
+def open_pool(scheduler: Any, job: Job, name: str, on_gpu: bool = False) -> Iterator[Pool]:
+    """Send a job to the workers of a scheduler; on a cluster, if it needs a GPU, to those that announce one.
 
     When the block ends by an exception, the chunks that workers have begun, and a few more, are finished first, so that
     nothing writes after the block. Ctrl-C drops those that are not begun, and ends worker processes.
@@ -145,7 +145,7 @@ def open_pool(scheduler: Any, job: Job, name: str) -> Iterator[Pool]:
         with _shut_down(processes.shutdown, kill_workers=True):
             yield _LocalPool(processes.submit, 2 * CPU_COUNT)
     else:
-        with open_cluster_pool(scheduler, job, name) as pool:
+        with open_cluster_pool(scheduler, job, name, on_gpu) as pool:
             yield pool
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NoReturn, Self
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._arrays import as_host, device_named, read_only, select_rows
 from dasksim._evaluate import without
 from dasksim._failures import summed
 from dasksim._functions import BatchedStage
@@ -16,7 +17,7 @@ from dasksim._pipeline import Pipeline, explain, run_steps
 from dasksim._plan import default_sub_batch
 from dasksim._schema import RESERVED, Variable, brief
 from dasksim._stage import Binding, Stage, SubBatch
-from dasksim._steps import Lowering, read_only
+from dasksim._steps import Lowering
 from dasksim.errors import OutputError, SimulatorError, nearest
 
 __all__ = ["FilterStage"]
@@ -72,6 +73,7 @@ class FilterStage(NestedStage):
         self.has_rows = False
         self.keep_all = False
         self.binding: Binding | None = None
+        self.device = "cpu"  # of the predicate
         self.steps: tuple[int, ...] = ()
         self.largest = 0
 
@@ -121,6 +123,12 @@ class FilterStage(NestedStage):
         stage.has_rows = any(not pipeline.conditions[name].is_scalar for name in stage.taken)
         return stage
 
+    def placed(self, pipeline: Pipeline, device: str) -> Self:
+        stage = super().placed(pipeline, device)
+        stage.device = device if self.predicate.can_use_gpu else "cpu"
+        stage.steps = _needed(pipeline, self.binding.inputs if self.binding else tuple(pipeline.sources))
+        return stage
+
     def outputs(self) -> tuple[Variable, ...]:
         made = tuple(v for i in self.steps for v in self.pipeline.steps[i].outputs if self.pipeline.steps[i].is_run)
         made = tuple(v for v in made if self.pipeline.sources.get(v.name) is not None)
@@ -160,7 +168,8 @@ class FilterStage(NestedStage):
             tally.count(size, int(accepted.sum()))
             if not accepted.any():  # if all have failed, even sizes that follow contexts are not known
                 continue
-            kept.append({name: made[name][accepted] for name in names})
+            rows = np.flatnonzero(accepted)
+            kept.append({name: as_host(select_rows(made[name], rows)) for name in names})
         n_cells = batch.n_cells // batch.axes[0]
         stop = tally.n_accepted // n_cells * n_cells if self.keep_all else batch.n_cells
         return {name: np.concatenate([part[name] for part in kept])[:stop] for name in names}, tally.counts
@@ -184,10 +193,10 @@ class FilterStage(NestedStage):
                 continue
             first = np.flatnonzero(is_filled) * copies + table[is_filled].argmax(axis=1)
             for name in names:
-                values = made[name]
+                values = as_host(select_rows(made[name], first))
                 if name not in kept:
                     kept[name] = np.zeros((batch.n_cells, *values.shape[1:]), values.dtype)
-                kept[name][missing[is_filled]] = values[first]
+                kept[name][missing[is_filled]] = values
             missing = missing[~is_filled]
         return kept, tally.counts
 
@@ -209,26 +218,28 @@ class FilterStage(NestedStage):
         if failed.all():
             return ~failed
         names = self.binding.inputs if self.binding else tuple(pipeline.sources)
-        values = {name: read_only(made[pipeline.sources[name]][name]) for name in names}
+        put = device_named(self.device).put
+        shared = {name for name in names if pipeline.variable(name, pipeline.sources[name]).is_shared}
+        values = {name: made[pipeline.sources[name]][name] for name in names}
+        values = {name: read_only(value if name in shared else put(value)) for name, value in values.items()}
         if failed.any():
-            shared = {name for name in names if pipeline.variable(name, pipeline.sources[name]).is_shared}
             values = {n: value if n in shared else without(failed, value) for n, value in values.items()}
         address = self.place(batch, attempt).address(self.predicate)
         if self.binding is None:
             binding = Binding(("variables",), ())
             by_name = {v.name: v for v in pipeline.variables}
             table = _Variables({n: _as_in_dataset(value, by_name[n]) for n, value in values.items()})
-            inner = SubBatch(address, (n,), shared={"variables": table}, watch=batch.watch)
+            inner = SubBatch(address, (n,), shared={"variables": table}, watch=batch.watch, device=self.device)
         else:
             binding = self.binding
-            inner = SubBatch(address, (n,), shared=values, watch=batch.watch)
+            inner = SubBatch(address, (n,), shared=values, watch=batch.watch, device=self.device)
         try:
             found = self.predicate.call(binding, inner)
         except Exception as error:
             explain(error, f"raised by predicate {self.name!r}")
             raise
         try:
-            array = np.asarray(found)
+            array = as_host(found)
         except ValueError:  # rows of different shapes
             array = np.asarray(None)
         if array.shape != (n,) or array.dtype != bool:

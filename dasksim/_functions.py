@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._arrays import namespace
+from dasksim._arrays import device_named
 from dasksim._isolation import Isolated
 from dasksim._outputs import checked, describe, stacked
 from dasksim._schema import RESERVED, Variable
@@ -16,7 +16,7 @@ from dasksim._stage import Binding, Stage, SubBatch
 from dasksim._streams import PROBE_SUB_BATCH
 from dasksim.errors import OutputError, SimulatorError, nearest
 
-__all__ = ["BatchedStage", "ContextStage", "FunctionStage", "RowStage", "SharedStage", "function_name"]
+__all__ = ["BatchedStage", "ContextStage", "FunctionStage", "RowStage", "SharedStage", "function_name", "zeros"]
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -114,13 +114,16 @@ class FunctionStage(Stage):
 
     def _values(self, binding: Binding, batch: SubBatch) -> dict[str, Any]:
         values: dict[str, Any] = {**batch.shared, **batch.rows}
+        if batch.device != "cpu":
+            put = device_named(batch.device).put
+            values.update({name: put(value) for name, value in batch.shared.items() if isinstance(value, np.ndarray)})
         asked = set(binding.names) - set(values)
         if "rng" in asked:
-            values["rng"] = batch.address.generator()
+            values["rng"] = batch.address.generator(batch.device)
         if "seed" in asked:
             values["seed"] = batch.address.seeds(1)[0]
         if "xp" in asked:
-            values["xp"] = namespace()
+            values["xp"] = device_named(batch.device).xp
         if "batch_shape" in asked:
             values["batch_shape"] = batch.axes
         return values
@@ -135,10 +138,28 @@ class FunctionStage(Stage):
 
 
 class BatchedStage(FunctionStage):
-    """A function that is called once for a whole sub-batch."""
+    """A function that is called once for a whole sub-batch.
+
+    Parameters
+    ----------
+    name, function, declared
+        As in :class:`FunctionStage`.
+    can_use_gpu
+        Whether the function can be given arrays of a GPU; by default it can if it takes ``xp``.
+    """
 
     is_batched = True
     how_often = "once for each sub-batch"
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        declared: tuple[Variable, ...] | None = None,
+        can_use_gpu: bool | None = None,
+    ) -> None:
+        super().__init__(name, function, declared)
+        self.can_use_gpu = "xp" in self.names if can_use_gpu is None else can_use_gpu
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
         outputs = self.call(binding, batch)
@@ -151,8 +172,8 @@ class BatchedStage(FunctionStage):
         except Exception as error:
             if self.makes_contexts or not batch.fails(slice(None), self.name, error):
                 raise
-            return {v.name: np.zeros((*batch.axes, *v.shape), v.dtype) for v in outputs}
-        return checked(made, _where(self.name, batch), outputs, batch.axes)
+            return zeros(outputs, batch)
+        return checked(made, _where(self.name, batch), outputs, batch.axes, batch.device)
 
 
 class ContextStage(FunctionStage):
@@ -177,6 +198,9 @@ class SharedStage(BatchedStage):
     """A batched function whose scalars are contexts of the sub-batch, and whose arrays have one row a sample."""
 
     makes_contexts = True
+
+    def __init__(self, name: str, function: Callable[..., Any], declared: tuple[Variable, ...] | None = None) -> None:
+        super().__init__(name, function, declared, can_use_gpu=False)
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
         outputs = self.call(binding, batch)
@@ -286,6 +310,13 @@ class RowStage(FunctionStage):
         except OutputError as error:
             batch.fails(cell // batch.cells_per_row, self.name, error)
             raise
+
+
+def zeros(variables: Sequence[Variable], batch: SubBatch) -> dict[str, Any]:
+    """Return values without meaning, for samples that have failed."""
+    put = device_named(batch.device).put
+    shapes = {v.name: v.shape if v.is_shared else (*batch.axes, *v.shape) for v in variables}
+    return {v.name: put(np.zeros(shapes[v.name], v.dtype)) for v in variables}
 
 
 def _with_keywords(function: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:

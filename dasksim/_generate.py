@@ -5,7 +5,7 @@ from typing import Any
 
 import xarray as xr
 
-from dasksim._agreement import agreed, check_lazy_conditions, extended
+from dasksim._agreement import agreed, check_lazy_conditions, extended, stored_device
 from dasksim._executors import check_scheduler, connect
 from dasksim._failures import Policy
 from dasksim._plan import as_shape, check_flag
@@ -34,6 +34,7 @@ def generate(
     sub_batch_size: int | None = None,
     chunk_size: int | None = None,
     dtypes: Any = None,
+    device: str = "auto",
     on_error: str = "raise",
     on_nonfinite: str = "keep",
     timeout: float | None = None,
@@ -68,6 +69,10 @@ def generate(
         Sizes in samples, as in :meth:`~dasksim.Simulator.sample`. A chunk is a shard of each array of the store.
     dtypes
         In which dtype to store variables: one for all floating-point variables, or a mapping. By default as simulated.
+    device
+        Where stages run that can run on a GPU, as in :meth:`~dasksim.Simulator.sample`. Values depend on the kind of
+        device, so that a store is continued on the kind that it was begun on; ``"auto"`` then means that one. A
+        cluster's workers must all be of the kind; those that announce the resource ``"GPU"`` are preferred.
     on_error
         What to do where a stage raises an exception. ``"raise"``: stop; complete chunks are kept. ``"mask"``: the
         sample's variables become NaN or, if they are not floating-point, 0, and the boolean variable ``valid`` says so.
@@ -152,9 +157,10 @@ def generate(
     if found is not None and not overwrite:
         seed = found["seed"] if seed is None else seed
         sub_batch_size = found["sub_batch_size"] if sub_batch_size is None else sub_batch_size
+        device = stored_device(found) if device == "auto" else device
         if chunk_size is None and sub_batch_size == found["sub_batch_size"]:  # of others it may be no multiple
             chunk_size = found["chunk_size"]
-    task = request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy)
+    task = request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy, device)
     with connect(check_scheduler(scheduler, task.pipeline.is_batched)) as executor:
         check_memory(task.plan, task.pipeline, executor)
         if found is not None and not overwrite:
@@ -165,7 +171,7 @@ def generate(
                 remove_store(place, found)
             found = create_root(place, task.layout.record)
             if own_seed is None and found["seed"] != task.plan.seed:  # another writer has come first, with its own seed
-                task = request.resolve(shape, found["seed"], sub_batch_size, chunk_size, dtypes, policy)
+                task = request.resolve(shape, found["seed"], sub_batch_size, chunk_size, dtypes, policy, device)
             record = agreed(location, found, task.layout.record, request.allow_changed)
             check_lazy_conditions(place, found, task.pipeline, task.plan)
             request.prepare(place, task, found, record)

@@ -78,6 +78,12 @@ class NestedStage(Stage):
         stage.taken = tuple(name for name in pipeline.conditions if name in used)
         return stage
 
+    def placed(self, pipeline: Pipeline, device: str) -> Self:
+        """Return the stage with its pipeline placed on devices."""
+        stage = copy.copy(self)
+        stage.pipeline = pipeline
+        return stage
+
     def hold(self, steps: Sequence[Step]) -> None:
         """Set what follows from the stages inside."""
         self.runs = names_within(steps)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._arrays import cast, dtype_of
 from dasksim._schema import Variable, as_values, brief, can_hold, check_name
 from dasksim.errors import OutputError
 
@@ -94,8 +95,10 @@ def _is_plain(column: list[Any], variable: Variable) -> bool:
     return len(kinds) == 1 and issubclass(kinds.pop(), np.generic)
 
 
-def checked(outputs: Any, where: str, variables: Sequence[Variable], axes: tuple[int, ...]) -> dict[str, Array]:
-    """Return outputs as arrays.
+def checked(
+    outputs: Any, where: str, variables: Sequence[Variable], axes: tuple[int, ...], device: str = "cpu"
+) -> dict[str, Any]:
+    """Return outputs as arrays of a device.
 
     Raises
     ------
@@ -111,11 +114,11 @@ def checked(outputs: Any, where: str, variables: Sequence[Variable], axes: tuple
             f"{where} returned the variables {sorted(map(str, outputs))}, expected "
             f"{sorted(v.name for v in variables)}; return the same variables every time"
         )
-    return {v.name: _checked_value(outputs[v.name], where, v, () if v.is_shared else axes) for v in variables}
+    return {v.name: _checked_value(outputs[v.name], where, v, () if v.is_shared else axes, device) for v in variables}
 
 
-def _checked_value(value: Any, where: str, variable: Variable, axes: tuple[int, ...]) -> Array:
-    array = as_values(value, variable.name, where)
+def _checked_value(value: Any, where: str, variable: Variable, axes: tuple[int, ...], device: str) -> Any:
+    array = as_values(value, variable.name, where, device)
     if array.shape[: len(axes)] != axes or not variable.fits(array.shape[len(axes) :]):
         advice = (
             f"the sizes of its axes {sorted(variable.ragged)} are declared as at most these: give larger max_sizes"
@@ -127,9 +130,9 @@ def _checked_value(value: Any, where: str, variable: Variable, axes: tuple[int, 
             f"{where} returned {variable.name!r} with shape {array.shape}, expected "
             f"{(*axes, *variable.shape)}; {advice}"
         )
-    if not can_hold(variable.dtype, array.dtype, not hasattr(value, "dtype")):
+    if not can_hold(variable.dtype, dtype_of(array), not hasattr(value, "dtype")):
         raise OutputError(
             f"{where} returned {variable.name!r} with dtype {array.dtype}, expected {variable.dtype}; return the same "
             "dtype every time, or declare it with schema={...}"
         )
-    return array.astype(variable.dtype, copy=False)
+    return cast(array, variable.dtype)

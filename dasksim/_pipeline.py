@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._arrays import cast, concat, namespace_of
 from dasksim._conditions import Condition
 from dasksim._evaluate import evaluate
 from dasksim._failures import Failures, Policy
@@ -56,6 +57,8 @@ class Pipeline:
         See :class:`Lowering`.
     store
         Where the samples are written, if they are; an error says so how to replay one.
+    device
+        The kind of device that stages run on if they can.
     """
 
     steps: tuple[Step, ...]
@@ -69,6 +72,7 @@ class Pipeline:
     max_sizes: Mapping[str, int] = field(default_factory=dict)
     call: str = "sample({shape}"
     store: str | None = None
+    device: str = "cpu"
 
     @property
     def is_batched(self) -> bool:
@@ -96,6 +100,12 @@ class Pipeline:
     def condition_rows(self, chunk: int, plan: Plan) -> dict[str, Any]:
         """Return the conditions' values for a chunk; Dask arrays stay lazy."""
         return {name: condition.rows(plan.samples(chunk)) for name, condition in self.conditions.items()}
+
+    def host_source(self, name: str) -> int | None:
+        """Return the step that has a variable on the host: one that copies it there, or else the one that makes it."""
+        source = self.sources[name]
+        copies = (i for i, step in enumerate(self.steps) if step.stage.is_transfer and step.device == "cpu")
+        return next((i for i in copies if self.steps[i].sources.get(name, -1) == source), source)
 
     def variable(self, name: str, source: int | None) -> Variable:
         """Return the variable that an input is, made by a step or given."""
@@ -257,7 +267,7 @@ def run_steps(
 def to_rows(
     variable: Variable, parts: Sequence[Any], shape: tuple[int, ...], sub_batch_size: int, fill_value: Any = math.nan
 ) -> Array:
-    """Return a variable's values on a chunk as they stand in the dataset.
+    """Return a variable's values on a chunk as they stand in the dataset, on the device on which they are.
 
     Parameters
     ----------
@@ -278,21 +288,23 @@ def to_rows(
         whole = [_as_sample(part, variable, 1) for part in parts]
         if any(part.shape[1:] != shape[1:] for part in whole):
             whole = [_padded(part, (len(part), *shape[1:]), variable.dtype, fill_value) for part in whole]
-        array = whole[0] if len(whole) == 1 else np.concatenate(whole)
-    return np.ascontiguousarray(array[: shape[0]]).reshape(shape).astype(variable.dtype, copy=False)
+        array = whole[0] if len(whole) == 1 else concat(whole, namespace_of(whole[0]))
+    xp = namespace_of(array)
+    rows: Array = cast(xp.reshape(xp.ascontiguousarray(array[: shape[0]]), shape), variable.dtype)
+    return rows
 
 
-def _as_sample(part: Any, variable: Variable, n_axes: int) -> Array:
+def _as_sample(part: Any, variable: Variable, n_axes: int) -> Any:
     """Return values with the trailing axis of a scalar that is expanded."""
-    array = np.asarray(part)
+    array = part if hasattr(part, "ndim") else np.asarray(part)
     expand = variable.is_expanded and array.ndim == n_axes + len(variable.plates)
     return array[..., None] if expand else array
 
 
-def _padded(part: Array, shape: tuple[int, ...], dtype: np.dtype[Any], fill_value: Any) -> Array:
+def _padded(part: Any, shape: tuple[int, ...], dtype: np.dtype[Any], fill_value: Any) -> Any:
     if part.shape == shape:
         return part
-    array = np.full(shape, fill_value, dtype)
+    array = namespace_of(part).full(shape, fill_value, dtype=dtype)
     array[tuple(map(slice, part.shape))] = part
     return array
 

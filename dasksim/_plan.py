@@ -20,6 +20,9 @@ _UNBATCHED_ROWS = 512
 _BATCHED_BYTES = 1 << 20
 _BATCHED_MAX_ROWS = 1 << 16
 
+# A GPU of some hundred thousand threads needs as many rows to be busy, and a kernel's start is cheap only among many.
+_GPU_FACTOR = 16
+
 # Bytes of a chunk at most, all its variables together, and the number of chunks to which a small dataset is cut (16 to
 # 32) so that workers have something to share.
 _CHUNK_BYTES = 1 << 25
@@ -123,6 +126,7 @@ def plan_samples(
     seed: int,
     sample_bytes: int,
     is_batched: bool,
+    on_gpu: bool = False,
     sub_batch_size: int | None = None,
     chunk_size: int | None = None,
 ) -> Plan:
@@ -140,9 +144,11 @@ def plan_samples(
         Bytes of one sample, all variables and further batch axes together.
     is_batched
         Whether all stages are batched.
+    on_gpu
+        Whether some run on a GPU.
     sub_batch_size, chunk_size
-        Sizes in samples. By default a fixed function of the other arguments: ``sub_batch_size`` of ``sample_bytes``
-        and ``is_batched`` alone, since values depend on it.
+        Sizes in samples. By default a fixed function of the other arguments: ``sub_batch_size`` of ``sample_bytes``,
+        ``is_batched`` and ``on_gpu`` alone, since values depend on it.
 
     Raises
     ------
@@ -150,7 +156,7 @@ def plan_samples(
         If the chunk size is no multiple of the sub-batch size, or makes more chunks than can be kept count of.
     """
     n = shape[0]
-    size = min(n, sub_batch_size or default_sub_batch(sample_bytes, is_batched))
+    size = min(n, sub_batch_size or default_sub_batch(sample_bytes, is_batched, on_gpu))
     whole = -(-n // size) * size
     if chunk_size is None:
         chunk = min(whole, size * _default_sub_batches(n, size, sample_bytes))
@@ -168,12 +174,13 @@ def plan_samples(
     return Plan(n, shape[1:], seed, size, chunk)
 
 
-def default_sub_batch(sample_bytes: int, is_batched: bool) -> int:
-    """Return the rows of a sub-batch, from the bytes of a sample and whether all stages are batched."""
+def default_sub_batch(sample_bytes: int, is_batched: bool, on_gpu: bool = False) -> int:
+    """Return the rows of a sub-batch, from the bytes of a sample, whether all stages are batched, and the device."""
     if not is_batched:
         return _UNBATCHED_ROWS
-    rows = max(_BATCHED_BYTES // max(sample_bytes, 1), 1)
-    return min(1 << (rows.bit_length() - 1), _BATCHED_MAX_ROWS)
+    factor = _GPU_FACTOR if on_gpu else 1
+    rows = max(factor * _BATCHED_BYTES // max(sample_bytes, 1), 1)
+    return min(1 << (rows.bit_length() - 1), factor * _BATCHED_MAX_ROWS)
 
 
 def _default_sub_batches(n: int, size: int, sample_bytes: int) -> int:

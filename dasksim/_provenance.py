@@ -29,6 +29,7 @@ def provenance(pipeline: Pipeline, plan: Plan) -> dict[str, Any]:
         "version": __version__,
         "seed": plan.seed,
         "sub_batch_size": plan.sub_batch_size,
+        "device": pipeline.device,
         "stages": [
             {
                 "name": step.stage.name,
@@ -39,6 +40,7 @@ def provenance(pipeline: Pipeline, plan: Plan) -> dict[str, Any]:
                 "outputs": [v.name for v in step.outputs],
             }
             for step in pipeline.steps
+            if not step.stage.is_transfer
         ],
         "conditions": {name: describe_condition(condition) for name, condition in sorted(pipeline.conditions.items())},
         "packages": {

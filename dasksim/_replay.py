@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._agreement import stored_request
+from dasksim._arrays import as_host
 from dasksim._branches import INDICES, BranchStage
 from dasksim._chunk import replay_sub_batch
 from dasksim._failures import VALID
@@ -159,7 +160,7 @@ def replay(
 def _stages(pipeline: Pipeline, made: Mapping[int | None, Mapping[str, Any]], row: int) -> tuple[StageReplay, ...]:
     found = []
     for index, step in enumerate(pipeline.steps):
-        if not step.is_run:
+        if not step.is_run or step.stage.is_transfer:
             continue
         inputs = {
             name: _of_row(pipeline.variable(name, source), made[source][name], row)
@@ -176,7 +177,7 @@ def _stages(pipeline: Pipeline, made: Mapping[int | None, Mapping[str, Any]], ro
 
 
 def _of_row(variable: Variable, values: Any, row: int) -> Any:
-    return values if variable.is_shared else values[row]
+    return values if variable.is_shared else as_host(values)[row]
 
 
 def _how_it_differs(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from dasksim._agreement import again_dtypes, store_layout, stored_policy
+from dasksim._agreement import again_dtypes, store_layout, stored_device, stored_policy
 from dasksim._chunk import check_policy
 from dasksim._executors import check_scheduler
 from dasksim._failures import Policy
@@ -118,6 +118,7 @@ class Request:
         chunk_size: int | None,
         dtypes: Any,
         policy: Policy,
+        device: Any,
     ) -> Task:
         """Find the schema, cut the samples into chunks, and lay out the store."""
         pipeline, plan = self.simulator.plan(
@@ -126,6 +127,7 @@ class Request:
             sub_batch_size=sub_batch_size,
             chunk_size=chunk_size,
             conditions=self.conditions,
+            device=device,
             most_probes=policy.most_probes,
         )
         check_policy(pipeline, policy)
@@ -136,7 +138,7 @@ class Request:
         """Resolve what a store was made of, for another number of samples."""
         shape = (n_samples, *found["further"])
         sizes, policy = (found["sub_batch_size"], found["chunk_size"]), stored_policy(found)
-        task = self.resolve(shape, found["seed"], *sizes, None, policy)
+        task = self.resolve(shape, found["seed"], *sizes, None, policy, stored_device(found))
         dtypes = again_dtypes(found, task.pipeline)
         return replace(task, layout=store_layout(task.pipeline, task.plan, dtypes, policy))
 

@@ -98,7 +98,7 @@ def run_chunks(
         with (
             _closed(child),
             Progress(n_samples, n_done, progress) as bar,
-            open_pool(scheduler, job, _task_name(pipeline)) as pool,
+            open_pool(scheduler, job, _task_name(pipeline), on_gpu=pipeline.device == "gpu") as pool,
             _closed(child, KeyboardInterrupt),  # the pool waits for calls, which may hang until the timeout
             writer.settling() as settle,
         ):

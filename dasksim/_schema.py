@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from dasksim._arrays import as_host
+from dasksim._arrays import device_named, dtype_of
 from dasksim.errors import ArgumentError, ArgumentTypeError, DasksimError, OutputError
 
 __all__ = [
@@ -110,23 +109,24 @@ def check_name(name: object, where: str, error: type[DasksimError] = OutputError
         )
 
 
-def as_values(value: Any, name: str, where: str) -> npt.NDArray[Any]:
-    """Return ``value`` as a numeric NumPy array of native byte order; ``where`` begins the message if it is none."""
+def as_values(value: Any, name: str, where: str, device: str = "cpu") -> Any:
+    """Return ``value`` as a numeric array of a device, of native byte order; ``where`` begins the message if not."""
     if isinstance(value, np.ma.MaskedArray):
         raise OutputError(
             f"{where} returned {name!r} as a masked array, whose mask would be lost; fill it, or return the mask as a "
             "variable of its own"
         )
     try:
-        array = as_host(value)
+        array = device_named(device).put(value)
+        dtype = dtype_of(array)
     except ValueError as error:
         raise OutputError(f"{where} returned {name!r} as rows of different shapes: {error}") from error
-    if not is_supported(array.dtype):
+    if not is_supported(dtype):
         raise OutputError(
             f"{where} returned {name!r} as {brief(value)} of dtype {array.dtype}; variables must be boolean or "
             "numeric arrays, at most float64 or complex128"
         )
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array.astype(dtype.newbyteorder("="), copy=False) if isinstance(array, np.ndarray) else array
 
 
 def is_supported(dtype: np.dtype[Any]) -> bool:

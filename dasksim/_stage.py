@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._arrays import as_host, namespace_of
 from dasksim._failures import Failures
 from dasksim._isolation import Isolated, run_all
 from dasksim._schema import RESERVED, Variable
@@ -50,6 +51,8 @@ class SubBatch:
         What messages call a row: a sample of the dataset, or else a row counted from 0, such as a proposal.
     failures
         Which rows have failed, or None where any exception ends all.
+    device
+        Where it is simulated; its rows are arrays of that device.
     """
 
     address: Address
@@ -62,6 +65,7 @@ class SubBatch:
     full_rows: int = 0
     unit: str = "sample"
     failures: Failures | None = None
+    device: str = "cpu"
 
     @property
     def n_cells(self) -> int:
@@ -88,8 +92,11 @@ class SubBatch:
 
     def inputs_of(self, cell: int) -> str:
         """Return the inputs of a cell, for a message."""
-        cells = {name: value.reshape(self.n_cells, *value.shape[len(self.axes) :]) for name, value in self.rows.items()}
-        values = {**self.shared, **{name: value[cell] for name, value in cells.items()}}
+        cells = {
+            name: namespace_of(value).reshape(value, (self.n_cells, *value.shape[len(self.axes) :]))
+            for name, value in self.rows.items()
+        }
+        values = {**self.shared, **{name: as_host(value[cell, ...])[()] for name, value in cells.items()}}
         with np.printoptions(threshold=20, edgeitems=3):
             return ", ".join(f"{name}={_shown(value)}" for name, value in values.items())
 
@@ -158,9 +165,15 @@ class Stage(ABC):
         The stages whose hidden variables it takes.
     is_redrawn
         Whether what it draws is drawn again for samples that failed.
+    can_use_gpu
+        Whether it can be given arrays of a GPU, and computes with their namespace.
+    is_transfer
+        Whether all it does is to copy a variable to another device.
     """
 
     is_batched: bool
+    can_use_gpu: bool = False
+    is_transfer: ClassVar[bool] = False
     is_context: ClassVar[bool] = False
     makes_contexts: ClassVar[bool] = False
     is_redrawn: bool = True

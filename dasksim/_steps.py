@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._arrays import namespace_of, read_only
 from dasksim._conditions import pad_rows
 from dasksim._failures import Failures
 from dasksim._schema import Variable
@@ -15,7 +16,7 @@ from dasksim._stage import Binding, Plate, Stage, SubBatch
 from dasksim._streams import Address
 from dasksim.errors import SimulatorError
 
-__all__ = ["Lowering", "Place", "Step", "aligned", "read_only", "sub_batch_of"]
+__all__ = ["Lowering", "Place", "Step", "aligned", "sub_batch_of"]
 
 Array = npt.NDArray[Any]
 
@@ -77,6 +78,8 @@ class Step:
     probe_digest
         Digest of what it returned at the probe, where that is reproducible: it tells a change of what the function
         captures, which its source does not.
+    device
+        Where it runs; its inputs are there.
     """
 
     stage: Stage
@@ -87,6 +90,7 @@ class Step:
     is_run: bool = True
     is_full: bool = False
     probe_digest: str | None = None
+    device: str = "cpu"
 
     @property
     def upstream(self) -> list[int]:
@@ -178,6 +182,7 @@ def sub_batch_of(
         place.full_rows,
         place.unit,
         failures,
+        step.device,
     )
 
 
@@ -201,27 +206,17 @@ def _plate_sizes(step: Step, inputs: Mapping[str, tuple[Variable, Any]]) -> tupl
     return tuple(sizes)
 
 
-def aligned(values: Array, variable: Variable, plates: tuple[str, ...], axes: tuple[int, ...]) -> Array:
+def aligned(values: Any, variable: Variable, plates: tuple[str, ...], axes: tuple[int, ...]) -> Any:
     """Return an input along a stage's axes, read-only; plates of its own that the stage lacks count as features."""
+    xp = namespace_of(values)
     own = variable.plates
     if own != plates:
         common = [plate for plate in plates if plate in own]
         others = [plate for plate in own if plate not in plates]
         order = [1 + own.index(plate) for plate in [*common, *others]]
-        values = values.transpose(0, *order, *range(1 + len(own), values.ndim))
-        missing = [1 + i for i, plate in enumerate(plates) if plate not in own]
-        values = np.expand_dims(values, missing) if missing else values
+        permute = getattr(xp, "permute_dims", None) or xp.transpose  # CuPy 13 knows NumPy's older name
+        values = permute(values, (0, *order, *range(1 + len(own), values.ndim)))
+        for axis in [1 + i for i, plate in enumerate(plates) if plate not in own]:
+            values = xp.expand_dims(values, axis=axis)
     wanted = (*axes, *values.shape[len(axes) :])
-    values = values.view() if values.shape == wanted else np.broadcast_to(values, wanted)
-    values.flags.writeable = False
-    return values
-
-
-def read_only(value: Any) -> Any:
-    """Return a view that cannot be written to."""
-    if isinstance(value, np.ndarray):
-        if not value.ndim:
-            return value[()]
-        value = value.view()
-        value.flags.writeable = False
-    return value
+    return read_only(values if values.shape == wanted else xp.broadcast_to(values, wanted))

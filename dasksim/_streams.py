@@ -7,9 +7,11 @@ the sub-batch and the attempt. Nothing else - chunks, workers, order, retries - 
 import hashlib
 import secrets
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from dasksim._arrays import device_named
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["PROBE_SUB_BATCH", "Address", "check_seed", "stage_key"]
@@ -64,12 +66,9 @@ class Address:
         key = (self.stage, self.sub_batch, _without_children(self.attempt), *redraw, *child)
         return np.random.SeedSequence(self.seed, spawn_key=key)
 
-    def generator(self) -> np.random.Generator:
-        """Return the generator that a function receives as ``rng``.
-
-        SFC64 draws 1.1 to 1.3 times as fast as PCG64, and 1.4 to 2.6 times as fast as Philox.
-        """
-        return np.random.Generator(np.random.SFC64(self.sequence()))
+    def generator(self, device: str = "cpu") -> Any:
+        """Return the generator that a function receives as ``rng``: NumPy's, or on a GPU CuPy's."""
+        return device_named(device).generator(self.sequence())
 
     def seeds(self, n: int) -> list[int]:
         """Return ``n`` seeds of 63 bits; those of a smaller ``n`` are a prefix."""

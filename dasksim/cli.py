@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--sub-batch-size", type=int, help="samples that share a stream of random numbers")
     one.add_argument("--chunk-size", type=int, help="samples in a chunk, a multiple of the sub-batch size")
     one.add_argument("--dtype", help="store all floating-point variables in this dtype")
+    one.add_argument("--device", default="auto", help="auto, cpu or gpu: where stages run that can run on a GPU")
     one.add_argument("--on-error", default="raise", help="where a stage raises an exception: raise, mask or redraw")
     one.add_argument("--on-nonfinite", default="keep", help="where it returns NaN: keep, raise, mask or redraw")
     one.add_argument("--overwrite", action="store_true", help="remove a dasksim store that is there")
@@ -171,6 +172,7 @@ def _generate(arguments: argparse.Namespace) -> int:
             sub_batch_size=arguments.sub_batch_size,
             chunk_size=arguments.chunk_size,
             dtypes=arguments.dtype,
+            device=arguments.device,
             on_error=arguments.on_error,
             on_nonfinite=arguments.on_nonfinite,
             overwrite=arguments.overwrite,

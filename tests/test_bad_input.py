@@ -123,7 +123,7 @@ def test_seeds_that_differ_in_a_high_bit_give_other_samples() -> None:
 
 @pytest.mark.parametrize("name", ["sub_batch_size", "chunk_size"])
 @pytest.mark.parametrize("size", [0, -1])
-def test_sizes_below_one_are_refused(name: str, size: int) -> None:
+def test_sizes_below_one_are_refused(name: str, size: Any) -> None:
     with pytest.raises(ArgumentError, match=exactly(f"{name} must be >= 1; got {size}")):
         make_simulator(scalar).sample(10, **{name: size})
 

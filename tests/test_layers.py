@@ -13,6 +13,7 @@ FILES = sorted((ROOT / "dasksim").rglob("*.py"))
 
 #: Imports within functions: (file, package).
 LAZY = {
+    ("_arrays.py", "cupy"),
     ("_cluster_pool.py", "distributed"),
     ("_executors.py", "distributed"),
     ("_icechunk.py", "icechunk"),

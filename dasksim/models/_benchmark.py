@@ -7,7 +7,7 @@ from typing import Any
 from dasksim.errors import ArgumentError
 from dasksim.simulators import LambdaSimulator, SequentialSimulator, Simulator
 
-__all__ = ["Draws", "benchmark", "check_variant", "concat", "labels", "normal", "spaced", "uniform"]
+__all__ = ["Draws", "benchmark", "check_variant", "labels", "normal", "spaced", "uniform"]
 
 #: What a stage returns.
 Draws = dict[str, Any]
@@ -96,9 +96,3 @@ def uniform(shape: tuple[int, ...], rng: Any, xp: ModuleType, lower: float = 0.0
         draws *= upper - lower
         draws += lower
     return draws
-
-
-def concat(arrays: Sequence[Any], xp: ModuleType, axis: int = 0) -> Any:
-    """Join arrays along an axis; CuPy 13 knows the standard's ``concat`` by NumPy's older name."""
-    join = getattr(xp, "concat", None) or xp.concatenate
-    return join(list(arrays), axis=axis)

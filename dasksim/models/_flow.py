@@ -16,7 +16,7 @@ import math
 from types import ModuleType
 from typing import Any
 
-from dasksim.models._benchmark import concat
+from dasksim._arrays import concat
 
 __all__ = ["trajectories"]
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._arrays import concat
 from dasksim._plan import check_count
-from dasksim.models._benchmark import Draws, benchmark, check_variant, concat, labels, normal, uniform
+from dasksim.models._benchmark import Draws, benchmark, check_variant, labels, normal, uniform
 from dasksim.simulators import Simulator
 
 __all__ = ["bernoulli_glm", "bernoulli_glm_raw"]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from dasksim._arrays import as_host
 from dasksim._plan import as_shape
 from dasksim._streams import check_seed
 from dasksim.errors import ArgumentTypeError
@@ -77,7 +78,8 @@ class BayesFlowAdapter:
         dataset = self._sample(shape, **options).compute(scheduler="synchronous")
         stages = json.loads(dataset.attrs["dasksim"])["stages"]
         contexts = {name for stage in stages if stage["kind"] == "ContextStage" for name in stage["outputs"]}
-        return {str(name): array.values[0] if name in contexts else array.values for name, array in dataset.items()}
+        arrays = {str(name): as_host(array.data) for name, array in dataset.items()}
+        return {name: values[0] if name in contexts else values for name, values in arrays.items()}
 
     def _next_seed(self) -> int:
         if self._process != os.getpid():

@@ -11,6 +11,7 @@ import xarray as xr
 from dask.base import compute
 from dask.delayed import delayed
 
+from dasksim._arrays import as_host
 from dasksim._filter import FilterStage
 from dasksim._isolation import run_all
 from dasksim._pipeline import Pipeline, run_steps, to_rows
@@ -92,10 +93,10 @@ def _simulate(pipeline: Pipeline, plan: Plan, sub_batch: int) -> dict[str, Any]:
     )
     arrays = {}
     for variable in pipeline.variables:
-        values = made[pipeline.sources[variable.name]][variable.name]
+        values = as_host(made[pipeline.host_source(variable.name)][variable.name])
         shape = (n_kept, *pipeline.array_shape(variable))
         if pipeline.sources[variable.name] is None:
-            arrays[variable.name] = np.full(shape, np.asarray(values).reshape(-1)[0], variable.dtype)
+            arrays[variable.name] = np.full(shape, values.reshape(-1)[0], variable.dtype)
         else:
             arrays[variable.name] = to_rows(variable, [values], shape, n_kept, pipeline.fill_value)
     return arrays

@@ -7,9 +7,9 @@ from dasksim._functions import BatchedStage, ContextStage, RowStage, function_na
 from dasksim._labels import check_labels
 from dasksim._plan import check_flag
 from dasksim._schema import declared_variables
-from dasksim._stage import within
+from dasksim._stage import Stage, within
 from dasksim._steps import Lowering
-from dasksim.errors import ArgumentTypeError
+from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators.simulator import Simulator
 
 __all__ = ["LambdaSimulator"]
@@ -33,6 +33,9 @@ class LambdaSimulator(Simulator):
         Names of feature dims, by variable.
     coords
         Coordinates, by feature dim.
+    can_use_gpu
+        Whether a batched function can be given arrays of a GPU, and a generator of CuPy's; by default if it takes
+        ``xp``.
     schema
         Shape of one sample and dtype, by variable, as the function returns them. By default the function is run on one
         or two samples to find them.
@@ -53,6 +56,7 @@ class LambdaSimulator(Simulator):
         dims: Mapping[str, Sequence[str]] | None = None,
         coords: Mapping[str, Any] | None = None,
         schema: Mapping[str, Any] | None = None,
+        can_use_gpu: bool | None = None,
     ) -> None:
         super().__init__()
         if not callable(sample_fn):
@@ -61,9 +65,16 @@ class LambdaSimulator(Simulator):
         self.is_batched = check_flag("is_batched", is_batched)
         self.is_context = check_flag("is_context", is_context)
         self.dims, self.coords = check_labels(dims, coords)
+        self.can_use_gpu = None if can_use_gpu is None else check_flag("can_use_gpu", can_use_gpu)
+        if can_use_gpu and (is_context or not is_batched):
+            raise ArgumentError("can_use_gpu=True is for a batched function, which computes with whole arrays")
         self._declared = declared_variables(schema)
 
     def lower(self, path: str = "") -> Lowering:
-        kind = ContextStage if self.is_context else BatchedStage if self.is_batched else RowStage
         name = path if path and not path.endswith("/") else within(path, function_name(self.sample_fn))
-        return Lowering((kind(name, self.sample_fn, self._declared),), dims=self.dims, coords=self.coords)
+        stage: Stage
+        if self.is_batched and not self.is_context:
+            stage = BatchedStage(name, self.sample_fn, self._declared, self.can_use_gpu)
+        else:
+            stage = (ContextStage if self.is_context else RowStage)(name, self.sample_fn, self._declared)
+        return Lowering((stage,), dims=self.dims, coords=self.coords)

@@ -13,7 +13,7 @@ from dasksim.simulators.simulator import Simulator
 
 __all__ = ["make_simulator"]
 
-_LAMBDA_ARGUMENTS = ("is_batched", "is_context", "dims", "coords", "schema")
+_LAMBDA_ARGUMENTS = ("is_batched", "is_context", "dims", "coords", "schema", "can_use_gpu")
 
 
 def make_simulator(

@@ -8,8 +8,10 @@ from typing import Any
 
 import xarray as xr
 
+from dasksim._arrays import choose_device
 from dasksim._compile import compile_dataset
 from dasksim._pipeline import Pipeline
+from dasksim._placement import can_use_gpu, on_device
 from dasksim._plan import Plan, as_shape, check_count, check_flag, plan_samples
 from dasksim._probes import ProbeCache
 from dasksim._resolve import check_sizes_agree, resolve
@@ -52,6 +54,7 @@ class Simulator(ABC):
         seed: int | None = None,
         sub_batch_size: int | None = None,
         chunk_size: int | None = None,
+        device: str = "auto",
         **conditions: Any,
     ) -> xr.Dataset:
         """Return a lazy Dataset of samples.
@@ -70,6 +73,10 @@ class Simulator(ABC):
             variables' shapes and dtypes and of whether all stages are batched.
         chunk_size
             Samples in a Dask chunk, a multiple of ``sub_batch_size``. Values do not depend on it.
+        device
+            ``"gpu"`` runs stages on a GPU that can run there - batched functions that take ``xp``, the array namespace
+            - and others on the host; what is made there is backed by CuPy arrays, also when it is computed. ``"auto"``
+            does so if this process sees a GPU. Values depend on the kind of device, since its generators are others.
         **conditions
             Values of variables, which are then not simulated: scalars, arrays with the batch axes in front, or
             DataArrays with the batch dims; or values for arguments that no stage provides.
@@ -101,7 +108,12 @@ class Simulator(ABC):
             raise ArgumentTypeError(f"give the number of samples as batch_shape or its synonym batch_size; got {got}")
         shape = as_shape("batch_shape", batch_shape) if batch_size is None else as_shape("batch_size", batch_size)
         pipeline, plan = self.plan(
-            shape, seed=seed, sub_batch_size=sub_batch_size, chunk_size=chunk_size, conditions=conditions
+            shape,
+            seed=seed,
+            sub_batch_size=sub_batch_size,
+            chunk_size=chunk_size,
+            conditions=conditions,
+            device=device,
         )
         return compile_dataset(pipeline, plan)
 
@@ -116,6 +128,7 @@ class Simulator(ABC):
         seed: int | None = None,
         sub_batch_size: int | None = None,
         chunk_size: int | None = None,
+        device: str = "auto",
         **conditions: Any,
     ) -> xr.Dataset:
         """Return a lazy Dataset of samples that a predicate accepts.
@@ -134,8 +147,8 @@ class Simulator(ABC):
         overshoot
             Whether to keep all that was accepted, at least ``batch_shape``. The samples are then computed at once,
             since only that tells their number.
-        seed, sub_batch_size, chunk_size
-            As in :meth:`sample`.
+        seed, sub_batch_size, chunk_size, device
+            As in :meth:`sample`. What is accepted comes to the host.
         **conditions
             As in :meth:`sample`. Values with a batch axis stay with their rows: each row is proposed for until one is
             accepted.
@@ -166,6 +179,7 @@ class Simulator(ABC):
             sub_batch_size=sub_batch_size,
             chunk_size=chunk_size,
             conditions=conditions,
+            device=device,
             lowering=replace(
                 filtered(self.lower(), predicate, sample_size, max_proposals),
                 call="rejection_sample({shape}, predicate",
@@ -183,6 +197,7 @@ class Simulator(ABC):
         sub_batch_size: int | None,
         chunk_size: int | None,
         conditions: dict[str, Any],
+        device: Any = "cpu",
         lowering: Lowering | None = None,
         most_probes: int = 1,
     ) -> tuple[Pipeline, Plan]:
@@ -195,11 +210,13 @@ class Simulator(ABC):
             chunk_size = check_count("chunk_size", chunk_size)
         seed = check_seed(seed)
         pipeline = resolve(lowering, conditions, shape, seed, cache, most_probes=most_probes)
+        device = choose_device(device, can_use_gpu(pipeline))
         plan = plan_samples(
             shape,
             seed=seed,
             sample_bytes=pipeline.sample_bytes,
             is_batched=pipeline.is_batched,
+            on_gpu=device == "gpu",
             sub_batch_size=sub_batch_size,
             chunk_size=chunk_size,
         )
@@ -211,7 +228,7 @@ class Simulator(ABC):
 
             pipeline = at(0)
             check_sizes_agree(pipeline, plan.n_samples, plan.sub_batch_size, at)
-        return pipeline, plan
+        return on_device(pipeline, device), plan
 
     def visualize(self, **conditions: Any) -> Any:
         """Return the stages as a graph: boxes are stages, arrows the variables that pass between them.

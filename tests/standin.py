@@ -1,0 +1,100 @@
+"""A stand-in for CuPy, and for a GPU: arrays that never become NumPy's by themselves, and count how often they cross.
+
+The module is the namespace of its arrays, as ``cupy`` is.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["CROSSINGS", "Array", "Generator", "asarray"]
+
+#: Crossings since the list was cleared: ``"get"`` or ``"put"``, and the shape.
+CROSSINGS: list[tuple[str, tuple[int, ...]]] = []
+
+
+class Array(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array that is not in the memory of the host, as far as others can tell."""
+
+    def __init__(self, values: npt.NDArray[Any]) -> None:
+        self._values = values
+
+    __cuda_array_interface__ = property(lambda self: {"shape": self.shape})
+    shape = property(lambda self: self._values.shape)
+    dtype = property(lambda self: self._values.dtype)
+    ndim = property(lambda self: self._values.ndim)
+    size = property(lambda self: self._values.size)
+    nbytes = property(lambda self: self._values.nbytes)
+
+    def get(self) -> npt.NDArray[Any]:
+        """Copy it to the host."""
+        CROSSINGS.append(("get", self.shape))
+        return self._values.copy()
+
+    def astype(self, dtype: Any, **options: Any) -> "Array":
+        return Array(self._values.astype(dtype, **options))
+
+    def reshape(self, *shape: Any) -> "Array":
+        return Array(self._values.reshape(*shape))
+
+    def __getitem__(self, key: Any) -> "Array":
+        return Array(self._values[_plain(key)])
+
+    def __setitem__(self, key: Any, values: Any) -> None:
+        self._values[_plain(key)] = _plain(values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __array__(self, *_: Any, **__: Any) -> npt.NDArray[Any]:
+        raise TypeError("implicit conversion to a NumPy array is not allowed")
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        others = (value for value in inputs if isinstance(value, np.ndarray) and value.ndim)
+        if any(True for _ in others):
+            raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+        return _wrapped(getattr(ufunc, method)(*map(_plain, inputs), **{k: _plain(v) for k, v in options.items()}))
+
+    def __array_function__(self, function: Callable[..., Any], _: Any, arguments: Any, options: Any) -> Any:
+        return _wrapped(function(*map(_plain, arguments), **{k: _plain(v) for k, v in options.items()}))
+
+
+class Generator:
+    """Draws what NumPy's generator does."""
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self._generator = generator
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._generator, name)
+        return lambda *arguments, **options: _wrapped(method(*map(_plain, arguments), **options))
+
+
+def asarray(value: Any, dtype: Any = None) -> Array:
+    """Copy a value to the stand-in, if it is not there."""
+    if isinstance(value, Array):
+        return value if dtype is None else value.astype(dtype, copy=False)
+    if isinstance(value, np.ndarray):
+        CROSSINGS.append(("put", value.shape))
+    return Array(np.array(value, dtype))
+
+
+def __getattr__(name: str) -> Any:
+    found = getattr(np, name)
+    if not callable(found) or isinstance(found, type):
+        return found
+    return lambda *arguments, **options: _wrapped(found(*map(_plain, arguments), **options))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return value._values if isinstance(value, Array) else value
+
+
+def _wrapped(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_wrapped, value))
+    return Array(np.asarray(value)) if isinstance(value, np.ndarray | np.generic) else value
