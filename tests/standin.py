@@ -27,6 +27,7 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
     ndim = property(lambda self: self._values.ndim)
     size = property(lambda self: self._values.size)
     nbytes = property(lambda self: self._values.nbytes)
+    T = property(lambda self: Array(self._values.T))
 
     def get(self) -> npt.NDArray[Any]:
         """Copy it to the host."""

@@ -184,6 +184,7 @@ def test_every_model_runs_on_the_standard_into_a_store(name: str, variant: str, 
         simulator = MODELS[name](variant=variant)
     except (ArgumentError, TypeError):
         pytest.skip("it has no such variant")
+    assert all(stage.can_use_gpu for stage in simulator.lower().stages)
     found = made(simulator, tmp_path / "gpu.zarr", "gpu")
     assert_same_values(found, made(simulator, tmp_path / "cpu.zarr", "cpu"), rtol=1e-4)
     assert json.loads(found.attrs["dasksim"])["device"] == "gpu"
