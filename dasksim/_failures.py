@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -132,12 +133,19 @@ def _by_kind(failures: Iterable[Failure]) -> list[Failure]:
 
 @dataclass
 class _Rows:
-    """What all views of the same rows have in common."""
+    """What all views of the same rows have in common; where nothing fails no array is made."""
 
+    n: int
     raised_at: int
-    masked: Array
-    redrawn: Array
     found: list[Failure] = field(default_factory=list)
+
+    @cached_property
+    def masked(self) -> Array:
+        return np.zeros(self.n, bool)
+
+    @cached_property
+    def redrawn(self) -> Array:
+        return np.zeros(self.n, bool)
 
 
 class Failures:
@@ -148,7 +156,7 @@ class Failures:
     policy
         What to do with them.
     samples
-        Numbers of the samples that the rows are.
+        Numbers of the samples that the rows are: an array, or a range.
     stop
         Number of samples of the dataset; failures of rows beyond are not counted.
     strict_at
@@ -160,14 +168,22 @@ class Failures:
         Whether rows are samples, not proposals.
     """
 
-    def __init__(self, policy: Policy, samples: Array, stop: int, strict_at: int | None = None) -> None:
+    def __init__(self, policy: Policy, samples: Array | range, stop: int, strict_at: int | None = None) -> None:
         self.policy = policy
-        self.samples = samples
+        self._given = samples
         self.stop = stop
         self.strict_at = strict_at
         self.are_samples = True
-        self._index = np.arange(len(samples))
-        self._rows = _Rows(int(samples[0]), np.zeros(len(samples), bool), np.zeros(len(samples), bool))
+        self._rows = _Rows(len(samples), int(samples[0]))
+
+    @cached_property
+    def samples(self) -> Array:
+        """Numbers of the samples that the rows are."""
+        return np.asarray(self._given)
+
+    @cached_property
+    def _index(self) -> Array:
+        return np.arange(len(self._given))
 
     @property
     def is_lenient(self) -> bool:

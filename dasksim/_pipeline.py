@@ -143,7 +143,7 @@ class Pipeline:
             place = Place(plan.seed, sub_batch, sub_batch * size, size)
             n_rows = size if step.is_full else min(size, plan.n_samples - place.first_sample)
             given = {name: self._part(step, name, inputs[name], j, size) for name in step.sources}
-            failures = Failures(Policy(), np.arange(place.first_sample, place.first_sample + n_rows), plan.n_samples)
+            failures = Failures(Policy(), range(place.first_sample, place.first_sample + n_rows), plan.n_samples)
             batch = sub_batch_of(step, place, n_rows, self.inputs(step, given), watch, failures)
             self.check_plates(step, batch)
             try:
