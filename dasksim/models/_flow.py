@@ -33,7 +33,7 @@ _LARGEST_LOG = 300.0
 
 # Rows that take their steps together: few enough for a core's cache, many enough that a call of NumPy is cheap. A GPU,
 # which is busy with no less, takes all.
-_BLOCK = 8192
+_BLOCK = 16384
 
 # What a block knows of its rows: floats, and integers.
 _LOGS, _GROWTH, _PULL, _TIME = slice(0, 2), slice(2, 4), slice(4, 6), 6
