@@ -23,6 +23,7 @@ from dasksim.models import (
     slcp_distractors,
     two_moons,
 )
+from dasksim.models._draws import normal
 
 Array = NDArray[Any]
 
@@ -264,9 +265,9 @@ def test_each_sample_has_the_distractors_of_its_own_component() -> None:
     n, again = 50, np.random.default_rng(1)
     x = observe(np.zeros((n, 5), "float32"), (n,), np.random.default_rng(1), np)["observables"]
 
-    again.standard_normal((2, n, 4), dtype="float32")
+    normal((2, n, 4), again, np)
     component = again.integers(0, 20, size=n)
-    z = again.standard_normal((n, 92), dtype="float32") / np.sqrt(again.standard_exponential((n, 1)))
+    z = normal((n, 92), again, np) / np.sqrt(again.standard_exponential((n, 1)))
 
     expected = constants["location"][component] + np.einsum("nij,nj->ni", constants["scale"][component], z)
     np.testing.assert_allclose(x[:, np.argsort(constants["columns"])[8:]], expected, rtol=1e-3, atol=1e-3)

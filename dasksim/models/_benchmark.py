@@ -1,13 +1,12 @@
-"""What the benchmark simulators have in common: a prior stage, an observation stage, and draws in single precision."""
+"""What the benchmark simulators have in common: a prior stage and an observation stage."""
 
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 from dasksim.errors import ArgumentError
 from dasksim.simulators import LambdaSimulator, SequentialSimulator, Simulator
 
-__all__ = ["Draws", "benchmark", "check_variant", "labels", "normal", "spaced", "uniform"]
+__all__ = ["Draws", "benchmark", "check_variant", "labels", "spaced"]
 
 #: What a stage returns.
 Draws = dict[str, Any]
@@ -82,17 +81,3 @@ def spaced(n_points: int, subsample: object, original: int) -> range:
             f"subsample must be 'original', None or a number of points from 1 to {n_points}; got {subsample!r}"
         )
     return range(0, n_points, n_points // subsample)[:subsample]
-
-
-def normal(shape: tuple[int, ...], rng: Any, xp: ModuleType) -> Any:
-    """Draw from the standard normal distribution, in single precision."""
-    return xp.asarray(rng.standard_normal(shape, dtype="float32"))
-
-
-def uniform(shape: tuple[int, ...], rng: Any, xp: ModuleType, lower: float = 0.0, upper: float = 1.0) -> Any:
-    """Draw from a uniform distribution, in single precision."""
-    draws = xp.asarray(rng.random(shape, dtype="float32"))
-    if (lower, upper) != (0.0, 1.0):
-        draws *= upper - lower
-        draws += lower
-    return draws

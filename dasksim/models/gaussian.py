@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from dasksim._plan import check_count
 from dasksim.errors import ArgumentError
-from dasksim.models._benchmark import Draws, benchmark, check_variant, labels, normal, uniform
+from dasksim.models._benchmark import Draws, benchmark, check_variant, labels
+from dasksim.models._draws import normal, uniform
 from dasksim.simulators import Simulator
 
 __all__ = ["gaussian_linear", "gaussian_linear_uniform", "gaussian_mixture"]

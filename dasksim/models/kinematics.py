@@ -5,7 +5,8 @@ from types import ModuleType
 from typing import Any, Literal
 
 from dasksim.errors import ArgumentError
-from dasksim.models._benchmark import Draws, benchmark, check_variant, labels, normal
+from dasksim.models._benchmark import Draws, benchmark, check_variant, labels
+from dasksim.models._draws import normal
 from dasksim.simulators import Simulator
 
 __all__ = ["inverse_kinematics"]

@@ -5,7 +5,8 @@ from types import ModuleType
 from typing import Any, Literal
 
 from dasksim.errors import ArgumentError
-from dasksim.models._benchmark import Draws, benchmark, check_variant, normal, spaced
+from dasksim.models._benchmark import Draws, benchmark, check_variant, spaced
+from dasksim.models._draws import normal
 from dasksim.models._flow import trajectories
 from dasksim.simulators import Simulator
 

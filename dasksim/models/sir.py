@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from dasksim._plan import check_count
 from dasksim.errors import ArgumentError
-from dasksim.models._benchmark import Draws, benchmark, check_variant, normal, spaced
+from dasksim.models._benchmark import Draws, benchmark, check_variant, spaced
+from dasksim.models._draws import normal
 from dasksim.models._flow import trajectories
 from dasksim.simulators import Simulator
 

@@ -10,7 +10,8 @@ import numpy as np
 from dasksim._arrays import concat
 from dasksim._plan import check_count
 from dasksim.errors import ArgumentError
-from dasksim.models._benchmark import Draws, benchmark, check_variant, labels, normal, uniform
+from dasksim.models._benchmark import Draws, benchmark, check_variant, labels
+from dasksim.models._draws import normal, uniform
 from dasksim.simulators import Simulator
 
 __all__ = ["slcp", "slcp_distractors"]

@@ -4,7 +4,8 @@ import math
 from types import ModuleType
 from typing import Any, Literal
 
-from dasksim.models._benchmark import Draws, benchmark, check_variant, labels, normal, uniform
+from dasksim.models._benchmark import Draws, benchmark, check_variant, labels
+from dasksim.models._draws import normal, uniform
 from dasksim.simulators import Simulator
 
 __all__ = ["two_moons"]
