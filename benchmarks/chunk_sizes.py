@@ -33,7 +33,7 @@ SIZES: list[tuple[int | None, int | None]] = [
     (512, 512),
     (None, None),
 ]
-HEADER = ["sub-batch", "chunk", "inner chunk", "made in, s", "with MiB", "read in, s", "with MiB", "files"]
+HEADER = ["sub-batch", "chunk", "inner chunk", "made in, s", "memory, MiB", "read in, s", "memory, MiB", "files"]
 
 
 def resident(kind: str) -> float:
