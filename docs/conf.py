@@ -4,6 +4,7 @@ from dasksim import __version__
 
 project = "dasksim"
 author = "the dasksim developers"
+project_copyright = "the dasksim developers"
 release = version = __version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]

@@ -96,6 +96,8 @@ class StoreLayout:
 def choose_inner_rows(chunk_size: int, sub_batch_size: int, row_bytes: int) -> int:
     """Return the rows of an inner chunk, a divisor of the chunk; whole sub-batches if they are small enough.
 
+    Where the chunk has no divisor of about the right size, the next larger one.
+
     Parameters
     ----------
     chunk_size, sub_batch_size
@@ -107,13 +109,17 @@ def choose_inner_rows(chunk_size: int, sub_batch_size: int, row_bytes: int) -> i
     --------
     >>> choose_inner_rows(chunk_size=65536, sub_batch_size=256, row_bytes=4000)
     256
+    >>> choose_inner_rows(chunk_size=4 * 8209, sub_batch_size=8209, row_bytes=16)
+    8209
     """
     wanted = min(max(_INNER_BYTES // max(row_bytes, 1), 1), _INNER_MAX_ROWS)
     if chunk_size <= wanted:
         return chunk_size
     unit = sub_batch_size if sub_batch_size <= wanted else 1
     n_units, most = chunk_size // unit, wanted // unit
-    return unit * max(d for d in _divisors(n_units) if d <= most)
+    divisors = _divisors(n_units)
+    below, above = max(d for d in divisors if d <= most), min(d for d in divisors if d >= min(most, n_units))
+    return unit * (below if 4 * below >= most else above)
 
 
 def _divisors(n: int) -> list[int]:
