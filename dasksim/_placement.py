@@ -52,7 +52,7 @@ class TransferStage(Stage):
         return Binding((), self.names)
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Any]]:
-        raise NotImplementedError("a pipeline is placed after it has been probed")
+        raise RuntimeError("a pipeline is placed after it has been probed")
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Any]:
         return {self.variable: device_named(self.device).put(batch.rows[self.variable])}

@@ -96,7 +96,7 @@ class StoreLayout:
 def choose_inner_rows(chunk_size: int, sub_batch_size: int, row_bytes: int) -> int:
     """Return the rows of an inner chunk, a divisor of the chunk; whole sub-batches if they are small enough.
 
-    Where the chunk has no divisor of about the right size, the next larger one.
+    Where the divisors below the right size are far from it, one that is up to four times as large.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def choose_inner_rows(chunk_size: int, sub_batch_size: int, row_bytes: int) -> i
     n_units, most = chunk_size // unit, wanted // unit
     divisors = _divisors(n_units)
     below, above = max(d for d in divisors if d <= most), min(d for d in divisors if d >= min(most, n_units))
-    return unit * (below if 4 * below >= most else above)
+    return unit * (above if 4 * below < most and above <= 4 * most else below)
 
 
 def _divisors(n: int) -> list[int]:
