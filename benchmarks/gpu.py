@@ -20,6 +20,10 @@ from dasksim.models import MODELS, two_moons
 BENCHMARKS = [name for name, model in MODELS.items() if "variant" in model.__annotations__]
 
 
+#: Bytes of a dataset at most, so that a GPU holds it twice.
+MOST_BYTES = 8 << 30
+
+
 def best(run: Callable[[], object], repeats: int) -> float:
     """Return the shortest time of several calls on the wall."""
     times = []
@@ -32,6 +36,8 @@ def best(run: Callable[[], object], repeats: int) -> float:
 
 def seconds_a_sample(name: str, n: int, device: str, repeats: int) -> float:
     """Return the seconds on the wall that a sample takes."""
+    row_bytes = MODELS[name]().sample(1, seed=1, device="cpu").nbytes
+    n = min(n, MOST_BYTES // row_bytes)
     lazy = MODELS[name]().sample(n, seed=1, device=device)
     if device == "cpu":
         return best(lambda: lazy.compute(scheduler="threads", num_workers=os.cpu_count()), repeats) / n

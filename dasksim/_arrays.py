@@ -4,6 +4,7 @@ The host computes with NumPy, a GPU with CuPy. What is common to both is written
 """
 
 import functools
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from dasksim.errors import ArgumentError
 __all__ = [
     "DEVICES",
     "Device",
+    "GpuGenerator",
     "as_host",
     "cast",
     "choose_device",
@@ -76,9 +78,38 @@ class _Gpu(Device):
     def put(self, value: Any) -> Any:
         return self.xp.asarray(value)
 
-    def generator(self, sequence: np.random.SeedSequence) -> Any:
+    def generator(self, sequence: np.random.SeedSequence) -> "GpuGenerator":
         random: Any = self.xp.random
-        return random.Generator(random.Philox4x3210(_Wide.of(sequence), size=_DRAWING_THREADS))
+        return GpuGenerator(random.Generator(random.Philox4x3210(_Wide.of(sequence), size=_DRAWING_THREADS)))
+
+
+class GpuGenerator:
+    """CuPy's generator, and the method ``normal``, which it lacks.
+
+    Parameters
+    ----------
+    generator
+        A ``cupy.random.Generator``.
+    """
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+
+    def normal(self, loc: Any = 0.0, scale: Any = 1.0, size: Any = None) -> Any:
+        """Draw from normal distributions, as :meth:`numpy.random.Generator.normal` does."""
+        if size is None:
+            size = np.broadcast_shapes(*(getattr(value, "shape", ()) for value in (loc, scale)))
+        return self._generator.standard_normal(size) * scale + loc
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return getattr(self._generator, name)
+        except AttributeError as error:
+            error.add_note(
+                "the generators of CuPy lack some methods of NumPy's; draw in another way, or declare that the "
+                "function runs on the host (can_use_gpu=False)"
+            )
+            raise
 
 
 class _Wide(np.random.SeedSequence):
@@ -140,18 +171,24 @@ def choose_device(device: object, can_use_gpu: bool) -> str:
     return str(device)
 
 
-@functools.cache
 def _why_no_gpu() -> str | None:
     """Return why there is no usable GPU in this process, or None if there is one."""
+    return _ask_cupy(os.getpid())
+
+
+@functools.cache
+def _ask_cupy(process: int) -> str | None:  # a forked process cannot use the GPU that its parent uses
+    if os.environ.get("CUPY_CUDA_PER_THREAD_DEFAULT_STREAM", "0") != "0":
+        return "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM is set, and threads would read each other's arrays too early"
     try:
         import cupy
     except ImportError as error:
         return f"CuPy cannot be imported ({error}); pip install 'dasksim[gpu]' installs it"
     try:
-        n_gpus = int(cupy.cuda.runtime.getDeviceCount())
-    except Exception as error:  # noqa: BLE001 - no driver, or one that is too old
-        return f"CuPy finds none ({type(error).__name__}: {error})"
-    return None if n_gpus else "CuPy finds none"
+        (cupy.arange(2) + 1).get()  # needs a driver, a GPU with memory, and a compiler of kernels
+    except Exception as error:  # noqa: BLE001
+        return f"CuPy cannot compute ({type(error).__name__}: {error})"
+    return None
 
 
 def as_host(value: Any) -> npt.NDArray[Any]:

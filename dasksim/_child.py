@@ -15,8 +15,10 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 import cloudpickle
+import numpy as np
 from loky import ProcessPoolExecutor
 
+from dasksim._arrays import as_host, device_named
 from dasksim._failures import Failures
 from dasksim._pipeline import Pipeline, run_steps
 from dasksim._steps import Place
@@ -117,6 +119,7 @@ def _start_child(payload: bytes, parent: int) -> None:
     threading.Thread(target=die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     _pipeline = pickle.loads(payload)
+    device_named(_pipeline.device).put(np.zeros(1))  # starting a GPU takes seconds
 
 
 def die_with(parent: int) -> None:
@@ -140,7 +143,8 @@ def _run_in_child(
         return run_steps(pipeline, indices, place, n_rows, made, watch, latest)
 
     try:
-        return pipeline.guarded(work), None, latest
+        made = pipeline.guarded(work)
+        return {i: {n: as_host(v) for n, v in values.items()} for i, values in made.items()}, None, latest
     except Exception as error:  # noqa: BLE001
         frames = "".join(traceback.format_tb(error.__traceback__))
         error.add_note(f"in a process of its own, because of timeout=:\n{frames.rstrip()}")

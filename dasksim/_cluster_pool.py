@@ -13,7 +13,7 @@ from typing import Any
 from dasksim._jobs import Job, SentJob
 from dasksim.errors import ArgumentError
 
-__all__ = ["ClusterPool", "memory_per_chunk", "open_cluster_pool"]
+__all__ = ["ClusterPool", "announces_gpus", "memory_per_chunk", "open_cluster_pool"]
 
 _log = logging.getLogger("dasksim")
 
@@ -42,7 +42,7 @@ class ClusterPool:
 
     def __init__(self, client: Any, job: Job, name: str, on_gpu: bool = False) -> None:
         self._client = client
-        resources = {"GPU": 1} if on_gpu and _announces_gpus(client) else None
+        resources = {"GPU": 1} if on_gpu and announces_gpus(client) else None
         self._executor = client.get_executor(pure=False, resources=resources)
         self._payload = pickle.dumps(SentJob.pack(job))
         self._name = f"{name}-{uuid.uuid4().hex}"
@@ -150,7 +150,7 @@ def open_cluster_pool(client: Any, job: Job, name: str, on_gpu: bool) -> Iterato
         pool.forget_job()
 
 
-def _announces_gpus(client: Any) -> bool:
+def announces_gpus(client: Any) -> bool:
     """Whether a worker has said that it has GPUs; a resource that none has would be waited for for ever."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     return any(worker["resources"].get("GPU") for worker in workers)

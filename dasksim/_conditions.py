@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from dasksim._arrays import as_host
 from dasksim._schema import Variable, check_name, is_supported
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
@@ -151,8 +152,10 @@ def _read(name: str, value: Any, axes: tuple[int, ...], plates: Sequence[str], a
     if isinstance(value, np.ma.MaskedArray):
         raise ArgumentTypeError(f"condition {name!r} is a masked array, whose mask would be lost; give it filled")
     try:
-        if not isinstance(value, da.Array | np.generic | int | float | complex):
-            value = np.asarray(value)
+        if isinstance(value, da.Array) and not isinstance(value._meta, np.ndarray):
+            value = value.map_blocks(as_host, dtype=value.dtype, meta=np.empty((0,) * value.ndim, value.dtype))  # type: ignore[call-arg,arg-type]
+        elif not isinstance(value, da.Array | np.generic | int | float | complex):
+            value = as_host(value)
         dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
     except ValueError as error:
         raise ArgumentError(f"condition {name!r} has rows of different shapes: {error}") from error

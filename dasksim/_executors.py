@@ -18,13 +18,16 @@ from dask.system import CPU_COUNT
 from loky import ProcessPoolExecutor
 
 from dasksim._child import die_with
-from dasksim._cluster_pool import open_cluster_pool
+from dasksim._cluster_pool import announces_gpus, open_cluster_pool
 from dasksim._jobs import Job, SentJob
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["Pool", "check_scheduler", "connect", "n_local_workers", "open_pool"]
 
 _LOCAL = ("synchronous", "threads", "processes")
+
+# Threads that share a GPU at most: while one writes, another computes.
+_GPU_THREADS = 4
 
 
 class Pool(Protocol):
@@ -40,15 +43,16 @@ class Pool(Protocol):
         """Return how many tries of a chunk failed by a fault of the workers when an error is seen; else none."""
 
 
-def check_scheduler(scheduler: Any, is_batched: bool) -> Any:
+def check_scheduler(scheduler: Any, use_threads: bool) -> Any:
     """Return the scheduler in force: a client, or one of the names.
 
     Parameters
     ----------
     scheduler
         ``None``, one of the names, a ``distributed.Client`` or the address of its scheduler.
-    is_batched
-        Whether all stages are batched, so that threads can run at the same time.
+    use_threads
+        Whether threads are the default: all stages are batched, so that they can run at the same time, or a GPU
+        computes, which processes would have to share.
 
     Raises
     ------
@@ -56,7 +60,7 @@ def check_scheduler(scheduler: Any, is_batched: bool) -> Any:
         If it is none of these.
     """
     if scheduler is None:
-        return _active_client() or ("threads" if is_batched else "processes")
+        return _active_client() or ("threads" if use_threads else "processes")
     if isinstance(scheduler, str):
         if scheduler not in _LOCAL and "://" not in scheduler:
             raise ArgumentError(
@@ -81,6 +85,12 @@ def _active_client() -> Any:
         return distributed.get_client()
     except ValueError:
         return None
+
+
+def lacks_gpus(scheduler: Any) -> bool:
+    """Whether chunks go to a cluster, none of whose workers announces a GPU."""
+    client = _active_client() if scheduler is None else scheduler
+    return client is not None and not isinstance(client, str) and not announces_gpus(client)
 
 
 def n_local_workers(scheduler: Any) -> int:
@@ -137,9 +147,10 @@ def open_pool(scheduler: Any, job: Job, name: str, on_gpu: bool = False) -> Iter
     if scheduler == "synchronous":
         yield _LocalPool(lambda chunk, conditions: _done(job, chunk, conditions), 1)
     elif scheduler == "threads":
-        threads = ThreadPoolExecutor(CPU_COUNT, thread_name_prefix="dasksim")
+        n_threads = min(CPU_COUNT, _GPU_THREADS) if on_gpu else CPU_COUNT
+        threads = ThreadPoolExecutor(n_threads, thread_name_prefix="dasksim")
         with _shut_down(threads.shutdown, cancel_futures=True):
-            yield _LocalPool(lambda chunk, conditions: threads.submit(job, chunk, conditions), 2 * CPU_COUNT)
+            yield _LocalPool(lambda chunk, conditions: threads.submit(job, chunk, conditions), 2 * n_threads)
     elif scheduler == "processes":
         processes = _Processes(job)
         with _shut_down(processes.shutdown, kill_workers=True):

@@ -234,10 +234,11 @@ class Failures:
     def raised(self, rows: Any, stage: str, error: BaseException) -> bool:
         """Take note of an exception at some rows; return whether to go on.
 
-        An error that dasksim raises is never one sample's.
+        An error that dasksim raises, or a GPU, is never one sample's.
         """
         rows = np.atleast_1d(rows)
-        if self._ends(self.policy.on_error, rows) or isinstance(error, DasksimError):
+        is_shared = isinstance(error, DasksimError) or type(error).__module__.partition(".")[0] == "cupy"
+        if self._ends(self.policy.on_error, rows) or is_shared:
             return False
         self._add(self.policy.on_error, rows, stage, type(error).__name__, str(error))
         return True

@@ -123,9 +123,9 @@ class FilterStage(NestedStage):
         stage.has_rows = any(not pipeline.conditions[name].is_scalar for name in stage.taken)
         return stage
 
-    def placed(self, pipeline: Pipeline, device: str) -> Self:
-        stage = super().placed(pipeline, device)
-        stage.device = device if self.predicate.can_use_gpu else "cpu"
+    def placed(self, pipeline: Pipeline) -> Self:
+        stage = super().placed(pipeline)
+        stage.device = pipeline.device if self.predicate.can_use_gpu else "cpu"
         stage.steps = _needed(pipeline, self.binding.inputs if self.binding else tuple(pipeline.sources))
         return stage
 
@@ -226,7 +226,7 @@ class FilterStage(NestedStage):
             values = {n: value if n in shared else without(failed, value) for n, value in values.items()}
         address = self.place(batch, attempt).address(self.predicate)
         if self.binding is None:
-            binding = Binding(("variables",), ())
+            binding = Binding(("variables",), tuple(sorted(RESERVED.intersection(self.predicate.names))))
             by_name = {v.name: v for v in pipeline.variables}
             table = _Variables({n: _as_in_dataset(value, by_name[n]) for n, value in values.items()})
             inner = SubBatch(address, (n,), shared={"variables": table}, watch=batch.watch, device=self.device)

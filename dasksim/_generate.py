@@ -6,11 +6,10 @@ from typing import Any
 import xarray as xr
 
 from dasksim._agreement import agreed, check_lazy_conditions, extended, stored_device
-from dasksim._executors import check_scheduler, connect
+from dasksim._executors import check_scheduler, connect, lacks_gpus
 from dasksim._failures import Policy
 from dasksim._plan import as_shape, check_flag
 from dasksim._request import Request, scheduler_for
-from dasksim._run import check_memory
 from dasksim._streams import check_seed
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.simulators import Simulator
@@ -71,8 +70,9 @@ def generate(
         In which dtype to store variables: one for all floating-point variables, or a mapping. By default as simulated.
     device
         Where stages run that can run on a GPU, as in :meth:`~dasksim.Simulator.sample`. Values depend on the kind of
-        device, so that a store is continued on the kind that it was begun on; ``"auto"`` then means that one. A
-        cluster's workers must all be of the kind; those that announce the resource ``"GPU"`` are preferred.
+        device, so that a store is continued on the kind that it was begun on; ``"auto"`` then means that one. Chunks
+        for a GPU go to those workers of a cluster that announce the resource ``"GPU"``; where none does, ``"auto"``
+        means the host.
     on_error
         What to do where a stage raises an exception. ``"raise"``: stop; complete chunks are kept. ``"mask"``: the
         sample's variables become NaN or, if they are not floating-point, 0, and the boolean variable ``valid`` says so.
@@ -160,9 +160,12 @@ def generate(
         device = stored_device(found) if device == "auto" else device
         if chunk_size is None and sub_batch_size == found["sub_batch_size"]:  # of others it may be no multiple
             chunk_size = found["chunk_size"]
-    task = request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy, device)
-    with connect(check_scheduler(scheduler, task.pipeline.is_batched)) as executor:
-        check_memory(task.plan, task.pipeline, executor)
+    with connect(scheduler) as connected:
+        if device == "auto" and lacks_gpus(connected):
+            device = "cpu"
+        task = request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy, device)
+        executor = check_scheduler(connected, task.pipeline.is_batched or task.on_gpu)
+        task.check_machine(executor)
         if found is not None and not overwrite:
             agreed(location, found, task.layout.record, request.allow_changed)
             request.check(found)
@@ -261,8 +264,8 @@ def extend(
         )
     task = request.resolve_again(found, shape[0])
     longer = extended(found, task.layout.record, task.pipeline)
-    with connect(check_scheduler(scheduler, task.pipeline.is_batched)) as executor:
-        check_memory(task.plan, task.pipeline, executor)
+    with connect(check_scheduler(scheduler, task.pipeline.is_batched or task.on_gpu)) as executor:
+        task.check_machine(executor)
         record = agreed(location, longer, task.layout.record, request.allow_changed)
         check_lazy_conditions(location, found, task.pipeline, task.plan)
         with location.changing("make the store longer") as place:

@@ -78,8 +78,8 @@ class NestedStage(Stage):
         stage.taken = tuple(name for name in pipeline.conditions if name in used)
         return stage
 
-    def placed(self, pipeline: Pipeline, device: str) -> Self:
-        """Return the stage with its pipeline placed on devices."""
+    def placed(self, pipeline: Pipeline) -> Self:
+        """Return the stage with its pipeline as it is placed on devices."""
         stage = copy.copy(self)
         stage.pipeline = pipeline
         return stage

@@ -62,9 +62,14 @@ def can_use_gpu(pipeline: Pipeline) -> bool:
     """Whether any step of a pipeline, or of one inside it, can run on a GPU."""
     return any(
         step.is_run
-        and (can_use_gpu(step.stage.pipeline) if isinstance(step.stage, NestedStage) else step.stage.can_use_gpu)
+        and (can_use_gpu(step.stage.pipeline) if isinstance(step.stage, NestedStage) else _can_use_gpu(step))
         for step in pipeline.steps
     )
+
+
+def _can_use_gpu(step: Step) -> bool:
+    """Whether a step can run on a GPU; the global generators, ``xp.random`` among them, are seeded on the host only."""
+    return step.is_run and step.stage.can_use_gpu and not any(f.uses_globals for f in step.stage.functions)
 
 
 def on_device(pipeline: Pipeline, device: str) -> Pipeline:
@@ -89,8 +94,8 @@ class _Placing:
         for index, step in enumerate(self.pipeline.steps):
             stage = step.stage
             if isinstance(stage, NestedStage):
-                stage = stage.placed(on_device(stage.pipeline, self.device), self.device)
-            place = self.device if stage.can_use_gpu and step.is_run else "cpu"
+                stage = stage.placed(on_device(stage.pipeline, self.device))
+            place = self.device if _can_use_gpu(step) else "cpu"
             sources = {name: self._source(name, source, place, step) for name, source in step.sources.items()}
             self.number[index] = len(self.steps)
             self.steps.append(replace(step, stage=stage, sources=sources, device=place))

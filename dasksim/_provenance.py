@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import platform
+import sys
 import textwrap
 from types import CodeType
 from typing import Any
@@ -46,8 +47,14 @@ def provenance(pipeline: Pipeline, plan: Plan) -> dict[str, Any]:
         "packages": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            **({"cupy": _cupy_version()} if pipeline.device == "gpu" else {}),
         },
     }
+
+
+def _cupy_version() -> str | None:
+    """Return CuPy's version, or None in a process that lacks it, and sends its chunks to others."""
+    return getattr(sys.modules.get("cupy"), "__version__", None)
 
 
 def describe_condition(condition: Condition) -> Any:

@@ -9,12 +9,13 @@ import numpy as np
 import xarray as xr
 
 from dasksim._agreement import again_dtypes, store_layout, stored_device, stored_policy
+from dasksim._arrays import device_named
 from dasksim._chunk import check_policy
 from dasksim._executors import check_scheduler
 from dasksim._failures import Policy
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan, check_flag
-from dasksim._run import check_retries, run_chunks
+from dasksim._run import check_memory, check_retries, run_chunks
 from dasksim._verify import bad_chunks
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
 from dasksim.simulators import Simulator
@@ -57,6 +58,23 @@ class Task:
     plan: Plan
     layout: StoreLayout
     policy: Policy
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether stages run on a GPU."""
+        return self.pipeline.device == "gpu"
+
+    def check_machine(self, executor: Any) -> None:
+        """Refuse before any work what this machine, or a worker of a cluster, cannot do.
+
+        Raises
+        ------
+        ArgumentError
+            If chunks are too large for the memory, or there is no GPU where one is needed.
+        """
+        check_memory(self.plan, self.pipeline, executor)
+        if isinstance(executor, str):
+            device_named(self.pipeline.device)
 
 
 @dataclass(frozen=True)
@@ -210,7 +228,7 @@ def scheduler_for(scheduler: Any, location: Location) -> Any:
         If it cannot be used, or the location cannot be written to.
     """
     if scheduler is not None:
-        scheduler = check_scheduler(scheduler, is_batched=True)
+        scheduler = check_scheduler(scheduler, use_threads=True)
     location.check_writable()
     if location.is_shared:
         return scheduler

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CROSSINGS", "Array", "Generator", "asarray"]
+__all__ = ["CROSSINGS", "METHODS", "Array", "Generator", "asarray"]
 
 #: Crossings since the list was cleared: ``"get"`` or ``"put"``, and the shape.
 CROSSINGS: list[tuple[str, tuple[int, ...]]] = []
@@ -62,13 +62,23 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         return _wrapped(function(*map(_plain, arguments), **{k: _plain(v) for k, v in options.items()}))
 
 
+#: The methods of CuPy's generators.
+METHODS = {
+    *("random", "uniform", "integers", "beta", "binomial", "chisquare", "dirichlet", "exponential", "f", "gamma"),
+    *("geometric", "hypergeometric", "logseries", "poisson", "power"),
+    *("standard_exponential", "standard_gamma", "standard_normal"),
+}
+
+
 class Generator:
-    """Draws what NumPy's generator does."""
+    """Draws what NumPy's generator does, by the methods that CuPy's has."""
 
     def __init__(self, generator: np.random.Generator) -> None:
         self._generator = generator
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in METHODS:
+            raise AttributeError(f"'Generator' object has no attribute {name!r}")
         method = getattr(self._generator, name)
         return lambda *arguments, **options: _wrapped(method(*map(_plain, arguments), **options))
 

@@ -31,7 +31,7 @@ from dasksim import (
     generate,
     make_simulator,
 )
-from dasksim._arrays import Device, _Wide
+from dasksim._arrays import Device, GpuGenerator, _ask_cupy, _open_gpu, _Wide, as_host
 from dasksim._streams import Address
 from dasksim.models import MODELS
 
@@ -51,8 +51,30 @@ class StrictDevice(Device):
     def _new(self, value: Any) -> Any:
         return array_api_strict.asarray(np.array(value))
 
-    def generator(self, sequence: np.random.SeedSequence) -> np.random.Generator:
+    def generator(self, sequence: np.random.SeedSequence) -> GpuGenerator:
+        return GpuGenerator(StrictGenerator(np.random.Generator(np.random.SFC64(sequence))))
+
+
+class DrawingOnHost(StrictDevice):
+    """Gives functions the generators of the host, from which the models draw in a way of their own."""
+
+    def generator(self, sequence: np.random.SeedSequence) -> Any:
         return np.random.Generator(np.random.SFC64(sequence))
+
+
+class StrictGenerator:
+    """Draws what NumPy's generator does, by the methods that CuPy's has, as strict arrays."""
+
+    def __init__(self, generator: np.random.Generator) -> None:
+        self._generator = generator
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in standin.METHODS:
+            raise AttributeError(f"'Generator' object has no attribute {name!r}")
+        method = getattr(self._generator, name)
+        return lambda *arguments, **options: array_api_strict.asarray(
+            np.array(method(*(as_host(a)[()] if hasattr(a, "shape") else a for a in arguments), **options))
+        )
 
 
 class StandInDevice(Device):
@@ -63,8 +85,8 @@ class StandInDevice(Device):
     def put(self, value: Any) -> Any:
         return standin.asarray(value)
 
-    def generator(self, sequence: np.random.SeedSequence) -> standin.Generator:
-        return standin.Generator(np.random.Generator(np.random.SFC64(sequence)))
+    def generator(self, sequence: np.random.SeedSequence) -> GpuGenerator:
+        return GpuGenerator(standin.Generator(np.random.Generator(np.random.SFC64(sequence))))
 
 
 def become_gpu(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +165,7 @@ SIMULATORS: dict[str, Callable[[], Simulator]] = {
     "rejection": lambda: RejectionSimulator(batched(prior, observe, expand_outputs=False), is_short),
     "rejection_on_host": lambda: RejectionSimulator(batched(prior, observe, expand_outputs=False), lambda y: y < 2),
     "rejection_of_all": lambda: RejectionSimulator(batched(prior, observe), lambda v: v["y"][:, 0] < 2),
+    "graph": dasksim.models.crossed_design_irt,
     "comparison": lambda: ModelComparisonSimulator([batched(prior, observe), batched(prior, other)]),
 }
 
@@ -176,10 +199,12 @@ def test_whole_path_stays_within_the_standard(make: Callable[[], Simulator], tmp
     assert_same_values(found, made(make(), tmp_path / "cpu.zarr", "cpu"))
 
 
-@pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("variant", ["bayesflow", "sbibm"])
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model_runs_on_the_standard_into_a_store(name: str, variant: str, tmp_path: Path) -> None:
+def test_every_model_runs_on_the_standard_into_a_store(
+    name: str, variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    become_gpu(DrawingOnHost(), monkeypatch)
     try:
         simulator = MODELS[name](variant=variant)
     except (ArgumentError, TypeError):
@@ -190,7 +215,7 @@ def test_every_model_runs_on_the_standard_into_a_store(name: str, variant: str, 
     assert json.loads(found.attrs["dasksim"])["device"] == "gpu"
 
 
-@pytest.mark.parametrize("name", [name for name in SIMULATORS if "rejection" not in name and name != "comparison"])
+@pytest.mark.parametrize("name", ["single", "chain", "mixed", "rows_between", "contexts", "plates"])
 def test_chunks_are_backed_by_arrays_of_the_device(name: str, stand_in: list[Any]) -> None:
     simulator = SIMULATORS[name]()
     n = (21, 3) if name == "plates" else 21
@@ -326,15 +351,87 @@ def test_a_function_says_what_it_can_do(stand_in: list[Any]) -> None:
 
 def test_what_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
-    from dasksim import _arrays
-
-    _arrays._why_no_gpu.cache_clear()
-    _arrays._open_gpu.cache_clear()
+    _ask_cupy.cache_clear()
+    _open_gpu.cache_clear()
     with pytest.raises(ArgumentError, match=r"device='gpu', but no GPU can be used here: CuPy cannot be imported"):
         batched(prior).sample(4, seed=1, device="gpu")
     with pytest.raises(ArgumentError, match="device must be 'auto', 'cpu' or 'gpu'; got 'cuda'"):
         batched(prior).sample(4, seed=1, device="cuda")
-    _arrays._why_no_gpu.cache_clear()
+    _ask_cupy.cache_clear()
+    monkeypatch.setenv("CUPY_CUDA_PER_THREAD_DEFAULT_STREAM", "1")
+    with pytest.raises(ArgumentError, match="CUPY_CUDA_PER_THREAD_DEFAULT_STREAM is set"):
+        batched(prior).sample(4, seed=1, device="gpu")
+    _ask_cupy.cache_clear()
+
+
+def test_a_store_is_not_begun_where_the_device_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="no GPU can be used here"):
+        made(batched(prior), tmp_path / "s.zarr", "gpu")
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_normal_draws_that_cupy_lacks(stand_in: list[Any], tmp_path: Path) -> None:
+    def scaled(theta: Any, rng: Any, xp: Any) -> dict[str, Any]:
+        return {"x": rng.normal(theta, 2.0, size=theta.shape), "y": rng.normal(theta), "z": rng.normal(size=len(theta))}
+
+    simulator = batched(prior, scaled)
+    found = made(simulator, tmp_path / "gpu.zarr", "gpu")
+    assert_same_values(found, made(simulator, tmp_path / "cpu.zarr", "cpu"))
+
+
+def test_other_draws_that_cupy_lacks_say_what_to_do(stand_in: list[Any]) -> None:
+    simulator = batched(lambda batch_shape, rng, xp: {"x": rng.triangular(0, 1, 2, size=batch_shape)})
+    with pytest.raises(AttributeError, match="has no attribute 'triangular'") as found:
+        simulator.sample(4, seed=1, device="gpu").compute(scheduler="synchronous")
+    assert "declare that the function runs on the host (can_use_gpu=False)" in "".join(found.value.__notes__)
+
+
+def test_dtypes_of_older_rules_of_promotion_are_cast(stand_in: list[Any], tmp_path: Path) -> None:
+    def double_on_the_device(theta: Any, xp: Any) -> dict[str, Any]:
+        return {"x": theta.astype("float64" if xp is standin else "float32")}
+
+    found = made(batched(prior, double_on_the_device), tmp_path / "s.zarr", "gpu")
+    assert found.x.dtype == np.float32
+
+
+def test_functions_that_use_global_generators_stay_on_the_host(stand_in: list[Any], tmp_path: Path) -> None:
+    def hidden(theta: Any, xp: Any) -> dict[str, Any]:
+        return {"x": theta + xp.asarray(xp.random.normal(size=theta.shape))}
+
+    simulator = batched(prior, hidden)
+    found = made(simulator, tmp_path / "gpu.zarr", "gpu")
+    assert_same_values(found, made(simulator, tmp_path / "cpu.zarr", "cpu"))
+    with pytest.raises(ArgumentError, match="no stage of the simulator can run on a GPU"):
+        batched(lambda batch_shape, xp: {"x": xp.random.normal(size=batch_shape)}).sample(4, device="gpu")
+
+
+def test_conditions_of_an_earlier_dataset_of_the_device(stand_in: list[Any], tmp_path: Path) -> None:
+    simulator = batched(prior, on_host)
+    earlier = simulator.sample(21, seed=1, device="gpu", **CUT)
+    wanted = simulator.sample(21, seed=1, device="cpu", **CUT).compute()
+    for given in (earlier.theta, earlier.theta.compute(scheduler="threads"), earlier.theta.data):
+        found = simulator.sample(21, seed=2, device="cpu", theta=given, **CUT).compute(scheduler="threads")
+        np.testing.assert_array_equal(found.length, wanted.length)
+
+
+def test_errors_of_the_device_are_no_samples_fault(stand_in: list[Any], tmp_path: Path) -> None:
+    error = type("OutOfMemoryError", (MemoryError,), {"__module__": "cupy.cuda.memory"})
+
+    def observed(theta: Any, xp: Any) -> dict[str, Any]:
+        if xp is standin:
+            raise error("out of memory")
+        return {"x": theta}
+
+    with pytest.raises(MemoryError, match="out of memory"):
+        made(batched(prior, observed), tmp_path / "s.zarr", "gpu", on_error="mask")
+
+
+@pytest.mark.usefixtures("strict")
+def test_predicate_of_a_mapping_may_take_the_namespace(tmp_path: Path) -> None:
+    simulator = RejectionSimulator(batched(prior, observe), lambda v, xp: xp.abs(v["theta"][:, 0]) < 1)
+    found = made(simulator, tmp_path / "gpu.zarr", "gpu")
+    assert_same_values(found, made(simulator, tmp_path / "cpu.zarr", "cpu"))
+    assert (abs(found.theta[:, 0]) < 1).all()
 
 
 def test_bayesflow_is_given_arrays_of_the_host(stand_in: list[Any]) -> None:

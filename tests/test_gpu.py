@@ -71,3 +71,10 @@ def test_the_host_takes_its_part(tmp_path: Path) -> None:
 def test_rejection_runs_on_the_gpu(tmp_path: Path) -> None:
     dataset = two_moons().rejection_sample(10_000, lambda parameters, xp: parameters[:, 0] > 0, seed=1, device="gpu")
     assert (dataset.compute().parameters[:, 0] > 0).all()
+
+
+def test_time_that_a_sub_batch_may_take(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"seed": 1, "device": "gpu", "sub_batch_size": 4096, "progress": False}
+    found = dasksim.generate(two_moons(), tmp_path / "a", 20_000, timeout=60, **options).compute()
+    wanted = dasksim.generate(two_moons(), tmp_path / "b", 20_000, **options).compute()
+    np.testing.assert_array_equal(found.observables, wanted.observables)

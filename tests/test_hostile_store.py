@@ -406,7 +406,7 @@ def test_fill_value_among_the_attributes_does_not_change_values(path: Path) -> N
     assert bits(opened) == WANTED
 
     change_document(path / "k" / "zarr.json", attributes={"_FillValue": {"a": [1]}})
-    check_refused(path, "cannot open the store at .*: TypeError: Failed to decode fill_value", (open_dataset,))
+    check_refused(path, "cannot open the store at .*: TypeError: ", (open_dataset,))
 
 
 def test_attribute_that_xarray_takes_for_a_dtype_is_refused(path: Path) -> None:

@@ -229,7 +229,7 @@ def crossed_design_irt() -> Simulator:
         batch_shape: tuple[int, ...], question_difficulty: Any, student_ability: Any, rng: Any, xp: Any
     ) -> Draws:
         p = 0.5 + 0.5 * xp.tanh(0.5 * (question_difficulty + student_ability))  # logistic, without overflow
-        return {"obs": (rng.random(batch_shape) < p).astype("float64")}
+        return {"obs": xp.asarray(rng.random(batch_shape) < p, dtype=xp.float64)}
 
     graph = GraphicalSimulator(sizes, max_sizes={"questions": 15, "students": 200})
     graph.add_node("schools", schools, is_batched=True)

@@ -80,7 +80,7 @@ def sir(
     """
     check_variant(variant)
     check_count("T", T)
-    check_count("total_count", total_count)
+    total_count = check_count("total_count", total_count)
     susceptible = N - I0 - R0
     if not (N > 0 and I0 >= 0 and R0 >= 0 and susceptible >= 0):
         raise ArgumentError(f"I0 and R0 must be >= 0 and at most N > 0 together; got {I0!r}, {R0!r} and {N!r}")
@@ -101,10 +101,10 @@ def sir(
         infected = xp.exp(trajectories(logs, growth, pull, [float(t) for t in times], _TOLERANCE, xp)[1, ...].T)
         is_failed = xp.isnan(infected)
         p = xp.where(is_failed, 0.0, xp.clip(infected, 0.0, 1.0))
-        x = xp.asarray(xp.asarray(rng.binomial(total_count, p)), dtype=xp.float32)
+        x = xp.asarray(rng.binomial(total_count, p), dtype=xp.float32)
         x = xp.where(is_failed, math.nan, x)
         if is_scaled:
-            x = x / total_count
+            x = x * (1 / total_count)
         return {"observables": xp.reshape(x, (*batch_shape, len(times), *(() if subsample is not None else (1,))))}
 
     coords: dict[str, Any] = {"parameter": ["beta", "gamma"], "time": list(times)}

@@ -74,7 +74,7 @@ class BayesFlowAdapter:
             got = "neither" if batch_shape is None else "both"
             raise ArgumentTypeError(f"give the number of samples as batch_shape or its synonym batch_size; got {got}")
         shape = as_shape("batch_shape", batch_size if batch_shape is None else batch_shape)
-        options = {"sub_batch_size": shape[0], **conditions, "seed": self._next_seed()}
+        options = {"sub_batch_size": shape[0], "device": "cpu", **conditions, "seed": self._next_seed()}
         dataset = self._sample(shape, **options).compute(scheduler="synchronous")
         stages = json.loads(dataset.attrs["dasksim"])["stages"]
         contexts = {name for stage in stages if stage["kind"] == "ContextStage" for name in stage["outputs"]}
