@@ -1,6 +1,7 @@
 """Simulate training sets for simulation-based inference, lazily, in parallel, and with the same bits every time."""
 
 from dasksim import loaders, models
+from dasksim._derive import derive
 from dasksim._failures import Failure
 from dasksim._generate import extend, generate
 from dasksim._replay import Replay, StageReplay, replay
@@ -54,6 +55,7 @@ __all__ = [
     "StoreMismatchError",
     "Verification",
     "__version__",
+    "derive",
     "extend",
     "from_bayesflow",
     "from_sbi",

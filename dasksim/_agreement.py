@@ -40,6 +40,7 @@ __all__ = [
     "again_dtypes",
     "agreed",
     "check_lazy_conditions",
+    "created",
     "extended",
     "stage_differences",
     "store_layout",
@@ -162,6 +163,11 @@ _COMPARED = (
 _POLICY = {"on_error": "raise", "on_nonfinite": "keep"}
 
 
+def created() -> dict[str, str]:
+    """Return when and where something is made."""
+    return {"at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "host": platform.node()}
+
+
 def store_layout(pipeline: Pipeline, plan: Plan, dtypes: Any, policy: Policy) -> StoreLayout:
     """Return how a dataset lies in a store, with the store's record.
 
@@ -184,10 +190,7 @@ def store_layout(pipeline: Pipeline, plan: Plan, dtypes: Any, policy: Policy) ->
     record = {
         "format": FORMAT,
         **provenance(pipeline, plan),
-        "created": {
-            "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "host": platform.node(),
-        },
+        "created": created(),
         "n_samples": plan.n_samples,
         "further": list(plan.further),
         "chunk_size": plan.chunk_size,

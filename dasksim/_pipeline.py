@@ -196,6 +196,9 @@ class Pipeline:
         beyond = f", and more beyond the end, {sample} among them, since batched stages need them"
         where += f"{beyond if sample >= plan.n_samples else ''}); run it alone with\n    "
         more = ", **conditions" if self.conditions else ""
+        if self.store is not None and self.call == "derive":
+            rows = f"dasksim.open_dataset({self.store!r}).isel(batch=slice({first}, {min(stop, plan.n_samples)}))"
+            return f"{where.partition('; run it')[0]}; its inputs are\n    {rows}"
         if self.store is not None:
             more = ", conditions=conditions" if self.conditions else ""
             return f"{where}dasksim.replay({self.store!r}, simulator, sample={sample}{more})"

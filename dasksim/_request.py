@@ -28,6 +28,7 @@ from dasksim.store import (
     finish_store,
     forget_chunks,
     forget_metadata,
+    grow_derived,
     locate,
     open_dataset,
     open_part,
@@ -182,6 +183,7 @@ class Request:
         if now != record or self.repair:  # a repaired store's root holds no gathered metadata, which may be damaged too
             replace_root(place, record)
         create_arrays(place, task.layout)
+        grow_derived(place, record)
 
     def complete(self, task: Task, record: Mapping[str, Any], executor: Any) -> xr.Dataset:
         """Simulate and write what is missing, and open it."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dasksim._child import Child
-from dasksim._chunk import in_memory, simulate_chunk
+from dasksim._chunk import Chunk, in_memory, simulate_chunk
 from dasksim._cluster_pool import memory_per_chunk
 from dasksim._compile import Program
 from dasksim._executors import Pool, n_local_workers, open_pool
@@ -23,7 +23,7 @@ from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan
 from dasksim._progress import Progress
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
-from dasksim.store import ChunkWriter, Receipt, open_receipts
+from dasksim.store import ChunkWriter, Receipt, StoredRows, open_receipts
 
 __all__ = ["check_memory", "check_retries", "run_chunks"]
 
@@ -47,9 +47,12 @@ class _ChunkJob:
 
     def __call__(self, chunk: int, conditions: Mapping[str, Any]) -> Receipt:
         pipeline, plan = self.program.pipeline, self.program.plan
-        return self.writer.write(
-            chunk, lambda: simulate_chunk(pipeline, plan, chunk, conditions, self.policy, self.child)
-        )
+
+        def simulate() -> Chunk:
+            values = {n: value.load() if isinstance(value, StoredRows) else value for n, value in conditions.items()}
+            return simulate_chunk(pipeline, plan, chunk, values, self.policy, self.child)
+
+        return self.writer.write(chunk, simulate)
 
 
 def run_chunks(
@@ -255,10 +258,11 @@ def _machine_memory() -> int:
 
 
 def _complete_chunks(writer: ChunkWriter) -> set[int]:
-    receipts = open_receipts(writer.location)
+    receipts = open_receipts(writer.location, writer.layout.derivation)
     return receipts.complete_chunks() if receipts else set()
 
 
 def _how_to_resume(writer: ChunkWriter) -> str:
     n_complete = len(_complete_chunks(writer))
-    return f"{n_complete} chunks are complete and kept; run generate again with the same arguments to go on."
+    call = "generate" if writer.layout.derivation is None else "derive"
+    return f"{n_complete} chunks are complete and kept; run {call} again with the same arguments to go on."

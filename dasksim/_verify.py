@@ -116,6 +116,10 @@ def verify(
     request = None if simulator is None else stored_request(store, simulator, conditions)
     checker = ChunkChecker(location, record)
     problems = bad_chunks(checker, checker.complete, progress)
+    for key in record.get("derived", {}):
+        derived = ChunkChecker(location, record, key)
+        for chunk, others in bad_chunks(derived, derived.complete, progress).items():
+            problems[chunk] = (*problems.get(chunk, ()), *(f"derived {problem}" for problem in others))
     good = [chunk for chunk in checker.complete if chunk not in problems]
     chosen = sorted(np.random.default_rng().permutation(good)[:resimulate].tolist()) if request else []
     for chunk in chosen:

@@ -9,7 +9,15 @@ import zarr
 
 from dasksim.errors import ArgumentError, IncompleteStoreError, StoreError, StoreMismatchError, nearest
 from dasksim.loaders._request import VALID, Request
-from dasksim.store import Location, ShardReader, check_documents, explained, open_receipts, read_record
+from dasksim.store import (
+    Location,
+    ShardReader,
+    check_documents,
+    explained,
+    open_receipts,
+    read_record,
+    visible_variables,
+)
 
 __all__ = ["Snapshot", "Source", "take_snapshot"]
 
@@ -77,10 +85,11 @@ class Source:
         self.record = snapshot.record
         self.check_unchanged()
         check_documents(self.location, _record(self.location), is_whole=True)
+        visible = visible_variables(self.record)
         with explained(f"cannot open the store at {self.location.name!r}"):
             group = zarr.open_group(self.location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
-            readers = {name: ShardReader(self.location, group[name]) for name in self.record["variables"]}  # type: ignore[arg-type]
-        names = _names(request, self.record["variables"])
+            readers = {name: ShardReader(self.location, group[name]) for name in visible}  # type: ignore[arg-type]
+        names = _names(request, visible)
         self.readers = {name: readers[name] for name in names}
         self.inner_rows = self._inner_rows(readers.values())
         self.blocks_per_chunk = self.record["chunk_size"] // self.inner_rows

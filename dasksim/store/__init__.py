@@ -1,6 +1,14 @@
 """Stores: Zarr groups written chunk by chunk, with a receipt for each complete chunk."""
 
 from dasksim.store._check import ChunkChecker
+from dasksim.store._derived import (
+    StoredRows,
+    begin_derivation,
+    end_derivation,
+    grow_derived,
+    inner_rows_of,
+    remove_derivation,
+)
 from dasksim.store._icechunk import open_writer
 from dasksim.store._layout import ArrayLayout, StoreLayout, choose_inner_rows, stored_dtypes
 from dasksim.store._locate import StoreLike, locate
@@ -8,7 +16,7 @@ from dasksim.store._location import Location, explained
 from dasksim.store._metadata import forget_metadata
 from dasksim.store._read import Status, open_dataset, open_part, status
 from dasksim.store._receipts import Receipt, Receipts, digest_rows, open_receipts
-from dasksim.store._record import ATTRIBUTE, FORMAT, check_documents, read_record
+from dasksim.store._record import ATTRIBUTE, FORMAT, check_documents, read_record, visible_variables
 from dasksim.store._shards import ShardReader
 from dasksim.store._write import (
     ChunkWriter,
@@ -35,6 +43,8 @@ __all__ = [
     "Status",
     "StoreLayout",
     "StoreLike",
+    "StoredRows",
+    "begin_derivation",
     "cast",
     "check_documents",
     "check_store",
@@ -42,18 +52,23 @@ __all__ = [
     "create_arrays",
     "create_root",
     "digest_rows",
+    "end_derivation",
     "explained",
     "finish_store",
     "forget_chunks",
     "forget_metadata",
+    "grow_derived",
+    "inner_rows_of",
     "locate",
     "open_dataset",
     "open_part",
     "open_receipts",
     "open_writer",
     "read_record",
+    "remove_derivation",
     "remove_store",
     "replace_root",
     "status",
     "stored_dtypes",
+    "visible_variables",
 ]

@@ -13,6 +13,7 @@ from dasksim.errors import StoreError
 from dasksim.store._location import Location, explained
 from dasksim.store._metadata import damaged_metadata
 from dasksim.store._receipts import digest_rows, key_of, open_receipts
+from dasksim.store._record import derived_view
 from dasksim.store._write import cast
 
 __all__ = ["ChunkChecker"]
@@ -29,13 +30,17 @@ class ChunkChecker:
         Where the store is.
     record
         What it says of itself.
+    derivation
+        The key of a derivation, to check its chunks in place of simulated ones.
     """
 
-    def __init__(self, location: Location, record: Mapping[str, Any]) -> None:
+    def __init__(self, location: Location, record: Mapping[str, Any], derivation: str | None = None) -> None:
+        if derivation is not None:
+            record = derived_view(record, derivation) or record
         self.record = record
-        self.receipts = open_receipts(location)
+        self.receipts = open_receipts(location, derivation)
         self.complete = sorted(self.receipts.complete_chunks()) if self.receipts else []
-        if bad := damaged_metadata(location, record) if self.complete else []:
+        if bad := damaged_metadata(location, record, derivation) if self.complete else []:
             what = ", ".join(map(repr, bad)) if any(bad) else "its arrays, as gathered in its root,"
             raise StoreError(
                 f"the metadata of {what} in the store at {location.name!r} are lost or damaged; "

@@ -84,6 +84,8 @@ class StoreLayout:
         Samples in a chunk.
     record
         What the store says of itself: provenance and layout, ready for JSON.
+    derivation
+        The key of the derivation that the arrays belong to, if they were not simulated.
     """
 
     arrays: tuple[ArrayLayout, ...]
@@ -91,6 +93,7 @@ class StoreLayout:
     n_chunks: int
     chunk_size: int
     record: Mapping[str, Any]
+    derivation: str | None = None
 
 
 def choose_inner_rows(chunk_size: int, sub_batch_size: int, row_bytes: int) -> int:

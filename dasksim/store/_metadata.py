@@ -10,20 +10,21 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from dasksim.store._location import ROOT, Location, explained
-from dasksim.store._receipts import FAILURES, RECEIPTS
+from dasksim.store._receipts import FAILURES, FOLDER, RECEIPTS, folder_of
 
 __all__ = ["damaged_metadata", "forget_metadata"]
 
 _Node = zarr.Array[Any] | zarr.Group | None
 
 
-def damaged_metadata(location: Location, record: Mapping[str, Any]) -> list[str]:
+def damaged_metadata(location: Location, record: Mapping[str, Any], derivation: str | None = None) -> list[str]:
     """Return the paths in a store of arrays whose metadata are lost, unreadable or others than its record says.
 
     The empty path stands for the metadata that are gathered in the root, which are a copy.
     """
     store = location.for_reading()
-    own = [name for name in (RECEIPTS.partition("/")[0], RECEIPTS, FAILURES) if not sync(store.is_empty(name))]
+    folder = folder_of(derivation)
+    own = [name for name in (folder, f"{folder}/{RECEIPTS}", f"{folder}/{FAILURES}") if not sync(store.is_empty(name))]
     found = {name: _opened(store, name) for name in [*record["variables"], *record.get("coords", ()), *own]}
     bad = [name for name, node in found.items() if not _fits(node, name, record)]
     return bad or ([] if _is_gathered_well(store, found) else [""])
@@ -51,7 +52,7 @@ def _opened(store: Store, name: str) -> _Node:
 
 def _fits(node: _Node, name: str, record: Mapping[str, Any]) -> bool:
     variable, coord = record["variables"].get(name), record.get("coords", {}).get(name)
-    if name == RECEIPTS.partition("/")[0]:
+    if name.startswith(FOLDER) and not name.endswith((RECEIPTS, FAILURES)):
         return isinstance(node, zarr.Group)
     if not isinstance(node, zarr.Array):
         return False

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import xarray as xr
@@ -15,7 +15,7 @@ from dasksim.errors import IncompleteStoreError, StoreError
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location, expected_warnings, explained
 from dasksim.store._receipts import open_receipts, runs
-from dasksim.store._record import check_documents, read_record
+from dasksim.store._record import check_documents, read_record, visible_variables
 
 __all__ = ["Status", "open_dataset", "open_part", "status"]
 
@@ -48,6 +48,8 @@ class Status:
         What failed, and was masked or drawn again, in the complete chunks; the most frequent first.
     missing
         Runs of chunks that are missing, each as its first and last one.
+    derived
+        Complete chunks of each derivation, by the names of its variables.
     """
 
     path: str
@@ -63,6 +65,7 @@ class Status:
     n_accepted: int
     failures: tuple[Failure, ...] = ()
     missing: tuple[tuple[int, int], ...] = ()
+    derived: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def n_failed(self) -> int:
@@ -101,6 +104,9 @@ class Status:
             accepted = f"{self.n_accepted:,} of {self.n_proposals:,} proposals ({self.acceptance_rate:.3g})"
             lines.append(f"  accepted {accepted}")
         lines += [f"  {'failed  ' if i == 0 else '        '} {failure}" for i, failure in enumerate(self.failures)]
+        for names, n_complete in self.derived.items():
+            state = "" if n_complete == self.n_chunks else f": {n_complete:,} of {self.n_chunks:,} chunks; derive again"
+            lines.append(f"  derived  {names}{state}")
         return "\n".join(lines)
 
 
@@ -140,7 +146,13 @@ def status(store: StoreLike) -> Status:
         n_accepted=totals["accepted"],
         failures=receipts.failures() if receipts else (),
         missing=_gaps(complete, -(-n // size)),
+        derived={", ".join(e["variables"]): _n_derived(location, key) for key, e in record.get("derived", {}).items()},
     )
+
+
+def _n_derived(location: Location, key: str) -> int:
+    receipts = open_receipts(location, key)
+    return len(receipts.complete_chunks()) if receipts else 0
 
 
 def _gaps(complete: set[int], n_chunks: int) -> tuple[tuple[int, int], ...]:
@@ -199,8 +211,9 @@ def open_part(store: StoreLike) -> xr.Dataset:
 
 def _opened(store: Store, record: Mapping[str, Any]) -> xr.Dataset:
     """Return variables as they are stored, whatever attributes they have, and labels as xarray encodes them."""
-    variables, labels = list(record["variables"]), set(record["coords"])
-    sizes = {dim: -1 for variable in record["variables"].values() for dim in variable["dims"]}
+    described, labels = visible_variables(record), set(record["coords"])
+    variables = list(described)
+    sizes = {dim: -1 for variable in described.values() for dim in variable["dims"]}
     how: dict[str, Any] = {"consolidated": False, "zarr_format": 3}
     with expected_warnings():
         names = set(zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False).array_keys())
@@ -214,7 +227,7 @@ def _opened(store: Store, record: Mapping[str, Any]) -> xr.Dataset:
         if labels:
             coords = xr.open_zarr(store, chunks=None, decode_coords=False, drop_variables=names - labels, **how)
             dataset = dataset.assign_coords(coords.coords)
-    for name, variable in record["variables"].items():
+    for name, variable in described.items():
         if dataset[name].dtype != variable["dtype"]:  # an attribute of its name may say so
             raise StoreError(f"{name!r} has the attribute dtype, by which xarray reads it as {dataset[name].dtype}")
     return dataset[variables]

@@ -31,16 +31,17 @@ __all__ = [
     "Receipts",
     "create_or_grow",
     "digest_rows",
+    "folder_of",
     "key_of",
     "open_receipts",
     "runs",
 ]
 
-#: Path of the array of receipts in a store.
-RECEIPTS = "_dasksim/receipts"
+#: Path of the group that holds a store's receipts.
+FOLDER = "_dasksim"
 
-#: Path of the array that holds, for chunks in which samples failed, how; JSON.
-FAILURES = "_dasksim/failures"
+#: Names of the arrays there: that of receipts, and that which holds, for chunks in which samples failed, how; JSON.
+RECEIPTS, FAILURES = "receipts", "failures"
 
 _FIELDS = ("complete", "proposals", "accepted", "failed", "nanoseconds")
 _KEY = re.compile(r"c[./](0|[1-9][0-9]{0,18})(?:[./]0)?", re.ASCII)
@@ -99,25 +100,31 @@ class Receipts:
         What the store says of itself.
     name
         Name of the store for messages.
+    folder
+        Path of the group that holds them.
     """
 
-    def __init__(self, group: zarr.Group, record: Mapping[str, Any], name: str) -> None:
-        self._array = _array(group, RECEIPTS)
-        self._failures = _array(group, FAILURES) if FAILURES in group else None  # older stores have none
+    def __init__(self, group: zarr.Group, record: Mapping[str, Any], name: str, folder: str = FOLDER) -> None:
+        self._array = _array(group, f"{folder}/{RECEIPTS}")
+        failures = f"{folder}/{FAILURES}"
+        self._failures = _array(group, failures) if failures in group else None  # older stores have none
         self._record = record
         self._name = name
         self._fields: list[str] = list(self._array.attrs["fields"])  # type: ignore[arg-type]
 
     @classmethod
-    def create(cls, group: zarr.Group, n_chunks: int, variables: Sequence[str], key_separator: str) -> None:
+    def create(
+        cls, group: zarr.Group, n_chunks: int, variables: Sequence[str], key_separator: str, folder: str = FOLDER
+    ) -> None:
         """Create the arrays of receipts in a store, or let them grow."""
         fields = [*_FIELDS, *(f"digest:{name}" for name in variables)]
-        with contextlib.suppress(ContainsGroupError):  # Zarr makes it with the array, but a kill may come between
-            group.create_group(RECEIPTS.partition("/")[0])
+        for path in itertools.accumulate(folder.split("/"), lambda *parts: "/".join(parts)):
+            with contextlib.suppress(ContainsGroupError):  # Zarr makes it with the array, but a kill may come between
+                group.create_group(path)
         one_key_a_chunk = {"name": "default", "separator": key_separator}
         create_or_grow(
             group,
-            FAILURES,
+            f"{folder}/{FAILURES}",
             shape=(n_chunks,),
             dtype="str",
             chunks=(1,),
@@ -128,7 +135,7 @@ class Receipts:
         )
         create_or_grow(
             group,
-            RECEIPTS,
+            f"{folder}/{RECEIPTS}",
             shape=(n_chunks, len(fields)),
             dtype="uint64",
             chunks=(1, len(fields)),
@@ -287,15 +294,21 @@ def _array(group: zarr.Group, path: str) -> zarr.Array[Any]:
     return array
 
 
-def open_receipts(location: Location) -> Receipts | None:
-    """Return the receipts of a store, or None if its creation was cut off before them.
+def folder_of(derivation: str | None) -> str:
+    """Return the path of the group that holds the receipts of a derivation, or of a store itself."""
+    return FOLDER if derivation is None else f"{FOLDER}/derived/{derivation}"
+
+
+def open_receipts(location: Location, derivation: str | None = None) -> Receipts | None:
+    """Return the receipts of a store, or of a derivation in it, or None if its creation was cut off before them.
 
     Raises
     ------
     StoreError
         If they cannot be read, or do not fit the record.
     """
-    document = read_document(location, RECEIPTS)
+    folder = folder_of(derivation)
+    document = read_document(location, f"{folder}/{RECEIPTS}")
     if document is None:
         return None
     record = read_record(location) or {"n_samples": 0, "chunk_size": 1}
@@ -307,7 +320,7 @@ def open_receipts(location: Location) -> Receipts | None:
         )
     with explained(f"the receipts of {location.name!r} are damaged, and generate(..., repair=True) makes them again"):
         group = zarr.open_group(location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
-        return Receipts(group, record, location.name)
+        return Receipts(group, record, location.name, folder)
 
 
 def _first_wrong(document: Mapping[str, Any], record: Mapping[str, Any]) -> str:

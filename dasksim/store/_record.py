@@ -10,7 +10,15 @@ from dasksim._schema import is_supported
 from dasksim.errors import StoreError
 from dasksim.store._location import ROOT, Location, explained
 
-__all__ = ["ATTRIBUTE", "FORMAT", "check_documents", "read_document", "read_record"]
+__all__ = [
+    "ATTRIBUTE",
+    "FORMAT",
+    "check_documents",
+    "derived_view",
+    "read_document",
+    "read_record",
+    "visible_variables",
+]
 
 #: Name of the attribute that holds a store's record, a JSON string.
 ATTRIBUTE = "dasksim"
@@ -53,6 +61,24 @@ def read_record(location: Location) -> dict[str, Any] | None:
     if wrong:
         raise StoreError(f"the record of the store at {location.name!r} is damaged: {wrong}")
     return record
+
+
+def visible_variables(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a record says of the variables of its dataset: simulated ones, and derived ones that are complete."""
+    complete = [e["variables"] for e in record.get("derived", {}).values() if e["n_samples"] == record["n_samples"]]
+    return {name: variable for variables in (record["variables"], *complete) for name, variable in variables.items()}
+
+
+def derived_view(record: Mapping[str, Any], key: str) -> dict[str, Any] | None:
+    """Return a record as that of a store of one derivation's variables, or None if there is no such derivation.
+
+    It stays the same while the derivation, or another one, becomes complete.
+    """
+    entry = record.get("derived", {}).get(key)
+    if entry is None:
+        return None
+    others = {name: value for name, value in record.items() if name != "derived"}
+    return {**others, **entry, "n_samples": record["n_samples"], "coords": {}, "of": record["variables"]}
 
 
 def read_document(location: Location, key: str) -> dict[str, Any] | None:
@@ -100,7 +126,7 @@ def check_documents(location: Location, record: Mapping[str, Any], *, is_whole: 
     shortest = n_samples if is_whole else min([n_samples, *record.get("extended_from", ())])
     expected: dict[str, Any] = {
         name: ([n_samples, *variable["shape"]], shortest, variable["dims"], [variable["dtype"]])
-        for name, variable in record["variables"].items()
+        for name, variable in (visible_variables(record) if is_whole else record["variables"]).items()
     }
     labels: dict[str, Any] = {
         dim: ([len(values)], len(values), [dim], None) for dim, values in record["coords"].items()
@@ -140,16 +166,23 @@ def _first_wrong(record: Mapping[str, Any]) -> str:
             return f"{key} must be {rule}; got {repr(record[key])[:100]}"
     if record["chunk_size"] % record["sub_batch_size"]:
         return "chunk_size must be a multiple of sub_batch_size"
-    for name, variable in record["variables"].items():
+    derived = record.get("derived", {})
+    if not isinstance(derived, dict) or not all(map(_is_derivation, derived.values())):
+        return f"derived must be a mapping to derivations, with variables and n_samples; got {repr(derived)[:100]}"
+    variables = [pair for some in (record, *derived.values()) for pair in some["variables"].items()]
+    names = [*(name for name, _ in variables), *record["coords"]]
+    for name, variable in variables:
         wrong = _wrong_variable(name, variable, record)
         if wrong:
             return f"variable {name[:100]!r} {wrong}"
+        if names.count(name) > 1:
+            return f"the name {name[:100]!r} stands for two arrays"
     if not isinstance(record.get("extended_from", []), list):
         return "extended_from must be a list"
-    dims = {dim for variable in record["variables"].values() for dim in variable["dims"]}
+    dims = {dim for _, variable in variables for dim in variable["dims"]}
     if not all(_is_int(n, 1) and n < record["n_samples"] for n in record.get("extended_from", ())):
         return "extended_from must hold smaller numbers of samples"
-    both = dims & record["variables"].keys()  # xarray would take it for a coordinate, and load it
+    both = dims & {name for name, _ in variables}  # xarray would take it for a coordinate, and load it
     return f"{min(both)[:100]!r} is a variable and a dim" if both else ""
 
 
@@ -169,6 +202,12 @@ def _wrong_variable(name: str, variable: Any, record: Mapping[str, Any]) -> str:
     for size in shape:
         n_bytes *= size
     return "" if n_bytes <= _MAX_SIZE else "is too large to exist"
+
+
+def _is_derivation(entry: object) -> bool:
+    if not isinstance(entry, dict) or not entry.keys() >= {"variables", "n_samples"}:
+        return False
+    return isinstance(entry["variables"], dict) and len(entry["variables"]) > 0 and _is_int(entry["n_samples"], 0)
 
 
 def _is_int(value: object, least: int) -> bool:

@@ -23,8 +23,17 @@ from dasksim._failures import VALID
 from dasksim.errors import OutputError, StoreError, StoreMismatchError
 from dasksim.store._layout import ArrayLayout, StoreLayout
 from dasksim.store._location import ROOT, Location, expected_warnings, explained
-from dasksim.store._receipts import RECEIPTS, Receipt, Receipts, create_or_grow, digest_rows, open_receipts
-from dasksim.store._record import ATTRIBUTE, check_documents, read_record
+from dasksim.store._receipts import (
+    FOLDER,
+    RECEIPTS,
+    Receipt,
+    Receipts,
+    create_or_grow,
+    digest_rows,
+    folder_of,
+    open_receipts,
+)
+from dasksim.store._record import ATTRIBUTE, check_documents, derived_view, read_record, visible_variables
 
 __all__ = [
     "ChunkWriter",
@@ -39,8 +48,6 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-
-_RECEIPTS_FOLDER = RECEIPTS.partition("/")[0]
 
 
 def check_store(location: Location, record: Mapping[str, Any], *, check_metadata: bool = True) -> None:
@@ -99,10 +106,12 @@ def create_arrays(location: Location, layout: StoreLayout) -> None:
         group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
         for array in layout.arrays:
             _create_array(group, array)
-        if RECEIPTS not in group or any(dim not in group for dim in layout.coords):  # creation may have been cut off
+        folder = folder_of(layout.derivation)
+        is_begun = f"{folder}/{RECEIPTS}" in group
+        if not is_begun or any(dim not in group for dim in layout.coords):  # creation may have been cut off
             _write_coords(location.store, layout.coords)
         names = dict.fromkeys([*(array.name for array in layout.arrays), VALID])  # samples may be masked later on
-        Receipts.create(group, layout.n_chunks, list(names), location.key_separator)
+        Receipts.create(group, layout.n_chunks, list(names), location.key_separator, folder)
 
 
 def _root(record: Mapping[str, Any]) -> bytes:
@@ -142,7 +151,9 @@ def _create_array(group: zarr.Group, array: ArrayLayout) -> None:
     )
 
 
-def forget_chunks(location: Location, record: Mapping[str, Any], chunks: Iterable[int]) -> None:
+def forget_chunks(
+    location: Location, record: Mapping[str, Any], chunks: Iterable[int], derivation: str | None = None
+) -> None:
     """Remove the receipts of chunks, so that they are simulated again.
 
     Raises
@@ -152,7 +163,7 @@ def forget_chunks(location: Location, record: Mapping[str, Any], chunks: Iterabl
     """
     with explained(f"cannot write to the store at {location.name!r}"):
         group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
-        receipts = Receipts(group, record, location.name)
+        receipts = Receipts(group, record, location.name, folder_of(derivation))
         for chunk in chunks:
             receipts.remove(chunk)
 
@@ -171,7 +182,8 @@ def finish_store(location: Location, record: Mapping[str, Any]) -> None:
         return
     with explained(f"cannot finish the store at {location.name!r}"), expected_warnings():
         gathered = zarr.open_group(location.for_reading(), mode="r").metadata.consolidated_metadata
-        if gathered is None or any(_length(gathered.metadata, n) < record["n_samples"] for n in record["variables"]):
+        names = visible_variables(record)
+        if gathered is None or any(_length(gathered.metadata, name) < record["n_samples"] for name in names):
             zarr.consolidate_metadata(location.store)
 
 
@@ -190,7 +202,8 @@ def remove_store(location: Location, record: Mapping[str, Any]) -> None:
         If it cannot be removed.
     """
     with explained(f"cannot remove the store at {location.name!r}"):
-        location.remove([_RECEIPTS_FOLDER, *record["variables"], *record.get("coords", ()), ROOT])
+        derived = (name for entry in record.get("derived", {}).values() for name in entry["variables"])
+        location.remove([FOLDER, *record["variables"], *derived, *record.get("coords", ()), ROOT])
 
 
 class _Unread(WrapperStore[Store]):
@@ -200,7 +213,7 @@ class _Unread(WrapperStore[Store]):
     """
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Any:
-        is_readable = key.endswith(ROOT) or key.startswith(f"{_RECEIPTS_FOLDER}/")
+        is_readable = key.endswith(ROOT) or key.startswith(f"{FOLDER}/")
         return await super().get(key, prototype, byte_range) if is_readable else None
 
 
@@ -274,7 +287,10 @@ class ChunkWriter:
 
     def check_record(self, location: Location) -> None:
         """Raise a StoreMismatchError if the store is no longer the one that this writes to."""
-        if read_record(location) != self.layout.record:
+        found = read_record(location)
+        if found and self.layout.derivation:
+            found = derived_view(found, self.layout.derivation)
+        if found != self.layout.record:
             raise StoreMismatchError(
                 f"the store at {location.name!r} was removed, made anew or changed by another run; this run has "
                 "stopped, so as not to mix its samples in"
@@ -286,7 +302,8 @@ class ChunkWriter:
                 store = _Unread(self.location.store)
                 group = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
                 arrays = {array.name: _checked(_array(group, array.name), array) for array in self.layout.arrays}
-                self._opened = arrays, Receipts(group, self.layout.record, self.location.name)
+                folder = folder_of(self.layout.derivation)
+                self._opened = arrays, Receipts(group, self.layout.record, self.location.name, folder)
             return self._opened
 
 

@@ -1,0 +1,119 @@
+"""Variables that were computed from those of a store afterwards, in arrays beside them.
+
+The store's record has an entry for each derivation, under the name of its first variable; its receipts are its own. Its
+variables are part of the dataset while the entry says that they are complete for as many samples as the store has.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from dasksim.store._layout import StoreLayout
+from dasksim.store._location import Location, explained
+from dasksim.store._receipts import folder_of
+from dasksim.store._record import derived_view, read_record
+from dasksim.store._write import create_arrays, finish_store, replace_root
+
+__all__ = [
+    "StoredRows",
+    "begin_derivation",
+    "end_derivation",
+    "grow_derived",
+    "inner_rows_of",
+    "remove_derivation",
+]
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows of a variable of a store, which are read where they are needed.
+
+    Parameters
+    ----------
+    location
+        Where the store is.
+    name
+        The variable.
+    samples
+        Which samples.
+    """
+
+    location: Location
+    name: str
+    samples: slice = field(default_factory=lambda: slice(None))
+
+    def __getitem__(self, samples: slice) -> "StoredRows":
+        return StoredRows(self.location, self.name, samples)
+
+    def load(self) -> npt.NDArray[Any]:
+        """Read them.
+
+        Raises
+        ------
+        StoreError
+            If they cannot be read, or differ from their checksums.
+        """
+        with explained(f"cannot read {self.name!r} of the store at {self.location.name!r}"):
+            group = zarr.open_group(self.location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
+            return np.asarray(group[self.name][self.samples])  # type: ignore[index]
+
+
+def inner_rows_of(location: Location, name: str) -> int:
+    """Return the rows of an inner chunk of a variable, which are those of all in the store."""
+    with explained(f"cannot read {name!r} of the store at {location.name!r}"):
+        array = zarr.open_group(location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)[name]
+        return int(array.chunks[0])  # type: ignore[union-attr]
+
+
+def begin_derivation(location: Location, key: str, entry: Mapping[str, Any], layout: StoreLayout) -> StoreLayout:
+    """Enter a derivation in the record of a store, unless it is there, and create its arrays; return its layout."""
+    with location.changing(f"derive {key}") as place:
+        _enter(place, key, entry)
+        layout = StoreLayout(
+            layout.arrays, {}, layout.n_chunks, layout.chunk_size, derived_view(_record(place), key) or {}, key
+        )
+        create_arrays(place, layout)
+    return layout
+
+
+def end_derivation(location: Location, key: str, n_samples: int) -> None:
+    """Have the record of a store say that a derivation is complete for so many samples, and gather its metadata."""
+    with location.changing(f"derived {key}") as place:
+        entry = _record(place)["derived"][key]
+        _enter(place, key, {**entry, "n_samples": n_samples})
+        finish_store(place, _record(place))
+
+
+def remove_derivation(location: Location, key: str) -> None:
+    """Remove a derivation: its entry in the record first, so that nobody reads what is being removed."""
+    with location.changing(f"remove {key}") as place:
+        record = _record(place)
+        entry = record["derived"].pop(key)
+        replace_root(place, record)
+        with explained(f"cannot remove {key!r} of the store at {location.name!r}"):
+            place.remove([folder_of(key), *entry["variables"]])
+
+
+def grow_derived(location: Location, record: Mapping[str, Any]) -> None:
+    """Let the arrays of derivations grow to the length of a store that was extended; they are incomplete then."""
+    with explained(f"cannot write to the store at {location.name!r}"):
+        group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
+        for entry in record.get("derived", {}).values():
+            for name in entry["variables"]:
+                array = group.get(name)
+                if isinstance(array, zarr.Array) and array.shape[0] < record["n_samples"]:
+                    array.resize((record["n_samples"], *array.shape[1:]))
+
+
+def _enter(location: Location, key: str, entry: Mapping[str, Any]) -> None:
+    record = _record(location)
+    if record.get("derived", {}).get(key) != entry:
+        replace_root(location, {**record, "derived": {**record.get("derived", {}), key: dict(entry)}})
+
+
+def _record(location: Location) -> dict[str, Any]:
+    return read_record(location) or {}
