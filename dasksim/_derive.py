@@ -149,6 +149,7 @@ def derive(
     key = arrays[0].name
     found = _agreed(location, key, entry, **flags)
     if found is not None and found["n_samples"] == plan.n_samples and not flags["repair"]:
+        end_derivation(location, key, plan.n_samples)  # a run may have been stopped just before its end
         return open_dataset(location)
     with connect(check_scheduler(scheduler, pipeline.is_batched)) as executor:
         check_memory(plan, pipeline, executor)

@@ -1,4 +1,4 @@
-"""The command line: ``dasksim generate``, ``extend``, ``status``, ``verify``, ``replay`` and ``models``."""
+"""The command line: ``dasksim generate``, ``extend``, ``derive``, ``status``, ``verify``, ``replay`` and ``models``."""
 
 import argparse
 import contextlib
@@ -15,6 +15,7 @@ from typing import Any
 
 import cloudpickle
 
+from dasksim._derive import derive
 from dasksim._generate import extend, generate
 from dasksim._replay import replay
 from dasksim._verify import verify
@@ -83,6 +84,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(two)
     two.set_defaults(run=_extend)
 
+    added = commands.add_parser("derive", help="add variables to a store that are computed from its own")
+    added.add_argument("target", help="package.module:function or file.py:function, which takes variables by name")
+    added.add_argument("store", help="path or URL of the store")
+    added.add_argument("--seed", type=int, help="an integer >= 0 (default: the store's)")
+    added.add_argument("--batched", action="store_true", help="call the function once for a whole sub-batch")
+    added.add_argument("--dtype", help="store new floating-point variables in this dtype")
+    added.add_argument("--overwrite", action="store_true", help="remove derived variables of the same names")
+    added.add_argument("--repair", action="store_true", help="compute chunks again that verify finds damaged")
+    _add_scheduler(added)
+    added.set_defaults(run=_derive)
+
     three = commands.add_parser("status", help="say how far a store is; exit code 1 if it is incomplete")
     three.add_argument("store", help="path or URL of the store")
     three.set_defaults(run=_status)
@@ -113,6 +125,10 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", type=_part, help="i/m: simulate the i-th of m shares only, i from 0")
     parser.add_argument("--timeout", type=float, help="seconds that a sub-batch may take")
+    _add_scheduler(parser)
+
+
+def _add_scheduler(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-changed", action="store_true", help="go on although a stage's source has changed")
     parser.add_argument("--scheduler", help="synchronous, threads, processes or tcp://host:port (default: as fits)")
     parser.add_argument("--workers", type=int, help="run on this many worker processes, with a dashboard")
@@ -191,6 +207,26 @@ def _extend(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _derive(arguments: argparse.Namespace) -> int:
+    function = _load_object(arguments.target)
+    with _workers(arguments.workers, arguments.scheduler) as scheduler:
+        derive(
+            arguments.store,
+            function,
+            seed=arguments.seed,
+            is_batched=arguments.batched,
+            dtypes=arguments.dtype,
+            overwrite=arguments.overwrite,
+            allow_changed=arguments.allow_changed,
+            repair=arguments.repair,
+            scheduler=scheduler,
+            retries=arguments.retries,
+            progress=False if arguments.no_progress else None,
+        )
+    print(status(arguments.store), file=sys.stderr)  # noqa: T201
+    return OK
+
+
 def _verify(arguments: argparse.Namespace) -> int:
     simulator = load_simulator(arguments.target) if arguments.target else None
     progress = False if arguments.no_progress else None
@@ -243,6 +279,11 @@ def load_simulator(target: str) -> Simulator:
     """
     if target in MODELS:
         return MODELS[target]()
+    found = _load_object(target)
+    return found if isinstance(found, Simulator) else make_simulator(found)
+
+
+def _load_object(target: str) -> Any:
     module_name, colon, path = target.rpartition(":")
     if not colon or not module_name or not path:
         raise ArgumentError(
@@ -253,7 +294,7 @@ def load_simulator(target: str) -> Simulator:
         if not hasattr(found, name):
             raise ArgumentError(f"{module_name!r} has no {name!r}; {nearest(name, dir(found))}")
         found = getattr(found, name)
-    return found if isinstance(found, Simulator) else make_simulator(found)
+    return found
 
 
 def _load_module(name: str) -> ModuleType:

@@ -1,6 +1,6 @@
 """Kill a run at each of its changes to the file system, in a fork each; run as a script by test_kill.
 
-Usage: crash_points.py FOLDER new|overwrite|extend FIRST STEP
+Usage: crash_points.py FOLDER new|overwrite|extend|derive|derive_anew FIRST STEP
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from bits import array_bytes
 
-from dasksim import Simulator, StoreMismatchError, extend, generate, make_simulator, status, verify
+from dasksim import Simulator, StoreMismatchError, derive, extend, generate, make_simulator, status, verify
 
 CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 SIZES: dict[str, Any] = {"n_samples": 10, "sub_batch_size": 2, "chunk_size": 4, "scheduler": "synchronous"}
@@ -29,6 +29,14 @@ def simulator() -> Simulator:
         return {"k": int(rng.integers(9)) + int(theta[0])}
 
     return make_simulator([prior, likelihood], dims={"theta": ["p"]}, coords={"p": ["a", "b"]})
+
+
+def summaries(theta: Any, k: Any, rng: np.random.Generator) -> dict[str, Any]:
+    return {"norm": float(np.hypot(*theta)), "noisy": theta + k + rng.normal(size=2)}
+
+
+def derived(path: Path, seed: int, **options: Any) -> None:
+    derive(path, summaries, seed=seed, scheduler="synchronous", **options)
 
 
 def in_fork(run: Callable[[], Any]) -> int:
@@ -81,6 +89,17 @@ def finish_longer(path: Path, old: dict[str, bytes], new: dict[str, bytes]) -> N
     assert verify(path).is_good
 
 
+def finish_derived(path: Path, old: dict[str, bytes], new: dict[str, bytes]) -> None:
+    """Go on with a derivation after a kill."""
+    assert verify(path).is_good
+    try:
+        derived(path, 4)
+    except StoreMismatchError:  # the old one is there still
+        derived(path, 4, overwrite=True)
+    check(path, new)
+    assert verify(path).is_good
+
+
 def check(path: Path, new: dict[str, bytes]) -> None:
     found = {name: content for name, content in array_bytes(path).items() if not name.endswith(".partial")}
     assert found == new, {name for name in found.keys() | new.keys() if found.get(name) != new.get(name)}
@@ -94,15 +113,22 @@ def main(folder: Path, mode: str, first: int, step: int) -> None:
         "new": lambda: generate(simulator(), path, seed=2, **SIZES),
         "overwrite": lambda: generate(simulator(), path, seed=2, overwrite=True, **SIZES),
         "extend": lambda: extend(path, simulator(), LONGER["n_samples"], scheduler="synchronous"),
+        "derive": lambda: derived(path, 4),
+        "derive_anew": lambda: derived(path, 4, overwrite=True),
     }
     for seed, where, sizes in ((2 if is_longer else 1, old_path, SIZES), (2, new_path, LONGER if is_longer else SIZES)):
         assert in_fork(lambda: generate(simulator(), where, seed=seed, **sizes)) == 0  # noqa: B023
+    if "derive" in mode:
+        assert in_fork(lambda: generate(simulator(), old_path, seed=2, overwrite=True, **SIZES)) == 0
+        assert in_fork(lambda: derived(new_path, 4)) == 0
+        assert mode == "derive" or in_fork(lambda: derived(old_path, 3)) == 0
     old, new = array_bytes(old_path), array_bytes(new_path)
     for change in range(first, 10_000, step):
         if mode != "new":
             shutil.copytree(old_path, path)
         was_killed = os.WIFSIGNALED(in_fork(kill_at(change, calls[mode])))
-        if in_fork(lambda: (finish_longer if is_longer else finish)(path, old, new)) != 0:
+        finished = finish_longer if is_longer else finish_derived if "derive" in mode else finish
+        if in_fork(lambda: finished(path, old, new)) != 0:  # noqa: B023
             sys.exit(f"after a kill before change {change}")
         shutil.rmtree(path)
         if not was_killed:

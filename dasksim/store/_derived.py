@@ -89,13 +89,18 @@ def end_derivation(location: Location, key: str, n_samples: int) -> None:
 
 
 def remove_derivation(location: Location, key: str) -> None:
-    """Remove a derivation: its entry in the record first, so that nobody reads what is being removed."""
+    """Remove a derivation.
+
+    It becomes incomplete first, and its entry goes last: a removal that is cut off leaves no receipts for others.
+    """
     with location.changing(f"remove {key}") as place:
-        record = _record(place)
-        entry = record["derived"].pop(key)
-        replace_root(place, record)
+        entry = _record(place)["derived"][key]
+        _enter(place, key, {**entry, "n_samples": 0})
         with explained(f"cannot remove {key!r} of the store at {location.name!r}"):
             place.remove([folder_of(key), *entry["variables"]])
+        record = _record(place)
+        del record["derived"][key]
+        replace_root(place, record)
 
 
 def grow_derived(location: Location, record: Mapping[str, Any]) -> None:

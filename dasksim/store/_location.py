@@ -209,10 +209,10 @@ class Location:
         sync(self.store.set_if_not_exists(ROOT, Buffer.from_bytes(content)))
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove children in the order of their names, unfinished files first; links are removed, not followed."""
+        """Remove what lies at some paths, in their order, unfinished files first; links are removed, not followed."""
         children = sync(_listed(self.store)) if self.folder is None else [c.name for c in self.folder.iterdir()]
         unfinished = [name for name in children if name.endswith(".partial")]
-        for name in [*unfinished, *(name for name in names if name in children)]:
+        for name in [*unfinished, *(name for name in names if name.partition("/")[0] in children)]:
             if self.folder is not None:
                 _remove(self.folder / name)
             elif name == ROOT:
@@ -258,7 +258,7 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 async def _listed(store: Store) -> list[str]:

@@ -24,7 +24,9 @@ def damaged_metadata(location: Location, record: Mapping[str, Any], derivation: 
     """
     store = location.for_reading()
     folder = folder_of(derivation)
-    own = [name for name in (folder, f"{folder}/{RECEIPTS}", f"{folder}/{FAILURES}") if not sync(store.is_empty(name))]
+    groups = [folder] if derivation is None else []  # which a removal that is cut off takes from under receipts
+    own = [*groups, f"{folder}/{RECEIPTS}", f"{folder}/{FAILURES}"]
+    own = [name for name in own if not sync(store.is_empty(name))]
     found = {name: _opened(store, name) for name in [*record["variables"], *record.get("coords", ()), *own]}
     bad = [name for name, node in found.items() if not _fits(node, name, record)]
     return bad or ([] if _is_gathered_well(store, found) else [""])
@@ -52,7 +54,7 @@ def _opened(store: Store, name: str) -> _Node:
 
 def _fits(node: _Node, name: str, record: Mapping[str, Any]) -> bool:
     variable, coord = record["variables"].get(name), record.get("coords", {}).get(name)
-    if name.startswith(FOLDER) and not name.endswith((RECEIPTS, FAILURES)):
+    if name == FOLDER:
         return isinstance(node, zarr.Group)
     if not isinstance(node, zarr.Array):
         return False
