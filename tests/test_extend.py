@@ -174,7 +174,7 @@ def test_parts_of_an_extension_do_not_undo_each_other(tmp_path: Path, monkeypatc
 
 def overtake(monkeypatch: pytest.MonkeyPatch, then: Callable[[], Any]) -> None:
     """Have something happen once between what a call reads of a store and what it does to it."""
-    from dasksim import _generate
+    from dasksim import _request
 
     is_first = [True]
 
@@ -184,7 +184,7 @@ def overtake(monkeypatch: pytest.MonkeyPatch, then: Callable[[], Any]) -> None:
             is_first.clear()
             then()
 
-    monkeypatch.setattr(_generate, "check_memory", overtaken)
+    monkeypatch.setattr(_request, "check_memory", overtaken)
 
 
 def pause_after_check(monkeypatch: pytest.MonkeyPatch, number: int, then: Callable[[], Any]) -> None:
@@ -427,7 +427,7 @@ def test_extensions_killed_at_many_moments_are_gone_on_with(scheduler: str, tmp_
 
 def test_several_processes_extend_by_parts_at_once(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
-    (tmp_path / "simulators.py").write_text(
+    (tmp_path / "extended_by_parts.py").write_text(
         "import dasksim, sys\n"
         "def prior(rng):\n"
         "    return {'theta': rng.normal(size=2)}\n"
@@ -438,14 +438,14 @@ def test_several_processes_extend_by_parts_at_once(tmp_path: Path) -> None:
     )
     sys.path.insert(0, str(tmp_path))
     try:
-        import simulators  # type: ignore[import-not-found]
+        import extended_by_parts  # type: ignore[import-not-found]
     finally:
         sys.path.remove(str(tmp_path))
-        sys.modules.pop("simulators", None)
+        sys.modules.pop("extended_by_parts", None)
     sizes = {"sub_batch_size": 5, "chunk_size": 10}
-    generate(simulators.simulator, path, 33, **{**OPTIONS, **sizes})
-    expected = generate(simulators.simulator, tmp_path / "at_once.zarr", 501, **{**OPTIONS, **sizes})
-    command = [sys.executable, "-W", "error", str(tmp_path / "simulators.py"), str(path)]
+    generate(extended_by_parts.simulator, path, 33, **{**OPTIONS, **sizes})
+    expected = generate(extended_by_parts.simulator, tmp_path / "at_once.zarr", 501, **{**OPTIONS, **sizes})
+    command = [sys.executable, "-W", "error", str(tmp_path / "extended_by_parts.py"), str(path)]
     runs = [
         subprocess.Popen([*command, str(i)], stdin=subprocess.PIPE, stderr=subprocess.PIPE) for i in (0, 1, 2, 0, 1)
     ]
