@@ -1,6 +1,6 @@
 """Simulate training sets for simulation-based inference, lazily, in parallel, and with the same bits every time."""
 
-from dasksim import loaders, models
+from dasksim import loaders, models, plots
 from dasksim._failures import Failure
 from dasksim._generate import extend, generate
 from dasksim._replay import Replay, StageReplay, replay
@@ -62,6 +62,7 @@ __all__ = [
     "make_simulator",
     "models",
     "open_dataset",
+    "plots",
     "replay",
     "status",
     "verify",

@@ -163,8 +163,8 @@ def test_what_cannot_be_summarized_is_an_error(path: Path, tmp_path: Path) -> No
         summarize(xr.Dataset({"x": ("draw", [1.0])}))
     with pytest.raises(StoreError, match="there is no store"):
         summarize(tmp_path / "absent.zarr")
+    generate(make_simulator(prior), tmp_path / "s.zarr", 20, seed=1, chunk_size=10, sub_batch_size=10, part=(0, 2))
     with pytest.raises(IncompleteStoreError, match="1 of 2 chunks"):
-        generate(make_simulator(prior), tmp_path / "s.zarr", 20, seed=1, chunk_size=10, sub_batch_size=10, part=(0, 2))
         summarize(tmp_path / "s.zarr")
 
 
@@ -200,7 +200,9 @@ def test_memory_is_that_of_a_few_chunks(tmp_path: Path) -> None:
     simulator = make_simulator(
         lambda batch_shape, rng: {"x": rng.random((*batch_shape, 20))}, is_batched=True, expand_outputs=False
     )
-    generate(simulator, tmp_path / "s.zarr", 400_000, seed=1, chunk_size=10_000, scheduler="threads")
+    generate(
+        simulator, tmp_path / "s.zarr", 400_000, seed=1, sub_batch_size=10_000, chunk_size=10_000, scheduler="threads"
+    )
     dataset = open_dataset(tmp_path / "s.zarr")
 
     tracemalloc.start()
