@@ -4,6 +4,7 @@ from dasksim import loaders, models, plots
 from dasksim._failures import Failure
 from dasksim._generate import extend, generate
 from dasksim._replay import Replay, StageReplay, replay
+from dasksim._report import report
 from dasksim._verify import Verification, verify
 from dasksim._version import __version__
 from dasksim.errors import (
@@ -64,6 +65,7 @@ __all__ = [
     "open_dataset",
     "plots",
     "replay",
+    "report",
     "status",
     "verify",
 ]

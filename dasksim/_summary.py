@@ -106,11 +106,18 @@ def features_of(array: xr.DataArray) -> list[Feature]:
     sizes = [array.sizes[dim] for dim in dims]
     if math.prod(sizes) == 1 and not any(dim in array.coords for dim in dims):
         return [Feature(name, 0, name)]
-    labels = [array.coords[dim].values if dim in array.coords else range(array.sizes[dim]) for dim in dims]
+    labels = [_labels(array, str(dim)) for dim in dims]
     return [
-        Feature(name, column, f"{name}[{', '.join(str(label[i]) for label, i in zip(labels, index, strict=True))}]")
+        Feature(name, column, f"{name}[{', '.join(label[i] for label, i in zip(labels, index, strict=True))}]")
         for column, index in enumerate(np.ndindex(*sizes))
     ]
+
+
+def _labels(array: xr.DataArray, dim: str) -> list[str]:
+    """Return what tells the elements along a dim from each other; numbers are shortened as long as they do."""
+    values = array.coords[dim].values if dim in array.coords else np.arange(array.sizes[dim])
+    short = [f"{value:g}" if values.dtype.kind == "f" else str(value) for value in values.tolist()]
+    return short if len(set(short)) == len(short) else [str(value) for value in values.tolist()]
 
 
 def record_of(dataset: xr.Dataset) -> dict[str, Any]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["marginals", "pairs"]
 
+# Characters that fit below a panel.
+_MOST_IN_A_LINE = 15
+
 
 def pairs(
     source: Source,
@@ -75,8 +78,8 @@ def pairs(
     axes = figure.subplots(n, n, squeeze=False, sharex="col")
     for i, feature in enumerate(features):
         _draw_histogram(axes[i, i], found.edges[i], found.counts[i])
-        axes[i, 0].set_ylabel(label_text(feature.label) if i else "")
-        axes[-1, i].set_xlabel(label_text(feature.label))
+        axes[i, 0].set_ylabel(_in_two_lines(feature.label) if i else "")
+        axes[-1, i].set_xlabel(_in_two_lines(feature.label))
         for j in range(i):
             _draw_pair(axes[i, j], found.edges[j], found.edges[i], found.pairs[i, j])
             axes[i, j].tick_params(labelleft=j == 0)
@@ -168,6 +171,11 @@ def _draw_histogram(axis: "Axes", edges: npt.NDArray[Any], counts: npt.NDArray[A
 def _draw_pair(axis: "Axes", x: npt.NDArray[Any], y: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:
     axis.pcolormesh(x, y, np.ma.masked_equal(counts, 0), cmap="viridis", rasterized=True)
     axis.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
+
+
+def _in_two_lines(label: str) -> str:
+    text = label_text(label)
+    return text if len(text) <= _MOST_IN_A_LINE else text.replace("[", "\n[", 1)
 
 
 def _note(
