@@ -177,7 +177,7 @@ def test_plots_are_those_that_suit_the_store(page: Page, tmp_path: Path) -> None
     assert page.pictures == ["6 of 33 features, and their pairs.", "Prior predictive median and bands of x."]
 
     models = {HOSTILE: lambda rng: {"y": rng.normal()}, "heavy": lambda rng: {"y": rng.standard_cauchy()}}
-    comparison = dasksim.RejectionSimulator(dasksim.ModelComparisonSimulator(models), lambda y: y[:, 0] > 0)
+    comparison = dasksim.RejectionSimulator(dasksim.ModelComparisonSimulator(models), lambda y: y > 0)
     generate(comparison, tmp_path / "s.zarr", 500, **OPTIONS)
     pictures = Page(report(tmp_path / "s.zarr", tmp_path / "report.html")).pictures
     assert pictures == ["1 of 3 features, and their pairs.", "Samples of each model.", "Acceptance rate."]
