@@ -1,6 +1,7 @@
 """Simulate training sets for simulation-based inference, lazily, in parallel, and with the same bits every time."""
 
 from dasksim import loaders, models, plots
+from dasksim._arviz import to_arviz
 from dasksim._failures import Failure
 from dasksim._generate import extend, generate
 from dasksim._replay import Replay, StageReplay, replay
@@ -67,5 +68,6 @@ __all__ = [
     "replay",
     "report",
     "status",
+    "to_arviz",
     "verify",
 ]
