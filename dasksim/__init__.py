@@ -1,10 +1,12 @@
 """Simulate training sets for simulation-based inference, lazily, in parallel, and with the same bits every time."""
 
-from dasksim import loaders, models
+from dasksim import loaders, models, plots
+from dasksim._arviz import to_arviz
 from dasksim._derive import derive
 from dasksim._failures import Failure
 from dasksim._generate import extend, generate
 from dasksim._replay import Replay, StageReplay, replay
+from dasksim._report import report
 from dasksim._verify import Verification, verify
 from dasksim._version import __version__
 from dasksim.errors import (
@@ -64,7 +66,10 @@ __all__ = [
     "make_simulator",
     "models",
     "open_dataset",
+    "plots",
     "replay",
+    "report",
     "status",
+    "to_arviz",
     "verify",
 ]

@@ -1,4 +1,4 @@
-"""The command line: ``dasksim generate``, ``extend``, ``derive``, ``status``, ``verify``, ``replay`` and ``models``."""
+"""The command line: ``dasksim generate``, ``extend``, ``derive``, ``status``, ``verify``, ``report``, ``replay`` and more."""
 
 import argparse
 import contextlib
@@ -18,6 +18,7 @@ import cloudpickle
 from dasksim._derive import derive
 from dasksim._generate import extend, generate
 from dasksim._replay import replay
+from dasksim._report import report
 from dasksim._verify import verify
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError, DasksimError, nearest
@@ -112,8 +113,13 @@ def _parser() -> argparse.ArgumentParser:
     five.add_argument("--pdb", action="store_true", help="start the debugger where a stage raises an exception")
     five.set_defaults(run=_replay)
 
-    six = commands.add_parser("models", help="list the models that come with dasksim")
-    six.set_defaults(run=_models)
+    six = commands.add_parser("report", help="write a page on a store, with statistics and plots")
+    six.add_argument("store", help="path or URL of the store")
+    six.add_argument("-o", "--output", default="report.html", help="where to write it (default: report.html)")
+    six.set_defaults(run=_report)
+
+    seven = commands.add_parser("models", help="list the models that come with dasksim")
+    seven.set_defaults(run=_models)
     return parser
 
 
@@ -255,6 +261,11 @@ def _status(arguments: argparse.Namespace) -> int:
     found = status(arguments.store)
     print(found)  # noqa: T201
     return OK if found.is_complete else INCOMPLETE
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    print(report(arguments.store, arguments.output))  # noqa: T201
+    return OK
 
 
 def _models(arguments: argparse.Namespace) -> int:

@@ -26,9 +26,9 @@ MODULES = [
     for module in pkgutil.walk_packages(dasksim.__path__, "dasksim.")
     if not module.name.endswith("__main__") and importlib.util.find_spec(OPTIONAL.get(module.name, "sys"))
 ]
-PUBLIC = [name for name in dasksim.__all__ if name not in ("__version__", "loaders", "models")]
+PUBLIC = [name for name in dasksim.__all__ if name not in ("__version__", "loaders", "models", "plots")]
 CALLABLES = [getattr(dasksim, name) for name in PUBLIC] + list(dasksim.models.MODELS.values())
-CALLABLES += [getattr(dasksim.loaders, name) for name in dasksim.loaders.__all__]
+CALLABLES += [getattr(module, name) for module in (dasksim.loaders, dasksim.plots) for name in module.__all__]
 
 
 def test_the_public_names_are_those_documented() -> None:
@@ -42,7 +42,9 @@ def test_the_public_names_are_those_documented() -> None:
         f"dasksim.loaders.{name}" for name in ("torch.StoreBatches", "torch.StoreSamples", "keras.StoreDataset")
     }
 
-    assert set(PUBLIC) | models | apart | loaders == documented
+    plots = {f"dasksim.plots.{name}" for name in dasksim.plots.__all__}
+
+    assert set(PUBLIC) | models | apart | loaders | plots == documented
 
 
 def test_all_lists_exactly_what_can_be_imported() -> None:

@@ -215,6 +215,18 @@ def test_status_of_no_store_is_explained_on_stderr(folder: Path, capsys: pytest.
     assert "is not empty and is no store made by dasksim" in capsys.readouterr().err
 
 
+def test_report_writes_a_page_and_says_where(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generate("two_moons", "s.zarr")
+    capsys.readouterr()
+
+    assert main(["report", "s.zarr"]) == OK
+    assert main(["report", "s.zarr", "-o", "page.html"]) == OK
+    assert capsys.readouterr().out == "report.html\npage.html\n"
+    assert "theta_1" in Path("page.html").read_text()
+    assert main(["report", "absent.zarr"]) == FAILED
+    assert "dasksim: there is no store at" in capsys.readouterr().err
+
+
 def test_models_are_listed_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == OK
 

@@ -17,7 +17,14 @@ LAZY = {
     ("_cluster_pool.py", "distributed"),
     ("_executors.py", "distributed"),
     ("_icechunk.py", "icechunk"),
+    ("_bands.py", "matplotlib"),
+    ("_panels.py", "matplotlib"),
+    ("_pyplot.py", "matplotlib"),
+    ("_rates.py", "matplotlib"),
     ("cli.py", "distributed"),
+    ("page.py", "jinja2"),
+    ("pictures.py", "markupsafe"),
+    ("pictures.py", "matplotlib"),
     ("drawing.py", "graphviz"),
     ("wrap_sbi.py", "torch"),
 }
@@ -97,7 +104,7 @@ def test_imports_stand_at_the_top_of_a_file(file: Path) -> None:
     assert inner <= LAZY
 
 
-@pytest.mark.parametrize("folder", ["store", "external", "loaders", "simulators", "models"])
+@pytest.mark.parametrize("folder", ["store", "external", "loaders", "simulators", "models", "plots", "_report"])
 def test_a_package_is_imported_from_outside_by_its_own_name(folder: str) -> None:
     deep = {
         (module, name)

@@ -217,19 +217,27 @@ class Receipts:
         StoreError
             If they cannot be read.
         """
+        columns = self.columns()
+        return {field: int(columns[field].sum()) for field in _FIELDS[1:]}
+
+    def columns(self) -> dict[str, npt.NDArray[np.uint64]]:
+        """Return the fields of all complete chunks, in ascending order, and as ``chunk`` their numbers.
+
+        Raises
+        ------
+        StoreError
+            If they cannot be read.
+        """
         chunks = sorted(self.complete_chunks())
-        sums = dict.fromkeys(_FIELDS[1:], 0)
         try:
-            for first, last in runs(chunks):
-                rows = np.asarray(self._array[first : last + 1])
-                columns = {field: rows[:, i] for i, field in enumerate(self._fields)}
-                columns.setdefault("accepted", columns["proposals"])  # older stores have no such fields
-                columns.setdefault("failed", np.zeros(0, "uint64"))
-                for field in sums:
-                    sums[field] += int(columns[field].sum())
+            found = [np.asarray(self._array[first : last + 1]) for first, last in runs(chunks)]
+            rows = np.concatenate([np.zeros((0, len(self._fields)), "uint64"), *found])
         except Exception as error:
             raise self._unreadable("receipts", chunks, self.read) from error
-        return sums
+        columns = {field: rows[:, i] for i, field in enumerate(self._fields)}
+        columns.setdefault("accepted", columns["proposals"])  # older stores have no such fields
+        columns.setdefault("failed", np.zeros(len(rows), "uint64"))
+        return {**columns, "chunk": np.array(chunks, "uint64")}
 
     def failures(self) -> tuple[Failure, ...]:
         """Return what failed in all complete chunks, the most frequent first.

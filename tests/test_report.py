@@ -1,0 +1,231 @@
+"""Reports: what they say of a store, of incomplete and hostile ones too, and that they stand alone."""
+
+import html.parser
+import json
+import re
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+
+import dasksim
+from dasksim import ArgumentError, StoreError, generate, make_simulator, report
+
+OPTIONS: dict[str, Any] = {"seed": 7, "sub_batch_size": 10, "chunk_size": 50, "scheduler": "synchronous"}
+HOSTILE = "<script>alert('x')<b onload=\"alert(1)\">$\\frac{{ 7*7 }}"
+
+
+def prior(rng: np.random.Generator) -> dict[str, Any]:
+    return {"theta": rng.normal(size=2)}
+
+
+def observe(theta: Any, rng: np.random.Generator) -> dict[str, Any]:
+    if theta[0] > 1.5:
+        raise ArithmeticError(HOSTILE)
+    return {"x": theta.sum() + rng.normal(size=30).cumsum(), "flag": np.nan if theta[0] < 0 else 1.0}
+
+
+def simulator() -> dasksim.Simulator:
+    return make_simulator([prior, observe], dims={"theta": ["parameter"]}, coords={"parameter": ["shift", HOSTILE]})
+
+
+class Page(html.parser.HTMLParser):
+    """The tags of a page with their attributes, and its text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+    @property
+    def pictures(self) -> list[str]:
+        return [str(attrs["alt"]) for tag, attrs in self.tags if tag == "img"]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "walk.zarr"
+    generate(simulator(), path, 500, on_error="mask", conditions={}, **OPTIONS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(path: Path) -> Page:
+    return Page(report(path, path.parent / "walk.html"))
+
+
+def test_a_report_says_what_the_store_is_and_how_it_was_made(page: Page, path: Path) -> None:
+    record = json.loads(dasksim.open_dataset(path).attrs["dasksim"])
+    found = dasksim.status(path)
+
+    assert "walk.zarr Complete. " in page.text
+    assert " 10 of 10, of 50 samples " in page.text
+    assert "500 x 30" in page.text
+    assert " batch, parameter " in page.text
+    for stage in record["stages"]:
+        assert f" {stage['name']} " in page.text
+        assert f" {stage['digest']} " in page.text
+    for what in (record["created"]["host"], record["created"]["at"], record["packages"]["numpy"], "seed 7"):
+        assert what in page.text
+    assert f" {found.n_failed} observe ArithmeticError " in page.text
+    assert "seconds for a chunk median " in page.text
+
+
+def test_a_report_has_the_statistics_of_all_samples(page: Page, path: Path) -> None:
+    dataset = dasksim.open_dataset(path).compute()
+    valid = dataset.isel(batch=dataset.valid.values)
+
+    assert f"Of {valid.sizes['batch']} samples, without {500 - valid.sizes['batch']} masked ones." in page.text
+    theta = valid.theta.values[:, 0]
+    quantiles = np.quantile(theta, [0.025, 0.5, 0.975])
+    row = [theta.mean(), theta.std(), theta.min(), *quantiles, theta.max()]
+    assert f"theta[shift] {' '.join(f'{value:.4g}' for value in row)} 0 " in page.text
+    n_nan = int(valid.flag.isnull().sum())
+    assert n_nan > 0
+    assert f"flag observe batch, flag_dim_0 500 x 1 float64 3.91 kiB {n_nan} 0 " in page.text
+    assert "and 18 more of x" in page.text
+
+
+def test_a_report_stands_alone(page: Page) -> None:
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    sources = [
+        value or "" for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "href", "srcset")
+    ]
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    policies = [attrs["content"] for tag, attrs in page.tags if tag == "meta" and "http-equiv" in attrs]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_what_a_store_says_is_text_and_no_markup(page: Page) -> None:
+    assert f"theta[{HOSTILE}]" in page.text
+    assert f"ArithmeticError {HOSTILE}" in page.text
+    assert not any(key.startswith("on") for _, attrs in page.tags for key in attrs)
+    assert not any(tag == "b" and attrs for tag, attrs in page.tags)
+
+
+def test_hostile_names_and_records_are_escaped(tmp_path: Path) -> None:
+    path = tmp_path / "a<img src=x>.zarr"
+    generate(make_simulator(lambda rng: {"<script>alert(1)<script>": rng.normal()}), path, 100, **OPTIONS)
+    root = json.loads((path / "zarr.json").read_text())
+    record = json.loads(root["attributes"]["dasksim"])
+    record |= {"created": HOSTILE, "version": [HOSTILE], "packages": {HOSTILE: HOSTILE}, "on_error": HOSTILE}
+    record["stages"] = [{"name": HOSTILE, "outputs": HOSTILE, "inputs": {HOSTILE: 1}, "digest": "x" * 1000}]
+    record["conditions"] = {HOSTILE: {"a": [HOSTILE]}}
+    root["attributes"]["dasksim"] = json.dumps(record)
+    (path / "zarr.json").write_text(json.dumps(root))
+
+    page = Page(report(path, tmp_path / "report.html"))
+
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img"} if not page.pictures else {"script"})
+    assert not any(key.startswith("on") or attrs.get("src") == "x" for _, attrs in page.tags for key in attrs)
+    assert "<script>alert(1)<script>" in page.text
+    assert f"condition {HOSTILE}" in page.text
+    assert "x" * 299 + "…" in page.text
+
+
+# Incomplete stores
+
+
+def test_an_incomplete_store_is_described_by_its_complete_chunks(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    generate(make_simulator(prior), path, 500, part=(1, 5), **OPTIONS)
+    rows = dasksim.loaders.batches(path, 1000, shuffle=False, partial=True)
+    (batch,) = list(rows)
+    theta = batch["theta"][:, 0]
+    assert len(theta) == 100
+
+    page = Page(report(path, tmp_path / "report.html"))
+
+    assert "Incomplete: 2 of 10 chunks are there, and all that follows is of these." in page.text
+    assert "missing 0-1, 4-9 " in page.text
+    assert f"theta[0] {theta.mean():.4g} {theta.std():.4g} {theta.min():.4g} " in page.text
+
+
+def test_a_store_without_chunks_has_a_report(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    generate(make_simulator(prior), path, 100, **OPTIONS)
+    for receipt in (path / "_dasksim" / "receipts").glob("c.*"):
+        receipt.unlink()
+
+    page = Page(report(path, tmp_path / "report.html"))
+
+    assert "Incomplete: 0 of 2 chunks are there" in page.text
+    assert page.pictures == []
+
+
+# Plots
+
+
+def test_plots_are_those_that_suit_the_store(page: Page, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert page.pictures == ["6 of 33 features, and their pairs.", "Prior predictive median and bands of x."]
+
+    models = {HOSTILE: lambda rng: {"y": rng.normal()}, "heavy": lambda rng: {"y": rng.standard_cauchy()}}
+    comparison = dasksim.RejectionSimulator(dasksim.ModelComparisonSimulator(models), lambda y: y > 0)
+    generate(comparison, tmp_path / "s.zarr", 500, **OPTIONS)
+    pictures = Page(report(tmp_path / "s.zarr", tmp_path / "report.html")).pictures
+    assert pictures == ["1 of 3 features, and their pairs.", "Samples of each model.", "Acceptance rate."]
+
+
+def test_without_matplotlib_a_report_says_how_to_get_plots(path: Path, tmp_path: Path) -> None:
+    code = f"import sys; sys.modules['matplotlib'] = None; import dasksim; dasksim.report({str(path)!r})"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True)
+
+    page = Page(tmp_path / "report.html")
+    assert page.pictures == []
+    assert 'There are no plots, since Matplotlib is not installed: pip install "dasksim[plots]"' in page.text
+    assert "theta[shift]" in page.text
+
+
+# Errors and limits
+
+
+def test_what_cannot_be_reported_is_an_error(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no store at"):
+        report(tmp_path / "absent.zarr", tmp_path / "report.html")
+    for wrong in (tmp_path, tmp_path / "absent" / "report.html"):
+        with pytest.raises(ArgumentError, match=r"cannot write a report to .*: give the path of a file in a folder"):
+            report(path, wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_data_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    generate(make_simulator(prior), tmp_path / "s.zarr", 100, **OPTIONS)
+    shard = next(file for file in (tmp_path / "s.zarr" / "theta" / "c").rglob("*") if file.is_file())
+    shard.write_bytes(shard.read_bytes()[:8] + b"damaged!" + shard.read_bytes()[16:])
+
+    with pytest.raises(StoreError, match=r"cannot read .*s\.zarr'; dasksim\.verify says what is damaged"):
+        report(tmp_path / "s.zarr", tmp_path / "report.html")
+
+
+def test_memory_is_that_of_a_few_chunks(tmp_path: Path) -> None:
+    """The dataset has 64 MB, a chunk 1.6 MB."""
+    wide = make_simulator(
+        lambda batch_shape, rng: {"x": rng.random((*batch_shape, 20))}, is_batched=True, expand_outputs=False
+    )
+    sizes: dict[str, Any] = {"sub_batch_size": 10_000, "chunk_size": 10_000}
+    generate(wide, tmp_path / "s.zarr", 400_000, seed=1, scheduler="threads", **sizes)
+
+    tracemalloc.start()
+    with dask.config.set(scheduler="synchronous"):
+        report(tmp_path / "s.zarr", tmp_path / "report.html")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert peak < 40e6
