@@ -1,4 +1,4 @@
-"""The command line: ``dasksim generate``, ``extend``, ``derive``, ``status``, ``verify``, ``report``, ``replay`` and more."""
+"""The command line: ``dasksim generate``, ``extend``, ``derive``, ``status``, ``verify``, ``report``, ``replay``, ..."""
 
 import argparse
 import contextlib
