@@ -26,7 +26,7 @@ def to_arviz(source: StoreLike | xr.Dataset, parameters: Sequence[str] | None = 
         A store, in any form that :func:`~dasksim.open_dataset` takes, or a Dataset with the dim ``batch``.
     parameters
         The variables of the group ``prior``; the others are ``prior_predictive``. By default contexts, conditions, and
-        what stages make without other inputs than these.
+        what stages make without other inputs than these; nothing that was derived.
 
     Returns
     -------
@@ -93,6 +93,7 @@ def _guessed(record: Mapping[str, Any], names: Sequence[str]) -> list[str]:
         for name in stage.get("outputs", ())
         if name not in given
     }
+    observables |= {name for entry in record.get("derived", {}).values() for name in entry.get("variables", ())}
     prior = [name for name in names if name not in observables]
     if any(stage.get("kind") in _NESTED for stage in stages) or not observables & set(names) or not prior:
         raise ArgumentError(

@@ -1,4 +1,4 @@
-"""The command line: ``dasksim generate``, ``extend``, ``derive``, ``status``, ``verify``, ``report``, ``replay``, ..."""
+"""The command line: ``dasksim generate``, ``extend``, ``derive``, ``status``, ``verify``, ``report`` and others."""
 
 import argparse
 import contextlib

@@ -122,3 +122,12 @@ def test_arviz_takes_it() -> None:
     expected = dataset.observables.mean("batch").values
     np.testing.assert_allclose(table["mean"].astype(float), expected, rtol=1e-3, atol=1e-5)
     assert list(table.index) == ["observables[x_1]", "observables[x_2]"]
+
+
+def test_derived_variables_are_no_parameters(tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    dasksim.generate(dasksim.models.two_moons(), store, 100, seed=1, progress=False)
+    dasksim.derive(store, lambda observables: {"angle": observables[0] - observables[1]}, progress=False)
+    tree = dasksim.to_arviz(store)
+    assert list(tree["prior"].data_vars) == ["parameters"]
+    assert list(tree["prior_predictive"].data_vars) == ["observables", "angle"]

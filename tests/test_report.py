@@ -229,3 +229,13 @@ def test_memory_is_that_of_a_few_chunks(tmp_path: Path) -> None:
     tracemalloc.stop()
 
     assert peak < 40e6
+
+
+def test_derived_variables_are_shown(tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    dasksim.generate(dasksim.models.two_moons(), store, 100, seed=1, progress=False)
+    dasksim.derive(store, lambda observables: {"angle": observables[0] - observables[1]}, progress=False)
+    dasksim.report(store, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "angle" in page
+    assert "derive/&lt;lambda&gt;" in page

@@ -15,7 +15,16 @@ from dasksim._report.pictures import draw_spark, draw_strip, evenly, pictures_of
 from dasksim._summary import Summary, summarize
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError
-from dasksim.store import Status, StoreLike, locate, open_part, open_receipts, read_record, status
+from dasksim.store import (
+    Status,
+    StoreLike,
+    locate,
+    open_part,
+    open_receipts,
+    read_record,
+    status,
+    visible_variables,
+)
 
 __all__ = ["report"]
 
@@ -111,7 +120,7 @@ def _described(store: StoreLike) -> dict[str, Any]:
         "seconds_strip": draw_strip(seconds) if len(chunks) > 1 else "",
         "on_error": record.get("on_error", "raise"),
         "on_nonfinite": record.get("on_nonfinite", "keep"),
-        "stages": [_stage(stage) for stage in record["stages"]],
+        "stages": [_stage(stage) for stage in _all_stages(record)],
         "provenance": _provenance(record),
         "version": __version__,
         "now": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -119,9 +128,14 @@ def _described(store: StoreLike) -> dict[str, Any]:
     }
 
 
+def _all_stages(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the stages of a store, and those of what was derived."""
+    return [*record["stages"], *(s for entry in record.get("derived", {}).values() for s in entry.get("stages", []))]
+
+
 def _cards(found: Status, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     whole = "" if found.is_complete else f" of {found.n_samples:,}"
-    n_bytes = found.n_complete_samples * sum(map(_sample_bytes, record["variables"].values()))
+    n_bytes = found.n_complete_samples * sum(map(_sample_bytes, visible_variables(record).values()))
     cards = [
         (f"samples{whole}", f"{found.n_complete_samples:,}"),
         ("uncompressed", format_bytes(n_bytes)),
@@ -140,7 +154,7 @@ def _sample_bytes(variable: Mapping[str, Any]) -> int:
 
 
 def _variables(record: Mapping[str, Any], summary: Summary | None, n_samples: int) -> list[dict[str, Any]]:
-    stages = {str(output): stage["name"] for stage in record["stages"] for output in _listed(stage.get("outputs"))}
+    stages = {str(output): stage["name"] for stage in _all_stages(record) for output in _listed(stage.get("outputs"))}
     statistics = summary.statistics if summary else {}
     return [
         {
@@ -153,7 +167,7 @@ def _variables(record: Mapping[str, Any], summary: Summary | None, n_samples: in
             "n_nan": int(statistics[name].n_nan.sum()) if name in statistics else None,
             "n_infinite": int(statistics[name].n_infinite.sum()) if name in statistics else None,
         }
-        for name, variable in record["variables"].items()
+        for name, variable in visible_variables(record).items()
     ]
 
 

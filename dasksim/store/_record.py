@@ -168,7 +168,9 @@ def _first_wrong(record: Mapping[str, Any]) -> str:
         return "chunk_size must be a multiple of sub_batch_size"
     derived = record.get("derived", {})
     if not isinstance(derived, dict) or not all(map(_is_derivation, derived.values())):
-        return f"derived must be a mapping to derivations, with variables and n_samples; got {repr(derived)[:100]}"
+        return (
+            f"derived must be a mapping to derivations, with variables, n_samples and stages; got {repr(derived)[:100]}"
+        )
     variables = [pair for some in (record, *derived.values()) for pair in some["variables"].items()]
     names = [*(name for name, _ in variables), *record["coords"]]
     for name, variable in variables:
@@ -207,7 +209,8 @@ def _wrong_variable(name: str, variable: Any, record: Mapping[str, Any]) -> str:
 def _is_derivation(entry: object) -> bool:
     if not isinstance(entry, dict) or not entry.keys() >= {"variables", "n_samples"}:
         return False
-    return isinstance(entry["variables"], dict) and len(entry["variables"]) > 0 and _is_int(entry["n_samples"], 0)
+    has_variables = isinstance(entry["variables"], dict) and len(entry["variables"]) > 0
+    return has_variables and _is_int(entry["n_samples"], 0) and _are_stages(entry.get("stages", []))
 
 
 def _is_int(value: object, least: int) -> bool:
