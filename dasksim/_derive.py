@@ -10,7 +10,7 @@ import xarray as xr
 
 from dasksim._agreement import created, stage_differences, stored_record
 from dasksim._executors import check_scheduler, connect
-from dasksim._failures import Policy
+from dasksim._failures import VALID, Policy
 from dasksim._functions import FunctionStage
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan, check_flag
@@ -21,7 +21,7 @@ from dasksim._schema import RESERVED
 from dasksim._stage import Stage
 from dasksim._streams import check_seed
 from dasksim._verify import bad_chunks
-from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError, nearest
+from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError, StoreMismatchError, nearest
 from dasksim.simulators import Simulator, make_simulator
 from dasksim.store import (
     ArrayLayout,
@@ -42,9 +42,6 @@ from dasksim.store import (
 )
 
 __all__ = ["derive"]
-
-# What the names of stages begin with, so that a function of the name of a simulated stage has streams of its own.
-_PATH = "derive/"
 
 # What must agree with a derivation that is there.
 _COMPARED = ("seed", "sub_batch_size", "inputs", "variables")
@@ -88,7 +85,8 @@ def derive(
     dtypes
         In which dtype to store new variables, as in :func:`generate`.
     overwrite
-        Whether to remove derived variables of the same names that are there. Simulated ones are never removed.
+        Whether to remove derived variables of the same names that are there, and what was derived from them. Simulated
+        ones are never removed.
     allow_changed
         Whether to go on with a derivation although the function's source has changed since.
     repair
@@ -131,22 +129,25 @@ def derive(
     scheduler = scheduler_for(scheduler, location)
     dataset = open_dataset(location)
     simulator = make_simulator(fn, is_batched=is_batched, dims=dims)
-    lowering = simulator.lower(_PATH)
-    inputs = _inputs(lowering.stages, dataset)
-    pipeline, plan = simulator.plan(
-        (record["n_samples"],),
-        seed=record["seed"] if seed is None else check_seed(seed),
-        sub_batch_size=record["sub_batch_size"],
-        chunk_size=record["chunk_size"],
-        conditions={name: dataset[name].data for name in inputs},
-        lowering=replace(lowering, coords={}, call="derive"),
-    )
+    inputs = _inputs(simulator.lower().stages, dataset, record)
+
+    def planned(path: str) -> tuple[Pipeline, Plan]:
+        return simulator.plan(
+            (record["n_samples"],),
+            seed=record["seed"] if seed is None else check_seed(seed),
+            sub_batch_size=record["sub_batch_size"],
+            chunk_size=record["chunk_size"],
+            conditions={name: dataset[name].data for name in inputs},
+            lowering=replace(simulator.lower(path), coords={}, replace_inputs=False, call="derive"),
+        )
+
+    key = _made(planned("derive/")[0], record)[0].name
+    pipeline, plan = planned(f"derive/{key}/")
     made = _made(pipeline, record)
     pipeline = _reading(replace(pipeline, variables=made), location)
     arrays = _arrays(pipeline, plan, dtypes, inner_rows_of(location, next(iter(record["variables"]))))
     _check_dims(arrays, dataset)
     entry = _entry(pipeline, plan, inputs, arrays)
-    key = arrays[0].name
     found = _agreed(location, key, entry, **flags)
     if found is not None and found["n_samples"] == plan.n_samples and not flags["repair"]:
         end_derivation(location, key, plan.n_samples)  # a run may have been stopped just before its end
@@ -175,8 +176,8 @@ def derive(
     return open_dataset(location)
 
 
-def _inputs(stages: Sequence[Stage], dataset: xr.Dataset) -> list[str]:
-    """Return the variables of a store that stages take.
+def _inputs(stages: Sequence[Stage], dataset: xr.Dataset, record: Mapping[str, Any]) -> list[str]:
+    """Return the variables of a store that stages take: by name, or all that were simulated.
 
     Raises
     ------
@@ -185,7 +186,7 @@ def _inputs(stages: Sequence[Stage], dataset: xr.Dataset) -> list[str]:
     """
     known = [str(name) for name in dataset.data_vars]
     if any(stage.takes_all for stage in stages):
-        return known
+        return list(record["variables"])
     taken = {name for stage in stages for name in stage.names}
     if len(stages) == 1 and isinstance(stages[0], FunctionStage):
         for name in stages[0].required:
@@ -205,10 +206,13 @@ def _made(pipeline: Pipeline, record: Mapping[str, Any]) -> tuple[Any, ...]:
         If the store has one already, or a dim or labels of its name.
     """
     made = {v.name: v for step in pipeline.steps for v in step.outputs if not v.is_hidden}
-    taken = {*record["variables"], *record["coords"], *(d for v in record["variables"].values() for d in v["dims"])}
+    dims = (dim for variable in record["variables"].values() for dim in variable["dims"])
+    taken = {VALID, *record["variables"], *record["coords"], *dims}
     for name in made:
         if name in taken:
-            raise ArgumentError(f"the function returns {name!r}, a name that the store has already; choose another one")
+            raise ArgumentError(
+                f"the function returns {name!r}, a name that the store has already, or keeps; choose another"
+            )
     return tuple(made.values())
 
 
@@ -277,9 +281,14 @@ def _agreed(
     derived: dict[str, Any] = (read_record(location) or {}).get("derived", {})
     rivals = {k: e for k, e in derived.items() if set(e["variables"]) & set(entry["variables"])}
     if overwrite:
-        for rival in rivals:
+        for rival in _dependent(derived, rivals):
             remove_derivation(location, rival)
         return None
+    for name in {*entry["variables"]}.difference(*(e["variables"] for e in derived.values())):
+        if location.read(f"{name}/zarr.json"):
+            raise StoreError(
+                f"the store at {location.name!r} holds a {name!r} that is none of its variables; remove it"
+            )
     differences: list[str] = []
     for rival, found in rivals.items():
         differences += [
@@ -299,3 +308,12 @@ def _agreed(
             "leaves them the same, pass allow_changed=True"
         )
     return rivals.get(key)
+
+
+def _dependent(derived: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """Return derivations, those that take their variables first."""
+    chosen: list[str] = []
+    for key in keys:
+        takers = [k for k, e in derived.items() if set(e.get("inputs", ())) & set(derived[key]["variables"])]
+        chosen += [k for k in (*_dependent(derived, takers), key) if k not in chosen]
+    return chosen

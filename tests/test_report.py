@@ -238,4 +238,4 @@ def test_derived_variables_are_shown(tmp_path: Path) -> None:
     dasksim.report(store, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "angle" in page
-    assert "derive/&lt;lambda&gt;" in page
+    assert "derive/angle/&lt;lambda&gt;" in page

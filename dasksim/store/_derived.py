@@ -16,6 +16,7 @@ from dasksim.store._layout import StoreLayout
 from dasksim.store._location import Location, explained
 from dasksim.store._receipts import folder_of
 from dasksim.store._record import derived_view, read_record
+from dasksim.store._shards import ShardReader
 from dasksim.store._write import create_arrays, finish_store, replace_root
 
 __all__ = [
@@ -39,7 +40,7 @@ class StoredRows:
     name
         The variable.
     samples
-        Which samples.
+        Which samples: those of a chunk.
     """
 
     location: Location
@@ -59,7 +60,11 @@ class StoredRows:
         """
         with explained(f"cannot read {self.name!r} of the store at {self.location.name!r}"):
             group = zarr.open_group(self.location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
-            return np.asarray(group[self.name][self.samples])  # type: ignore[index]
+            reader = ShardReader(self.location, group[self.name])  # type: ignore[arg-type]
+            first, stop = self.samples.start, self.samples.stop
+            chunk = first // reader.chunk_rows
+            inners = range(-(-(stop - first) // reader.inner_rows))
+            return np.concatenate([values for _, values in reader.read(chunk, inners)])[: stop - first]
 
 
 def inner_rows_of(location: Location, name: str) -> int:
@@ -77,6 +82,7 @@ def begin_derivation(location: Location, key: str, entry: Mapping[str, Any], lay
             layout.arrays, {}, layout.n_chunks, layout.chunk_size, derived_view(_record(place), key) or {}, key
         )
         create_arrays(place, layout)
+        finish_store(place, _record(place))
     return layout
 
 
@@ -101,6 +107,7 @@ def remove_derivation(location: Location, key: str) -> None:
         record = _record(place)
         del record["derived"][key]
         replace_root(place, record)
+        finish_store(place, record)
 
 
 def grow_derived(location: Location, record: Mapping[str, Any]) -> None:

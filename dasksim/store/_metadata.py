@@ -29,7 +29,7 @@ def damaged_metadata(location: Location, record: Mapping[str, Any], derivation: 
     own = [name for name in own if not sync(store.is_empty(name))]
     found = {name: _opened(store, name) for name in [*record["variables"], *record.get("coords", ()), *own]}
     bad = [name for name, node in found.items() if not _fits(node, name, record)]
-    return bad or ([] if _is_gathered_well(store, found) else [""])
+    return bad or ([] if derivation is not None or _is_gathered_well(store, found) else [""])
 
 
 def forget_metadata(location: Location, record: Mapping[str, Any]) -> None:

@@ -53,7 +53,8 @@ class ShardReader:
         self.dtype: np.dtype[Any] = array.dtype
         self.row_shape: tuple[int, ...] = array.shape[1:]
         self.inner_rows: int = array.chunks[0]
-        self._n_inner = (array.shards or array.chunks)[0] // self.inner_rows
+        self.chunk_rows: int = (array.shards or array.chunks)[0]
+        self._n_inner = self.chunk_rows // self.inner_rows
         self._n_rows: int = array.shape[0]
         self._location = location
         self._array = array

@@ -171,7 +171,8 @@ def forget_chunks(
 def finish_store(location: Location, record: Mapping[str, Any]) -> None:
     """Gather the metadata of a complete store in its root, so that readers open it at once and xarray has no warning.
 
-    The root is replaced as a whole; what it says of the store stays.
+    The root is replaced as a whole; what it says of the store stays. Derived variables that are incomplete are left
+    out, so that xarray does not see them.
 
     Raises
     ------
@@ -185,6 +186,12 @@ def finish_store(location: Location, record: Mapping[str, Any]) -> None:
         names = visible_variables(record)
         if gathered is None or any(_length(gathered.metadata, name) < record["n_samples"] for name in names):
             zarr.consolidate_metadata(location.store)
+            hidden = {n for e in record.get("derived", {}).values() for n in e["variables"]}.difference(names)
+            if hidden:
+                root = json.loads(location.read(ROOT) or b"")
+                for name in hidden:
+                    root["consolidated_metadata"]["metadata"].pop(name, None)
+                sync(location.store.set(ROOT, Buffer.from_bytes(json.dumps(root, indent=2).encode())))
 
 
 def _length(gathered: Mapping[str, Any], name: str) -> int:
