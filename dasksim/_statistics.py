@@ -80,9 +80,9 @@ def columns_of(values: Array) -> Array:
 
 
 def as_floats(rows: Array, valid: Array | None) -> Array:
-    """Return the valid rows as 8-byte floats, of complex numbers the magnitudes."""
+    """Return the valid rows as 8-byte floats, a feature at a time in memory; of complex numbers the magnitudes."""
     rows = rows if valid is None else rows[valid]
-    return (np.abs(rows) if rows.dtype.kind == "c" else rows).astype(np.float64)
+    return (np.abs(rows) if rows.dtype.kind == "c" else rows).astype(np.float64, order="F")
 
 
 def measure(values: Array, valid: Array | None, kept: slice) -> Statistics:
