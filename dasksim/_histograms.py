@@ -13,9 +13,12 @@ from dasksim._failures import VALID
 from dasksim._statistics import as_floats, columns_of, quantiles_of
 from dasksim._summary import Feature, Summary, mask_of, over_chunks
 
-__all__ = ["Histograms", "count_histograms"]
+__all__ = ["Histograms", "count_histograms", "edges_between"]
 
 Array = npt.NDArray[Any]
+
+# Above this, rounding hides whether values are multiples of a step.
+_MOST_STEPS = 10_000
 
 
 class Histograms(NamedTuple):
@@ -40,7 +43,7 @@ def count_histograms(summary: Summary, features: Sequence[Feature], bins: int, *
     """Count the values of features, and of all their pairs, in one pass.
 
     Bins are of equal width over the 1 % to 99 % quantiles, widened by half their distance on either side and cut at the
-    minimum and maximum. Integers get bins of whole numbers.
+    minimum and maximum. Where values are whole numbers, or multiples of another, each bin holds as many of them.
     """
     edges = [_edges(summary, feature, bins) for feature in features]
     pairs = [(i, j) for i in range(len(features)) for j in range(i)] if with_pairs else []
@@ -57,18 +60,56 @@ def count_histograms(summary: Summary, features: Sequence[Feature], bins: int, *
 def _edges(summary: Summary, feature: Feature, bins: int) -> Array:
     found = summary.statistics[feature.variable]
     least, most = found.minimum[feature.column], found.maximum[feature.column]
-    low, high = quantiles_of(found.kept[:, feature.column], [0.01, 0.99])
+    values = found.kept[:, feature.column]
+    low, high = quantiles_of(values, [0.01, 0.99])
     if not np.isfinite([least, most, most - least]).all():
         return np.linspace(0.0, 1.0, bins + 1)
     if low < high:
         least, most = max(least, low - (high - low) / 2), min(most, high + (high - low) / 2)
-    if summary.dataset[feature.variable].dtype.kind in "biu":
-        first, last = math.floor(least), math.ceil(most)
+    return edges_between(least, most, bins, values, is_integer=summary.dataset[feature.variable].dtype.kind in "biu")
+
+
+def edges_between(least: float, most: float, bins: int, values: Array, *, is_integer: bool = False) -> Array:
+    """Return edges of bins of equal width, with as many steps of a lattice in each bin if values lie on one.
+
+    Otherwise some bins would hold a value more than others, and the histogram of counts or of rounded numbers would
+    look like a comb.
+
+    Parameters
+    ----------
+    least, most
+        What the bins have to hold.
+    bins
+        Bins at most.
+    values
+        Some values, of shape (n,).
+    is_integer
+        Whether all values are whole numbers, so that no step is smaller than 1.
+    """
+    start, step = _lattice(values)
+    if is_integer and not step:
+        start, step = math.floor(least), 1.0
+    if step:
+        first, last = math.floor((least - start) / step + 0.01), math.ceil((most - start) / step - 0.01)
         width = -(-(last - first + 1) // bins)
-        return np.arange(first, last + width + 1, width) - 0.5
+        return start + step * (np.arange(first, last + width + 1, width) - 0.5)
     if not np.all(np.diff(np.linspace(least, most, bins + 1)) > 0):  # one value, or neighbours
         least, most = least - max(0.5, abs(least) * 1e-3), most + max(0.5, abs(most) * 1e-3)
     return np.linspace(least, most, bins + 1)
+
+
+def _lattice(values: Array) -> tuple[float, float]:
+    """Return the least value and the step between values that are multiples of one, or a step of 0."""
+    found = np.unique(values[np.isfinite(values)])
+    if not 2 <= len(found) <= len(values) // 4:
+        return 0.0, 0.0
+    with np.errstate(over="ignore"):
+        steps = (found - found[0]) / np.diff(found).min()
+    if steps[-1] > _MOST_STEPS:
+        return 0.0, 0.0
+    step = (found[-1] - found[0]) / np.rint(steps[-1])
+    is_multiple = np.abs((found - found[0]) / step - np.rint(steps)) < 0.01
+    return float(found[0]), float(step) if is_multiple.all() else 0.0
 
 
 def _count(

@@ -12,6 +12,7 @@ import pytest
 
 import dasksim
 from dasksim import ArgumentError, ArgumentTypeError, IncompleteStoreError, StoreError, generate, make_simulator, plots
+from dasksim.store import locate, open_receipts
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("agg")
@@ -159,6 +160,11 @@ def test_acceptance_draws_the_rate_of_each_chunk(rejected: Path) -> None:
     assert ((rates > 0.15) & (rates < 0.6)).all()
     total = dasksim.status(rejected).acceptance_rate
     assert f"all: {total:.4g}" in drawn(axis.figure)
+    band: Any = axis.collections[0].get_paths()[0].get_extents()
+    counts = open_receipts(locate(rejected)).columns()["proposals"]
+    errors = np.sqrt(total * (1 - total) / counts)
+    assert band.y1 == pytest.approx(total + 2 * errors.max())
+    assert band.y0 == pytest.approx(total - 2 * errors.max())
 
 
 def test_acceptance_is_that_of_runs_where_there_are_many_chunks(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import dask
 import numpy as np
+import numpy.typing as npt
 import pytest
 import xarray as xr
 
@@ -123,6 +124,39 @@ def test_histograms_are_those_of_numpy(path: Path) -> None:
     assert found.counts[-1].tolist() == np.bincount(dataset.k.values.ravel()).tolist()  # whole numbers
     cauchy = found.edges[2]
     assert -500 < cauchy[0] < cauchy[-1] < 500  # and not to the most extreme value
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(1).binomial(100, 0.5, 5000) / 100,
+        (np.random.default_rng(1).binomial(300, 0.5, 5000) / 1000).astype("float32"),
+        2 * np.random.default_rng(1).poisson(50, 5000),
+        np.random.default_rng(1).integers(0, 2, 5000) * 1e-3 - 7,
+    ],
+)
+def test_bins_of_rounded_values_hold_as_many_of_them_each(values: npt.NDArray[Any]) -> None:
+    summary = summarize(xr.Dataset({"x": ("batch", values)}))
+
+    found = count_histograms(summary, summary.features(), 20, with_pairs=False)
+
+    edges, distinct = found.edges[0], np.unique(values)
+    assert 2 <= len(edges) - 1 <= 20
+    step = np.diff(distinct).min()
+    width = np.diff(edges) / step
+    np.testing.assert_allclose(width, round(width[0]), rtol=1e-3)
+    off = np.abs((edges - distinct[0]) / step % 1 - 0.5)
+    assert off.max() < 0.1  # halfway between values
+    assert found.counts[0].sum() > 0.99 * len(values)
+
+
+def test_values_with_gaps_are_not_taken_for_rounded_ones() -> None:
+    values = np.repeat([0.0, 0.1, 0.537], 1000)
+    summary = summarize(xr.Dataset({"x": ("batch", values)}))
+
+    found = count_histograms(summary, summary.features(), 10, with_pairs=False)
+
+    np.testing.assert_allclose(found.edges[0], np.linspace(0, 0.537, 11))
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0, 1e300, -1e-300, np.nan, np.inf])

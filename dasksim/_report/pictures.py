@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._histograms import edges_between
 from dasksim._statistics import quantiles_of
 from dasksim._summary import Feature, Summary
 from dasksim.plots import acceptance, model_frequencies, pairs, predictive_bands
@@ -30,7 +31,7 @@ def draw_spark(values: Array) -> Any:
     inside = values[(values >= low) & (values <= high)]
     if not len(inside) or not low < high:
         return ""
-    return _bars(np.histogram(inside, bins=min(32, max(2, len(np.unique(inside)))))[0], "spark")
+    return _bars(np.histogram(inside, edges_between(low, high, 32, inside))[0], "spark")
 
 
 def draw_strip(values: Array) -> Any:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from dasksim._summary import Source, summarize
 from dasksim.errors import ArgumentError, nearest
-from dasksim.plots._pyplot import label_text, open_pyplot
+from dasksim.plots._pyplot import label_text, legend_above, open_pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +86,7 @@ def predictive_bands(
     if labels:
         ax.set_xticks(at, labels)
     ax.set(xlabel=label_text(dims[0]), ylabel=label_text(variable))
-    ax.legend()
+    legend_above(ax)
     return ax
 
 

@@ -21,6 +21,9 @@ __all__ = ["marginals", "pairs"]
 # Characters that fit below a panel.
 _MOST_IN_A_LINE = 15
 
+# Intervals between the ticks of a panel of a pair plot.
+_MOST_TICKS = 3
+
 
 def pairs(
     source: Source,
@@ -32,7 +35,8 @@ def pairs(
 ) -> npt.NDArray[np.object_]:
     """Draw histograms of all features, on the diagonal, and of all their pairs, below it.
 
-    The range of a panel is that from the 1 % to the 99 % quantile, widened by half its length on either side and cut
+    The colour of a pair's bin stands for the square root of its count, so that few samples show beside many. The range
+    of a panel is that from the 1 % to the 99 % quantile, widened by half its length on either side and cut
     at the minimum and maximum. A line below the panels says how many samples are left out: those that are masked, and
     values that are NaN, infinite or outside a panel.
 
@@ -85,6 +89,10 @@ def pairs(
             axes[i, j].tick_params(labelleft=j == 0)
         for axis in axes[i, i + 1 :]:
             axis.set_visible(False)
+        for axis in axes[i, : i + 1]:
+            axis.tick_params(labelsize="small")
+            axis.locator_params(axis="x", nbins=_MOST_TICKS)
+            axis.locator_params(axis="y", nbins=_MOST_TICKS)
     _note(figure, summary, features, found.counts)
     return np.asarray(axes)
 
@@ -169,7 +177,10 @@ def _draw_histogram(axis: "Axes", edges: npt.NDArray[Any], counts: npt.NDArray[A
 
 
 def _draw_pair(axis: "Axes", x: npt.NDArray[Any], y: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:
-    axis.pcolormesh(x, y, np.ma.masked_equal(counts, 0), cmap="viridis", rasterized=True)
+    from matplotlib.colors import PowerNorm
+
+    shown = np.ma.masked_equal(counts, 0)
+    axis.pcolormesh(x, y, shown, cmap="viridis", norm=PowerNorm(0.5, vmin=0), rasterized=True)
     axis.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
 
 

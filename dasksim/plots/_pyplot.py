@@ -1,8 +1,12 @@
 """Matplotlib, and text as it shows it."""
 
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-__all__ = ["label_text", "open_pyplot"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["label_text", "legend_above", "open_pyplot"]
 
 # Characters of a label.
 _MOST_CHARACTERS = 40
@@ -23,3 +27,8 @@ def label_text(label: object) -> str:
     text = str(label)
     text = text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
     return text.replace("$", r"\$")
+
+
+def legend_above(ax: "Axes") -> None:
+    """Put the legend above the axes, where it hides nothing."""
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, fontsize="small", frameon=False, borderaxespad=0.2)

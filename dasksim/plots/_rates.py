@@ -6,7 +6,7 @@ import numpy as np
 
 from dasksim._summary import Source, summarize
 from dasksim.errors import ArgumentError, StoreError
-from dasksim.plots._pyplot import label_text, open_pyplot
+from dasksim.plots._pyplot import label_text, legend_above, open_pyplot
 from dasksim.store import StoreLike, locate, open_receipts, read_record
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def acceptance(store: StoreLike, *, ax: "Axes | None" = None) -> "Axes":
     Returns
     -------
     matplotlib.axes.Axes
-        With the rate of all chunks together as a line.
+        With the rate of all chunks together as a line, and around it two standard errors of a chunk's rate (binomial)
+        if that of all chunks holds everywhere: where points leave that band, the rate changes over the store.
 
     Raises
     ------
@@ -62,11 +63,13 @@ def acceptance(store: StoreLike, *, ax: "Axes | None" = None) -> "Axes":
     total = columns["accepted"].sum() / columns["proposals"].sum()
     ax = ax or pyplot.figure(layout="constrained").subplots()
     ax.plot(columns["chunk"][starts], accepted / np.maximum(proposals, 1), "o-", markersize=3, linewidth=1)
+    error = np.sqrt(total * (1 - total) / np.maximum(proposals, 1))
+    bounds = [np.clip(total + sign * 2 * error, 0, 1) for sign in (-1, 1)]
+    ax.fill_between(columns["chunk"][starts], *bounds, color="0.9", linewidth=0, label="± 2 standard errors")
     ax.axhline(total, color="black", linewidth=1, linestyle="--", label=f"all: {total:.4g}")
     ax.set(xlabel="chunk", ylabel="acceptance rate")
-    ax.set_ylim(0, 1.15 * ax.get_ylim()[1])
     ax.locator_params(axis="x", integer=True)
-    ax.legend()
+    legend_above(ax)
     return ax
 
 
