@@ -161,8 +161,9 @@ def test_acceptance_draws_the_rate_of_each_chunk(rejected: Path) -> None:
     total = dasksim.status(rejected).acceptance_rate
     assert f"all: {total:.4g}" in drawn(axis.figure)
     band: Any = axis.collections[0].get_paths()[0].get_extents()
-    counts = open_receipts(locate(rejected)).columns()["proposals"]
-    errors = np.sqrt(total * (1 - total) / counts)
+    receipts = open_receipts(locate(rejected))
+    assert receipts is not None
+    errors = np.sqrt(total * (1 - total) / receipts.columns()["proposals"])
     assert band.y1 == pytest.approx(total + 2 * errors.max())
     assert band.y0 == pytest.approx(total - 2 * errors.max())
 
