@@ -48,17 +48,16 @@ print("posterior mean:", draws.mean(axis=(0, 1)).round(2), "exact:", observed[0]
 dasksim.generate(dasksim.models.two_moons(), "moons.zarr", 200_000, seed=2025, progress=False)
 
 workflow = bf.BasicWorkflow(
-    inference_network=bf.networks.FlowMatching(subnet_kwargs={"widths": (64, 64, 64)}),
+    inference_network=bf.networks.FlowMatching(subnet_kwargs={"widths": (128, 128, 128)}),
     inference_variables=["parameters"],
     inference_conditions=["observables"],
-    standardize=None,
-    initial_learning_rate=5e-3,
+    initial_learning_rate=2e-3,
 )
 splits = {"train": 0.9, "validation": 0.1}
 train = StoreDataset("moons.zarr", 512, workflow.adapter, split=("train", splits), seed=1)
 validation = StoreDataset("moons.zarr", 4096, workflow.adapter, split=("validation", splits), shuffle=False)
 
-EPOCHS = 3
+EPOCHS = 12
 workflow.build_optimizer(EPOCHS, train.num_batches, strategy="offline")
 workflow.approximator.compile(optimizer=workflow.optimizer)
 history = workflow.approximator.fit(dataset=train, epochs=EPOCHS, validation_data=validation, verbose=0)

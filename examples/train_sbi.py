@@ -35,11 +35,11 @@ print("posterior mean:", [round(value, 2) for value in draws.mean(0).tolist()], 
 # From a store: sbi keeps what it trains on in memory, so it is given as many samples as that allows
 
 dasksim.generate(dasksim.models.two_moons(), "moons.zarr", 200_000, seed=2025, progress=False)
-samples = next(iter(loaders.batches("moons.zarr", 20_000, seed=1)))
+samples = next(iter(loaders.batches("moons.zarr", 50_000, seed=1)))
 
 inference = NPE(BoxUniform(-torch.ones(2), torch.ones(2)), density_estimator="nsf", show_progress_bars=False)
 inference.append_simulations(torch.from_numpy(samples["parameters"]), torch.from_numpy(samples["observables"]))
-inference.train(training_batch_size=512, learning_rate=2e-3, max_num_epochs=8)
+inference.train(training_batch_size=512, learning_rate=2e-3, max_num_epochs=30)
 print("validation loss:", *(f"{loss:.3f}" for loss in inference.summary["validation_loss"]))
 draws = inference.build_posterior().sample((3000,), x=torch.zeros(2), show_progress_bars=False)
 compare(draws.numpy(), np.zeros(2), "sbi.png")
