@@ -1,9 +1,14 @@
 """Real clusters, shared by the session."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 from distributed import Client, LocalCluster
+
+# A shell ignores Ctrl-C in what it starts in the background; processes that tests send it to would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _client(n_workers: int) -> Iterator[Client]:

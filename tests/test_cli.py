@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ MODEL = """
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A current folder with a file of simulators and a package of the same."""
     (tmp_path / "simulator_file.py").write_text(textwrap.dedent(MODEL))
     (tmp_path / "simulator_package").mkdir()
@@ -39,8 +40,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "simulator_package" / "models.py").write_text(textwrap.dedent(MODEL))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    return tmp_path
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("simulator_")]:
+        del sys.modules[name]
 
 
 def generate(target: str, store: str, *options: str) -> int:
@@ -286,7 +288,7 @@ def test_ctrl_c_keeps_what_is_complete_and_the_same_call_goes_on(
     whole = ["generate", "slow_file.py:slow", "whole.zarr", *LAYOUT, "--scheduler", "threads"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    monkeypatch.delitem(sys.modules, "slow_file", raising=False)
     assert main(whole) == OK
     assert resumed == array_bytes(tmp_path / "whole.zarr")
 
