@@ -107,9 +107,9 @@ def floor_rates() -> dict[str, float]:
 
 
 def speeds(simulator: Simulator, scale: float, is_ode: bool, repeats: int) -> tuple[float, float]:
-    """Return the seconds a sample takes, on one core and on two, in a dataset large enough for chunks of usual size."""
+    """Return the seconds a sample takes, on one core and on two."""
     row_bytes = sum(array.nbytes for array in simulator.sample(2, seed=1).data_vars.values()) / 2
-    n = int(scale * (1 << 16 if is_ode else min(1 << 21, 4e8 / row_bytes)))
+    n = int(scale * (1 << 16 if is_ode else min(1 << 21, 1e8 / row_bytes)))
     lazy = simulator.sample(n, seed=1)
     one = best(lambda: lazy.compute(scheduler="synchronous"), repeats, time.process_time)
     two = best(lambda: lazy.compute(scheduler="threads", num_workers=2), repeats, time.perf_counter)
