@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 __all__ = ["normal", "uniform"]
 
-# Normal numbers that are made together: few enough for a core's cache.
-_BLOCK = 1 << 15
+# Normal numbers that are made together: few enough for a core's cache, and enough that threads, which wait for each
+# other between two of NumPy's calls, do not wait most of the time.
+_BLOCK = 1 << 17
 
 
 def normal(shape: tuple[int, ...], rng: Any, xp: ModuleType) -> Any:
@@ -31,8 +32,9 @@ def normal(shape: tuple[int, ...], rng: Any, xp: ModuleType) -> Any:
     if not isinstance(rng, np.random.Generator):
         return xp.asarray(rng.standard_normal(shape, dtype="float32"))
     draws = np.empty(math.prod(shape), np.float32)
+    space = np.empty((2, -(-min(draws.size, _BLOCK) // 2)), np.float32)
     for first in range(0, draws.size, _BLOCK):
-        _fill_normal(draws[first : first + _BLOCK], rng)
+        _fill_normal(draws[first : first + _BLOCK], space, rng)
     return xp.asarray(draws.reshape(shape))
 
 
@@ -56,16 +58,18 @@ def _random_bits(n: int, rng: np.random.Generator) -> npt.NDArray[np.uint32]:
     return raw.astype("<u8", copy=False).view("<u4")[:n]
 
 
-def _fill_normal(draws: npt.NDArray[np.float32], rng: np.random.Generator) -> None:
+def _fill_normal(draws: npt.NDArray[np.float32], space: npt.NDArray[np.float32], rng: np.random.Generator) -> None:
+    """Fill an array with draws; two rows of half its length, for what lies between, are given."""
     n_pairs = -(-len(draws) // 2)
     bits = _random_bits(2 * n_pairs, rng)
-    radius = bits[:n_pairs].astype(np.float32)
+    radius, angle = space[:, :n_pairs]
+    radius[:] = bits[:n_pairs]
     radius += np.float32(0.5)
     radius *= np.float32(2.0**-32)
     np.log(radius, out=radius)
     radius *= np.float32(-2)
     np.sqrt(radius, out=radius)
-    angle = bits[n_pairs:].view("<i4").astype(np.float32)
+    angle[:] = bits[n_pairs:].view("<i4")
     angle *= np.float32(2 * math.pi * 2.0**-32)
     np.cos(angle, out=draws[:n_pairs])
     draws[:n_pairs] *= radius
