@@ -32,6 +32,7 @@ from dasksim import (
     open_dataset,
     status,
 )
+from dasksim.store import Location
 
 # 10 sub-batches of 100 samples, two a chunk: 5 chunks.
 N = 1000
@@ -510,6 +511,28 @@ def test_two_threads_generate_one_store_at_once(tmp_path: Path) -> None:
         runs = [threads.submit(generate, row_simulator(), tmp_path / "s.zarr", N, **OPTIONS) for _ in range(4)]
     found = [bits(run.result()) for run in runs]
     assert all(one == found[0] for one in found)
+
+
+def test_store_made_between_two_looks_is_not_taken_for_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A root that is not there at first may be there when the location is no longer empty."""
+    path = tmp_path / "s.zarr"
+    others = [True]
+    read = Location.read
+
+    def read_before_another_writes(self: Location, key: str) -> bytes | None:
+        content = read(self, key)
+        if others:
+            others.clear()
+            assert (key, content) == ("zarr.json", None)
+            generate(row_simulator(), path, N, **OPTIONS)
+        return content
+
+    monkeypatch.setattr(Location, "read", read_before_another_writes)
+    dataset = generate(row_simulator(), path, N, **OPTIONS)
+    assert not others
+    assert bits(dataset) == bits(row_simulator().sample(N, seed=1, sub_batch_size=100))
 
 
 def test_second_writer_with_another_seed_is_refused(tmp_path: Path) -> None:
