@@ -421,9 +421,13 @@ def test_two_processes_at_once(store: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(store, tmp_path / "other.zarr"))
     command = [sys.executable, "-m", "dasksim", "derive", f"{tmp_path / 'functions.py'}:noisy"]
     runs = [subprocess.Popen([*command, str(store)], stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for run in runs:
-        said = run.communicate()[1]
-        assert run.returncode == 0, said
+    try:
+        errors = [run.communicate()[1] for run in runs]
+    finally:
+        for run in runs:
+            with run:
+                run.kill()
+    assert [run.returncode for run in runs] == [0, 0], errors
     assert subprocess.run([*command, str(other)], capture_output=True).returncode == 0
     assert array_bytes(store) == array_bytes(other)
 

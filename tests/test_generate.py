@@ -494,11 +494,16 @@ def test_two_processes_generate_one_store_at_once(tmp_path: Path) -> None:
         subprocess.Popen([*command, str(tmp_path / "s.zarr")], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(3)
     ]
-    for process in both:  # they wait for this, so that they start at once
-        assert process.stdin is not None
-        process.stdin.write(b"!")
-        process.stdin.flush()
-    errors = [process.communicate()[1].decode() for process in both]
+    try:
+        for process in both:  # they wait for this, so that they start at once
+            assert process.stdin is not None
+            process.stdin.write(b"!")
+            process.stdin.flush()
+        errors = [process.communicate()[1].decode() for process in both]
+    finally:
+        for process in both:
+            with process:
+                process.kill()
     assert [process.returncode for process in both] == [0, 0, 0], errors
     assert array_bytes(tmp_path / "s.zarr") == array_bytes(tmp_path / "alone.zarr")
     assert status(tmp_path / "s.zarr").is_complete
