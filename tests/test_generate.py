@@ -571,8 +571,15 @@ def test_run_whose_store_is_made_anew_stops(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_after_a_failed_run_on_a_cluster(two_workers: Client, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+
     def prior(i: float, rng: np.random.Generator) -> dict[str, Any]:
+        if i == 500:
+            begun.touch()
         if i == 5:
+            deadline = time.monotonic() + 30
+            while not begun.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
             raise TroubleError("at once")
         if i == N - 1:
             time.sleep(1)  # the last chunk is under way when the first fails
