@@ -34,10 +34,17 @@ def file_bytes(path: Path) -> dict[str, bytes]:
 
 
 def array_bytes(path: Path) -> dict[str, bytes]:
-    """Return the bytes of every file of a store but for what tells when, where and in which steps it was made."""
+    """Return the bytes of every file of a store but for what tells when, where and in which steps it was made.
+
+    Unfinished files, which a killed worker may leave, are left out too.
+    """
     content = file_bytes(path)
     content["zarr.json"] = _without_history(content["zarr.json"])
-    return {name: content[name] for name in content if not name.startswith("_dasksim/") or "/receipts/c." not in name}
+    return {name: content[name] for name in content if not _is_incidental(name)}
+
+
+def _is_incidental(name: str) -> bool:
+    return name.endswith(".partial") or (name.startswith("_dasksim/") and "/receipts/c." in name)
 
 
 def _without_history(root: bytes) -> bytes:

@@ -5,10 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 from distributed import Client, LocalCluster
+from hypothesis import settings
 
 # A shell ignores Ctrl-C in what it starts in the background; processes that tests send it to would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says nothing on a machine that does other work too.
+settings.register_profile("without_deadline", deadline=None)
+settings.load_profile("without_deadline")
 
 
 def _client(n_workers: int) -> Iterator[Client]:

@@ -101,7 +101,7 @@ def finish_derived(path: Path, old: dict[str, bytes], new: dict[str, bytes]) -> 
 
 
 def check(path: Path, new: dict[str, bytes]) -> None:
-    found = {name: content for name, content in array_bytes(path).items() if not name.endswith(".partial")}
+    found = array_bytes(path)
     assert found == new, {name for name in found.keys() | new.keys() if found.get(name) != new.get(name)}
     assert status(path).is_complete
 

@@ -6,9 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,20 +122,22 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 
 
 def wait_for(what: Callable[[], Any]) -> None:
-    for _ in range(6000):  # so that a test that fails ends
-        if what():
-            return
+    deadline = time.monotonic() + 120  # so that a test that fails ends
+    while not what():
+        if time.monotonic() > deadline:
+            raise AssertionError("waited for 120 s")
         time.sleep(0.01)
 
 
 @contextmanager
 def meanwhile(work: Callable[[], None]) -> Iterator[None]:
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
+    """Do some work in a thread, whose error is raised when the block ends."""
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(work)
+        try:
+            yield
+        finally:
+            done.result()
 
 
 def n_receipts(path: Path) -> int:
@@ -259,11 +261,11 @@ def test_killed_scheduler_is_an_error_and_another_cluster_resumes(processes: Pro
         meanwhile(kill),
         pytest.raises(ConnectionError, match="the connection to the cluster's scheduler is lost") as caught,
     ):
-        generate(simulator_that(nothing, 0.1), path, N, conditions=NUMBERS, scheduler=client, **SIZES)
+        generate(simulator_that(nothing, 0.3), path, N, conditions=NUMBERS, scheduler=client, **SIZES)
     assert "chunks are complete and kept; run generate again with the same arguments" in notes(caught.value)
     assert not status(path).is_complete
     with local_cluster(1) as client:
-        generate(simulator_that(nothing, 0.1), path, N, conditions=NUMBERS, scheduler=client, **SIZES)
+        generate(simulator_that(nothing, 0.3), path, N, conditions=NUMBERS, scheduler=client, **SIZES)
     assert same(path, tmp_path)
 
 
@@ -321,15 +323,14 @@ def test_window_is_bounded_and_tasks_tell_stages_and_chunks(two_workers: Client,
             time.sleep(0.01)
 
     with meanwhile(watch):
-        generate(simulator_that(nothing, 0.05), path, N, conditions=NUMBERS, scheduler=two_workers, **SIZES)
+        generate(simulator_that(nothing, 0.2), path, N, conditions=NUMBERS, scheduler=two_workers, **SIZES)
     chunks = [[key for key in keys if isinstance(key, tuple)] for keys in found]
     # a receipt that is in is no longer in flight, but its task may be known a little longer
-    assert 4 <= max(map(len, chunks)) <= 12
+    assert 4 <= max(map(len, chunks)) <= 24
     assert {key_split(key) for keys in chunks for key in keys} == {"prior+likelihood"}
     assert len({key[1] for keys in chunks for key in keys} - set(range(N // 10))) == 0
     assert len({key[1] for keys in chunks for key in keys}) > N // 20
     wait_for(lambda: not tasks_of(two_workers))
-    assert tasks_of(two_workers) == []
 
 
 def test_lazy_tasks_are_named_after_stages(two_workers: Client) -> None:
@@ -364,7 +365,7 @@ def prior(rng):
     return {"theta": rng.normal()}
 
 def likelihood(theta, rng):
-    time.sleep(0.01)
+    time.sleep(0.03)
     return {"x": rng.normal(theta)}
 
 if __name__ == "__main__":
@@ -374,8 +375,12 @@ if __name__ == "__main__":
                              sub_batch_size=10)
         except KeyboardInterrupt as error:
             print(*error.__notes__)
-            time.sleep(1)  # a worker finishes the chunk that it has begun
-            print("tasks:", client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
+            for _ in range(300):  # a worker finishes the chunk that it has begun
+                n_tasks = client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+                if n_tasks == 0:
+                    break
+                time.sleep(0.1)
+            print("tasks:", n_tasks)
 """
 
 
@@ -386,10 +391,14 @@ def test_interrupted_run_on_a_cluster_drops_its_tasks_and_is_resumed(tmp_path: P
         process = subprocess.Popen(
             [sys.executable, "-W", "error", "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True
         )
-        if interrupt:
-            wait_for(lambda: n_receipts(path) > 10)
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does, workers included
-        out = process.communicate(timeout=60)[0].decode()
+        with process:
+            try:
+                if interrupt:
+                    wait_for(lambda: n_receipts(path) > 10)
+                    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, workers included
+                out = process.communicate(timeout=120)[0].decode()
+            finally:
+                process.kill()
         assert process.returncode == 0
         return out
 

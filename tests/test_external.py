@@ -93,7 +93,7 @@ def notes(error: BaseException) -> str:
 
 
 def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -365,13 +365,13 @@ def test_script_given_as_a_str_is_pointed_out(tmp_path: Path, monkeypatch: pytes
 
 def test_timeout_kills_the_program_and_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    program = sh(f"sleep 100 & echo $! $$ > {pids}; sleep 100", timeout=0.5)
+    program = sh(f"sleep 1000 & echo $! $$ > {pids}; sleep 1000", timeout=3)
 
     start = time.monotonic()
-    with pytest.raises(subprocess.TimeoutExpired, match=r"timed out after 0.5 seconds") as caught:
+    with pytest.raises(subprocess.TimeoutExpired, match=r"timed out after 3\.0 seconds") as caught:
         program()
 
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     assert "the command was sh -c" in notes(caught.value)
     wait_until(lambda: not any(is_running(int(pid)) for pid in pids.read_text().split()))
 
@@ -386,7 +386,7 @@ def test_timeout_where_the_system_cannot_tell_of_an_end(monkeypatch: pytest.Monk
 
 def test_what_a_program_leaves_running_is_killed_and_holds_nothing_up(tmp_path: Path) -> None:
     start = time.monotonic()
-    found = sh(f"sleep 100 & echo $! > {tmp_path}/pid; echo 1", outputs={"x": "stdout"})()
+    found = sh(f"sleep 1000 & echo $! > {tmp_path}/pid; echo 1", outputs={"x": "stdout"})()
 
     assert found["x"] == 1
     assert time.monotonic() - start < 10
@@ -394,7 +394,7 @@ def test_what_a_program_leaves_running_is_killed_and_holds_nothing_up(tmp_path: 
 
 
 def test_interrupt_kills_the_program(tmp_path: Path) -> None:
-    script = f"import dasksim\ndasksim.ExternalProgram(['sh', '-c', 'echo $$ > {tmp_path}/pid; sleep 100; true'])()"
+    script = f"import dasksim\ndasksim.ExternalProgram(['sh', '-c', 'echo $$ > {tmp_path}/pid; sleep 1000; true'])()"
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) as process:
         wait_until(lambda: bool((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
         wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING)  # no longer starting it
@@ -406,11 +406,12 @@ def test_interrupt_kills_the_program(tmp_path: Path) -> None:
 
 
 def test_interrupt_of_worker_processes_kills_their_programs(tmp_path: Path) -> None:
+    # one sample: the programs of others could begin after those that were seen
     script = (
         "import dasksim, sys\n"
-        f"sleeper = dasksim.ExternalProgram(['sh', '-c', 'echo $$ > {tmp_path}/pid_$$; sleep 100; true'])\n"
+        f"sleeper = dasksim.ExternalProgram(['sh', '-c', 'echo $$ > {tmp_path}/pid_$$; sleep 1000; true'])\n"
         "simulator = dasksim.LambdaSimulator(sleeper, schema={'x': ((), 'float64')})\n"
-        f"dasksim.generate(simulator, '{tmp_path}/s.zarr', 8, seed=1, chunk_size=1, sub_batch_size=1,"
+        f"dasksim.generate(simulator, '{tmp_path}/s.zarr', 1, seed=1, chunk_size=1, sub_batch_size=1,"
         " scheduler='processes', progress=False)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) as process:

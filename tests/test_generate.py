@@ -32,6 +32,7 @@ from dasksim import (
     open_dataset,
     status,
 )
+from dasksim.store import Location
 
 # 10 sub-batches of 100 samples, two a chunk: 5 chunks.
 N = 1000
@@ -493,11 +494,16 @@ def test_two_processes_generate_one_store_at_once(tmp_path: Path) -> None:
         subprocess.Popen([*command, str(tmp_path / "s.zarr")], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(3)
     ]
-    for process in both:  # they wait for this, so that they start at once
-        assert process.stdin is not None
-        process.stdin.write(b"!")
-        process.stdin.flush()
-    errors = [process.communicate()[1].decode() for process in both]
+    try:
+        for process in both:  # they wait for this, so that they start at once
+            assert process.stdin is not None
+            process.stdin.write(b"!")
+            process.stdin.flush()
+        errors = [process.communicate()[1].decode() for process in both]
+    finally:
+        for process in both:
+            with process:
+                process.kill()
     assert [process.returncode for process in both] == [0, 0, 0], errors
     assert array_bytes(tmp_path / "s.zarr") == array_bytes(tmp_path / "alone.zarr")
     assert status(tmp_path / "s.zarr").is_complete
@@ -510,6 +516,28 @@ def test_two_threads_generate_one_store_at_once(tmp_path: Path) -> None:
         runs = [threads.submit(generate, row_simulator(), tmp_path / "s.zarr", N, **OPTIONS) for _ in range(4)]
     found = [bits(run.result()) for run in runs]
     assert all(one == found[0] for one in found)
+
+
+def test_store_made_between_two_looks_is_not_taken_for_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A root that is not there at first may be there when the location is no longer empty."""
+    path = tmp_path / "s.zarr"
+    others = [True]
+    read = Location.read
+
+    def read_before_another_writes(self: Location, key: str) -> bytes | None:
+        content = read(self, key)
+        if others:
+            others.clear()
+            assert (key, content) == ("zarr.json", None)
+            generate(row_simulator(), path, N, **OPTIONS)
+        return content
+
+    monkeypatch.setattr(Location, "read", read_before_another_writes)
+    dataset = generate(row_simulator(), path, N, **OPTIONS)
+    assert not others
+    assert bits(dataset) == bits(row_simulator().sample(N, seed=1, sub_batch_size=100))
 
 
 def test_second_writer_with_another_seed_is_refused(tmp_path: Path) -> None:
@@ -543,8 +571,15 @@ def test_run_whose_store_is_made_anew_stops(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_after_a_failed_run_on_a_cluster(two_workers: Client, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+
     def prior(i: float, rng: np.random.Generator) -> dict[str, Any]:
+        if i == 500:
+            begun.touch()
         if i == 5:
+            deadline = time.monotonic() + 30
+            while not begun.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
             raise TroubleError("at once")
         if i == N - 1:
             time.sleep(1)  # the last chunk is under way when the first fails

@@ -186,12 +186,16 @@ def test_nothing_is_left_of_a_run_that_is_stopped(scheduler: str, how: signal.Si
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "s.zarr"), scheduler]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "s.zarr.hangs").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert children
-    process.send_signal(how)
-    assert process.wait(60) != 0
+    try:
+        while not (tmp_path / "s.zarr.hangs").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.send_signal(how)
+        assert process.wait(60) != 0
+    finally:
+        process.kill()
+        process.wait()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive

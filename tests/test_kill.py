@@ -66,6 +66,8 @@ def kill_at(fraction: float, delay: float, arguments: list[str], store: Path, n_
     while process.poll() is None and n_receipts(store) < fraction * n_chunks:
         time.sleep(0.001)
     time.sleep(delay)
+    if process.poll() is not None:  # it was faster
+        return
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

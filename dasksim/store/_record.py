@@ -44,6 +44,7 @@ def read_record(location: Location) -> dict[str, Any] | None:
         content = location.read(ROOT)
         if not content and location.is_empty():
             return None
+        content = content or location.read(ROOT)  # another run may have made the store between the two looks
     try:
         record = json.loads(json.loads(content or b"")["attributes"][ATTRIBUTE])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
