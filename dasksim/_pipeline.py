@@ -17,6 +17,7 @@ from dasksim._conditions import Condition
 from dasksim._evaluate import evaluate
 from dasksim._failures import Failures, Policy
 from dasksim._isolation import run_all
+from dasksim._memory import keep_freed_memory
 from dasksim._plan import Plan
 from dasksim._schema import Variable
 from dasksim._stage import SubBatch
@@ -132,6 +133,7 @@ class Pipeline:
         dict
             One array for each sub-batch, with one row a sample; contexts have no rows.
         """
+        keep_freed_memory()
         return self.steps[index].stage.guarded(lambda watch: self._simulate(index, plan, chunk, inputs, watch))
 
     def _simulate(
@@ -249,6 +251,7 @@ def run_steps(
     dict
         The values by step, and under None what was given.
     """
+    keep_freed_memory()
     values = dict(made)
     for index in indices:
         step = pipeline.steps[index]

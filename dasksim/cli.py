@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import cloudpickle
+import dask
 
 from dasksim._derive import derive
 from dasksim._generate import extend, generate
@@ -175,7 +176,8 @@ def _workers(n_workers: int | None, scheduler: str | None) -> Iterator[Any]:
         raise ArgumentError(f"--workers must be >= 1; got {n_workers}")
     from distributed import Client, LocalCluster  # it takes half a second
 
-    with warnings.catch_warnings():
+    keeps_memory = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}  # see docs/clusters.md
+    with warnings.catch_warnings(), dask.config.set(keeps_memory):
         warnings.filterwarnings("ignore", message="Port .* is already in use")  # the line below tells which it is
         cluster = LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address="127.0.0.1:8787")
     with cluster, Client(cluster, set_as_default=False) as client:
