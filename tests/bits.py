@@ -1,13 +1,23 @@
 """Compare datasets and stores bit by bit."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-__all__ = ["array_bytes", "bits", "chunk_files", "file_bytes", "prefix_of", "receipt_files"]
+__all__ = [
+    "age_unfinished",
+    "array_bytes",
+    "bits",
+    "chunk_files",
+    "file_bytes",
+    "finished_bytes",
+    "prefix_of",
+    "receipt_files",
+]
 
 #: For each variable its dims, dtype, shape and bytes.
 Bits = dict[str, tuple[Any, ...]]
@@ -34,17 +44,26 @@ def file_bytes(path: Path) -> dict[str, bytes]:
 
 
 def array_bytes(path: Path) -> dict[str, bytes]:
-    """Return the bytes of every file of a store but for what tells when, where and in which steps it was made.
-
-    Unfinished files, which a killed worker may leave, are left out too.
-    """
+    """Return the bytes of every file of a store but for what tells when, where and in which steps it was made."""
     content = file_bytes(path)
     content["zarr.json"] = _without_history(content["zarr.json"])
     return {name: content[name] for name in content if not _is_incidental(name)}
 
 
 def _is_incidental(name: str) -> bool:
-    return name.endswith(".partial") or (name.startswith("_dasksim/") and "/receipts/c." in name)
+    return name.startswith("_dasksim/") and "/receipts/c." in name
+
+
+def finished_bytes(path: Path) -> dict[str, bytes]:
+    """Return :func:`array_bytes` but for unfinished files, which a killed writer may have left a moment ago."""
+    return {name: content for name, content in array_bytes(path).items() if not name.endswith(".partial")}
+
+
+def age_unfinished(path: Path) -> None:
+    """Make unfinished files an hour old, so that the next run takes their writers for dead and removes them."""
+    for file in path.rglob("*.partial"):
+        before = file.stat().st_mtime - 3600
+        os.utime(file, (before, before))
 
 
 def _without_history(root: bytes) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bits import array_bytes
+from bits import array_bytes, finished_bytes
 
 from dasksim import Simulator, StoreMismatchError, derive, extend, generate, make_simulator, status, verify
 
@@ -101,7 +101,7 @@ def finish_derived(path: Path, old: dict[str, bytes], new: dict[str, bytes]) -> 
 
 
 def check(path: Path, new: dict[str, bytes]) -> None:
-    found = array_bytes(path)
+    found = finished_bytes(path)
     assert found == new, {name for name in found.keys() | new.keys() if found.get(name) != new.get(name)}
     assert status(path).is_complete
 

@@ -14,8 +14,9 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
-from bits import array_bytes, bits, file_bytes, prefix_of, receipt_files
+from bits import array_bytes, bits, file_bytes, finished_bytes, prefix_of, receipt_files
 from calls import Calls, counted_simulator
+from processes import run_at_once
 from test_kill import RUNS, SIMULATOR, kill_at
 
 from dasksim import (
@@ -408,7 +409,7 @@ def check_killed_extensions(folder: Path, scheduler: str, n_kills: int, seed: in
         cut.append(status(path).n_complete)
         assert verify(path).is_good
         subprocess.run(run, check=True, stderr=subprocess.DEVNULL)
-        assert array_bytes(path) == content
+        assert finished_bytes(path) == content
         shutil.rmtree(path)
     print(f"{scheduler}: killed with {cut} of {status(expected).n_chunks} chunks complete")
     assert any(n_complete < status(expected).n_chunks for n_complete in cut)
@@ -445,20 +446,7 @@ def test_several_processes_extend_by_parts_at_once(tmp_path: Path) -> None:
     generate(extended_by_parts.simulator, path, 33, **{**OPTIONS, **sizes})
     expected = generate(extended_by_parts.simulator, tmp_path / "at_once.zarr", 501, **{**OPTIONS, **sizes})
     command = [sys.executable, "-W", "error", str(tmp_path / "extended_by_parts.py"), str(path)]
-    runs = [
-        subprocess.Popen([*command, str(i)], stdin=subprocess.PIPE, stderr=subprocess.PIPE) for i in (0, 1, 2, 0, 1)
-    ]
-    try:
-        for run in runs:  # they wait for this, so that they start at once
-            assert run.stdin is not None
-            run.stdin.write(b"!")
-            run.stdin.flush()
-        errors = [run.communicate()[1].decode() for run in runs]
-    finally:
-        for run in runs:
-            with run:
-                run.kill()
-    assert [run.returncode for run in runs] == [0] * 5, errors
+    run_at_once([[*command, str(i)] for i in (0, 1, 2, 0, 1)])
     assert status(path).is_complete
     assert array_bytes(path) == array_bytes(tmp_path / "at_once.zarr")
     assert bits(open_dataset(path)) == bits(expected)

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from bits import bits
+from dask.system import CPU_COUNT
 from distributed import Client
 
 from dasksim import (
@@ -371,7 +372,7 @@ def test_timeout_kills_the_program_and_its_children(tmp_path: Path) -> None:
     with pytest.raises(subprocess.TimeoutExpired, match=r"timed out after 3\.0 seconds") as caught:
         program()
 
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 10
     assert "the command was sh -c" in notes(caught.value)
     wait_until(lambda: not any(is_running(int(pid)) for pid in pids.read_text().split()))
 
@@ -406,16 +407,16 @@ def test_interrupt_kills_the_program(tmp_path: Path) -> None:
 
 
 def test_interrupt_of_worker_processes_kills_their_programs(tmp_path: Path) -> None:
-    # one sample: the programs of others could begin after those that were seen
+    n = min(2, CPU_COUNT)  # as many as run at once: a program that begins while others are killed may be missed
     script = (
         "import dasksim, sys\n"
         f"sleeper = dasksim.ExternalProgram(['sh', '-c', 'echo $$ > {tmp_path}/pid_$$; sleep 1000; true'])\n"
         "simulator = dasksim.LambdaSimulator(sleeper, schema={'x': ((), 'float64')})\n"
-        f"dasksim.generate(simulator, '{tmp_path}/s.zarr', 1, seed=1, chunk_size=1, sub_batch_size=1,"
+        f"dasksim.generate(simulator, '{tmp_path}/s.zarr', {n}, seed=1, chunk_size=1, sub_batch_size=1,"
         " scheduler='processes', progress=False)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) as process:
-        wait_until(lambda: any(path.read_text() for path in tmp_path.glob("pid_*")))
+        wait_until(lambda: sum(bool(path.read_text()) for path in tmp_path.glob("pid_*")) == n)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert b"KeyboardInterrupt" in process.stderr.read()

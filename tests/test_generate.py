@@ -20,6 +20,7 @@ import xarray as xr
 from bits import array_bytes, bits, chunk_files, file_bytes, receipt_files
 from calls import Calls, counted_simulator
 from distributed import Client
+from processes import run_at_once
 
 from dasksim import (
     ArgumentError,
@@ -490,21 +491,7 @@ def test_two_processes_generate_one_store_at_once(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-W", "error", str(tmp_path / "simulator.py")]
     subprocess.run([*command, str(tmp_path / "alone.zarr")], check=True, input=b"!")
-    both = [
-        subprocess.Popen([*command, str(tmp_path / "s.zarr")], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(3)
-    ]
-    try:
-        for process in both:  # they wait for this, so that they start at once
-            assert process.stdin is not None
-            process.stdin.write(b"!")
-            process.stdin.flush()
-        errors = [process.communicate()[1].decode() for process in both]
-    finally:
-        for process in both:
-            with process:
-                process.kill()
-    assert [process.returncode for process in both] == [0, 0, 0], errors
+    run_at_once([[*command, str(tmp_path / "s.zarr")]] * 3)
     assert array_bytes(tmp_path / "s.zarr") == array_bytes(tmp_path / "alone.zarr")
     assert status(tmp_path / "s.zarr").is_complete
 

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from bits import bits
 from distributed import Client
+from processes import ended
 from test_every_class import KINDS
 from test_failures import FAILING, MASK, REDRAW, chain, made, simulated
 from test_replay import HasALockError
@@ -186,7 +187,7 @@ def test_nothing_is_left_of_a_run_that_is_stopped(scheduler: str, how: signal.Si
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "s.zarr"), scheduler]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
+    with ended([process]):
         while not (tmp_path / "s.zarr.hangs").exists():
             assert process.poll() is None
             time.sleep(0.05)
@@ -194,8 +195,5 @@ def test_nothing_is_left_of_a_run_that_is_stopped(scheduler: str, how: signal.Si
         assert children
         process.send_signal(how)
         assert process.wait(60) != 0
-    finally:
-        process.kill()
-        process.wait()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr.storage._local
-from bits import array_bytes, chunk_files, receipt_files
+from bits import array_bytes, chunk_files, finished_bytes, receipt_files
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -309,7 +309,7 @@ class StoreMachine(RuleBasedStateMachine):
         if found.is_complete:
             self._check_values(open_dataset(self.path), slice(0, self.n))
             if not self.bad and not self.has_switched and self.simulator is FRAGILE:
-                assert array_bytes(self.path) == at_once(self.seed, self.policy, self.n)
+                assert finished_bytes(self.path) == at_once(self.seed, self.policy, self.n)
         else:
             with pytest.raises(IncompleteStoreError, match=f"has {len(self.complete)} of {found.n_chunks} chunks"):
                 open_dataset(self.path)

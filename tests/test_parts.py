@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bits import array_bytes, bits, file_bytes, receipt_files
+from bits import array_bytes, bits, file_bytes, finished_bytes, receipt_files
 from calls import Calls, counted_simulator
+from processes import ended
 
 from dasksim import (
     ArgumentError,
@@ -75,7 +76,7 @@ def finish(*runs: "subprocess.Popen[bytes]") -> None:
 def test_four_processes_fill_a_store_and_one_of_them_is_killed_and_started_again(tmp_path: Path) -> None:
     path, alone = tmp_path / "s.zarr", tmp_path / "alone.zarr"
     runs = [start(command(tmp_path, path, f"{i}/4", "--seed", "1")) for i in range(4)]
-    try:
+    with ended(runs):
         while not any(25 <= chunk < 50 for chunk in receipt_files(path)):
             assert runs[1].poll() is None
             time.sleep(0.01)
@@ -84,13 +85,9 @@ def test_four_processes_fill_a_store_and_one_of_them_is_killed_and_started_again
         assert any(first <= 49 and last >= 25 for first, last in status(path).missing)
         runs[1] = start(command(tmp_path, path, "1/4"))  # with the seed of the store
         finish(*runs)
-    finally:
-        for run in runs:
-            with run:
-                run.kill()
     finish(start(command(tmp_path, alone, "", "--seed", "1")))
     assert status(path).is_complete
-    assert array_bytes(path) == array_bytes(alone)
+    assert finished_bytes(path) == array_bytes(alone)
 
 
 def test_processes_without_a_seed_agree_on_one(tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ def pairs(
     """Draw histograms of all features, on the diagonal, and of all their pairs, below it.
 
     The colour of a pair's bin stands for the square root of its count, so that few samples show beside many. The range
-    of a panel is that from the 1 % to the 99 % quantile, widened by half its length on either side and cut
-    at the minimum and maximum. A line below the panels says how many samples are left out: those that are masked, and
-    values that are NaN, infinite or outside a panel.
+    of a panel is that from the 1 % to the 99 % quantile, widened by half its length on either side and cut at the
+    minimum and maximum. A line below the panels says how many samples are left out: those that are masked, and values
+    that are NaN, infinite or outside a panel.
 
     Parameters
     ----------
