@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
-import cloudpickle
 import numpy as np
 from loky import ProcessPoolExecutor
 
@@ -22,6 +21,7 @@ from dasksim._arrays import as_host, device_named
 from dasksim._failures import Failures
 from dasksim._pipeline import Pipeline, run_steps
 from dasksim._steps import Place
+from dasksim._transport import dumps, loads
 
 __all__ = ["Child", "Made", "die_with", "travelling"]
 
@@ -48,7 +48,7 @@ class Child:
 
     def __init__(self, pipeline: Pipeline, seconds: float) -> None:
         self.seconds = seconds
-        self._payload = cloudpickle.dumps(pipeline.without_rows())
+        self._payload = dumps(pipeline.without_rows())
         self._local = threading.local()
         self._executors: set[Any] = set()
         self._is_closed = False
@@ -118,7 +118,7 @@ def _start_child(payload: bytes, parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    _pipeline = pickle.loads(payload)
+    _pipeline = loads(payload)
     device_named(_pipeline.device).put(np.zeros(1))  # starting a GPU takes seconds
 
 

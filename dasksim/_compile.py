@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-import cloudpickle
 import dask
 import dask.array as da
 import numpy as np
@@ -27,6 +26,7 @@ from dasksim._plan import Plan
 from dasksim._provenance import provenance
 from dasksim._schema import Variable
 from dasksim._steps import Step
+from dasksim._transport import dumps, loads
 from dasksim.errors import ArgumentError
 
 __all__ = ["Program", "compile_dataset"]
@@ -57,7 +57,7 @@ class Program:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._payload is None:
-            self._payload = cloudpickle.dumps((self.pipeline.without_rows(), self.plan))
+            self._payload = dumps((self.pipeline.without_rows(), self.plan))
         return _unpack, (self.token, self._payload)
 
 
@@ -67,7 +67,7 @@ _unpacked: dict[str, Program] = {}
 def _unpack(token: str, payload: bytes) -> Program:
     program = _unpacked.get(token)
     if program is None:
-        program = Program(*cloudpickle.loads(payload))
+        program = Program(*loads(payload))
         program.token, program._payload = token, payload
         while len(_unpacked) >= 8:
             _unpacked.pop(next(iter(_unpacked)), None)

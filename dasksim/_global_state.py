@@ -15,12 +15,31 @@ import numpy as np
 
 from dasksim._streams import Address
 
-__all__ = ["GlobalMark", "Use", "locked", "seeded_globals"]
+__all__ = ["NUMPY_GLOBAL", "GlobalMark", "Use", "by_reference", "locked", "seeded_globals"]
 
-_NUMPY_GLOBAL = np.random.mtrand._rand
+#: The generator behind the functions of ``numpy.random``. It has no public name.
+NUMPY_GLOBAL = np.random.mtrand._rand
+
+_PYTHON_GLOBAL = random._inst  # behind the functions of `random`
+
 _STAND_IN = np.random.MT19937(0)  # np.random.seed and np.random.get_state work with no other kind
 
 _lock = threading.RLock()
+
+
+def by_reference(obj: object) -> tuple[Any, ...] | None:
+    """Return how a generator of the whole process is pickled so that it is the other process's own; None for others."""
+    if obj is NUMPY_GLOBAL:
+        return _numpy_global, ()
+    return (_python_global, ()) if obj is _PYTHON_GLOBAL else None
+
+
+def _numpy_global() -> np.random.RandomState:
+    return NUMPY_GLOBAL
+
+
+def _python_global() -> random.Random:
+    return _PYTHON_GLOBAL
 
 
 @contextlib.contextmanager
@@ -44,7 +63,7 @@ class GlobalMark:
         It waits for functions that have the generators seeded, which put them back: they leave no trace.
         """
         with _lock:
-            return cls(_NUMPY_GLOBAL.get_state(legacy=False), random.getstate())
+            return cls(NUMPY_GLOBAL.get_state(legacy=False), random.getstate())
 
     def numpy_moved(self) -> bool:
         """Whether the generator of ``numpy.random`` has moved since.
@@ -60,7 +79,7 @@ class GlobalMark:
     def restore(self) -> None:
         """Put the global generators back to where they were."""
         with _lock:
-            _NUMPY_GLOBAL.set_state(self.numpy_state)
+            NUMPY_GLOBAL.set_state(self.numpy_state)
             random.setstate(self.python_state)
 
 
@@ -81,7 +100,7 @@ def seeded_globals(address: Address, *, watch: bool) -> Iterator[Use]:
     np.random.mtrand.set_bit_generator(_STAND_IN)
     use = Use()
     try:
-        _NUMPY_GLOBAL.seed(address.numpy_global())
+        NUMPY_GLOBAL.seed(address.numpy_global())
         random.seed(address.python_global())
         seeded = GlobalMark.now() if watch else None
         try:

@@ -6,10 +6,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import cloudpickle
 import numpy as np
 
 from dasksim._child import travelling
+from dasksim._transport import dumps, loads
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError
 
@@ -45,7 +45,7 @@ class SentJob:
     @classmethod
     def pack(cls, job: Job) -> "SentJob":
         """Return a job to be sent."""
-        return cls(cloudpickle.dumps(job), _versions())
+        return cls(dumps(job), _versions())
 
     def __getstate__(self) -> dict[str, Any]:
         return {"payload": self.payload, "versions": self.versions, "_job": None}
@@ -62,7 +62,7 @@ class SentJob:
             if self._job is None:
                 self._check_versions()
                 try:
-                    self._job = pickle.loads(self.payload)
+                    self._job = loads(self.payload)
                 except ImportError as error:
                     error.add_note(
                         "The worker process cannot import a module that the simulator uses: make it importable there, "

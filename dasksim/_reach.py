@@ -24,6 +24,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from dasksim._global_state import NUMPY_GLOBAL
+
 __all__ = ["Reach", "find_generators", "instance_attributes", "is_generator"]
 
 _MAX_OBJECTS = 10_000
@@ -35,8 +37,6 @@ _OPAQUE = frozenset(sys.stdlib_module_names) | {
     *("tensorflow", "numba", "sklearn", "matplotlib", "numcodecs", "cloudpickle", "dasksim"),
 }
 _OPAQUE -= {"__main__"}
-
-_NUMPY_GLOBAL = np.random.mtrand._rand
 
 Chain = tuple[str, ...]
 
@@ -164,7 +164,7 @@ class _Walk:
         return found
 
     def _children(self, obj: object) -> Iterator[_Edge]:
-        if obj is _NUMPY_GLOBAL:
+        if obj is NUMPY_GLOBAL:
             self.reach.uses_globals = True
             del self.objects[id(obj)]  # seeded and restored as a whole, not replaced
         elif isinstance(obj, np.ndarray):
