@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import integrate  # type: ignore[import-untyped]
+from scipy import integrate
 
 from dasksim.models import _flow
 from dasksim.models.lotka_volterra import _TOLERANCE as LV_TOLERANCE

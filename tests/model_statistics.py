@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 REFERENCE = json.loads((Path(__file__).parent / "reference_models.json").read_text())["models"]
 
@@ -75,7 +75,7 @@ def _rank_correlations(x: Array, reference: dict[str, Any]) -> Array:
 
     def estimate(rows: Array) -> Array:
         with np.errstate(invalid="ignore"):  # columns that are constant
-            return np.asarray(np.corrcoef(stats.rankdata(rows, axis=0), rowvar=False)[upper])
+            return np.asarray(np.corrcoef(stats.rankdata(rows, axis=0), rowvar=False))[upper]
 
     spread = np.std([estimate(block) for block in np.array_split(x, n_blocks)], axis=0) / np.sqrt(n_blocks)
     n_ranked = min(reference["n"], N_RANKED)

@@ -12,7 +12,7 @@ from bits import bits, prefix_of, receipt_files
 from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 from test_every_class import KINDS, Kind, kinds, late
 
 import dasksim

@@ -13,7 +13,7 @@ from bits import bits, prefix_of
 from calls import Calls
 from distributed import Client
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from dasksim import (
     GraphicalSimulator,

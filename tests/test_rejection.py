@@ -10,7 +10,7 @@ import xarray as xr
 from bits import bits, prefix_of
 from calls import Calls
 from distributed import Client
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from dasksim import (
     ArgumentError,
