@@ -11,16 +11,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from dask._task_spec import DataNode, Task, TaskRef
 from dask.blockwise import blockwise
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 from dasksim._arrays import device_named
+from dasksim._dask_private import DataNode, Task, TaskRef
 from dasksim._pipeline import Pipeline, to_rows
 from dasksim._plan import Plan
 from dasksim._provenance import provenance
@@ -202,12 +201,14 @@ def compile_dataset(pipeline: Pipeline, plan: Plan) -> xr.Dataset:
     Raises
     ------
     ArgumentError
-        If Dask's experimental array query planning is on, which cannot hold the graph.
+        If Dask's array query planning is on, which is experimental: xarray can neither reduce nor write its arrays.
     """
-    if dask.config.get("array.query-planning", False):
+    if da.array_expr_enabled():
         raise ArgumentError(
-            "Dask's option array.query-planning is on, and its arrays cannot hold a simulator's graph; turn it off "
-            "with dask.config.set({'array.query-planning': False}) before dask.array is imported"
+            "Dask's option array.query-planning is on, and with it xarray can neither reduce nor write Dask arrays; "
+            "turn it off before dask.array is imported, by DASK_ARRAY__QUERY_PLANNING=False in the environment or by "
+            "dask.config.set({'array.query-planning': False}), or write the samples with dasksim.generate, which needs "
+            "no such arrays"
         )
     graph = _Graph(pipeline, plan)
     variables = {v.name: (pipeline.array_dims(v), graph.array(v)) for v in pipeline.variables}

@@ -8,6 +8,7 @@ import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from dask.array.utils import meta_from_array
 
 from dasksim._arrays import as_host
 from dasksim._schema import Variable, check_name, is_supported
@@ -96,7 +97,7 @@ class Condition:
         dims = tuple(dim for dim in dims if dim not in self.variable.plates)
         if self.dims and set(self.dims) == set(dims):
             order = [n_axes + self.dims.index(dim) for dim in dims]
-            return self.values.transpose(*range(n_axes), *order)
+            return self.values.transpose((*range(n_axes), *order))
         if set(self.dims) & set(dims) and len(self.dims) == len(dims):
             raise ArgumentError(
                 f"condition {name!r} has the feature dims {self.dims}, but those of the variable are {dims}; "
@@ -152,7 +153,7 @@ def _read(name: str, value: Any, axes: tuple[int, ...], plates: Sequence[str], a
     if isinstance(value, np.ma.MaskedArray):
         raise ArgumentTypeError(f"condition {name!r} is a masked array, whose mask would be lost; give it filled")
     try:
-        if isinstance(value, da.Array) and not isinstance(value._meta, np.ndarray):
+        if isinstance(value, da.Array) and not isinstance(meta_from_array(value), np.ndarray):
             value = value.map_blocks(as_host, dtype=value.dtype, meta=np.empty((0,) * value.ndim, value.dtype))  # type: ignore[call-arg,arg-type]
         elif not isinstance(value, da.Array | np.generic | int | float | complex):
             value = as_host(value)
@@ -163,7 +164,7 @@ def _read(name: str, value: Any, axes: tuple[int, ...], plates: Sequence[str], a
         raise ArgumentTypeError(
             f"condition {name!r} must be boolean or numeric, at most float64 or complex128; got {value!r}"
         )
-    shape = np.shape(value)
+    shape = value.shape if isinstance(value, da.Array) else np.shape(value)
     if not shape:
         value = value if isinstance(value, np.generic | int | float | complex) else np.asarray(value)[()]
         return Condition(Variable(name, (), dtype, is_shared=True), value, is_scalar=True)

@@ -364,6 +364,7 @@ class _Resolver:
         if source is None:
             condition = self.conditions[name]
             value = condition.rows(self.probing.rows)
+            value = value.compute() if isinstance(value, da.Array) else value
             if not condition.variable.is_shared:
                 value = pad_rows(np.asarray(value), self.probing.n_rows)
                 value.flags.writeable = False

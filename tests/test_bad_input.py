@@ -142,14 +142,6 @@ def test_chunks_that_cut_a_sub_batch_are_refused(chunk_size: int, advice: str) -
         make_simulator(scalar).sample(1000, sub_batch_size=128, chunk_size=chunk_size)
 
 
-def test_array_query_planning_is_refused() -> None:
-    with (
-        dask.config.set({"array.query-planning": True}),
-        pytest.raises(ArgumentError, match=r"array\.query-planning is on.*dask\.config\.set"),
-    ):
-        make_simulator(scalar).sample(3)
-
-
 # Simulators
 
 

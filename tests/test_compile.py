@@ -313,8 +313,3 @@ def test_two_datasets_share_no_keys(calls: Calls) -> None:
     one, two = simulator.sample(N, **OPTIONS), simulator.sample(N, **{**OPTIONS, "seed": 2})
     difference = (one.x - two.x).compute()
     assert (difference != 0).all()
-
-
-def test_query_planning_of_arrays_is_refused(calls: Calls) -> None:
-    with dask.config.set({"array.query-planning": True}), pytest.raises(ValueError, match=r"array\.query-planning"):
-        counted_simulator(calls).sample(N, **OPTIONS)
