@@ -470,6 +470,12 @@ def test_a_repository_in_memory_is_refused() -> None:
         generate(simulator(), store, N, **OPTIONS)
 
 
+def test_a_repository_in_a_folder_of_such_a_name_is_none_in_memory(tmp_path: Path) -> None:
+    store = repository(tmp_path / "InMemory in-memory")
+    assert bits(generate(simulator(), store, N, scheduler="synchronous", **OPTIONS)) == SAMPLED
+    assert "\n" not in status(store).path
+
+
 # The command line
 
 

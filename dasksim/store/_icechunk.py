@@ -64,8 +64,9 @@ class Branch(Location):
     @classmethod
     def of(cls, repository: Any) -> Self:
         """Return the branch of a repository as it is now."""
-        name = f"Icechunk repository {repository.storage!r}"
-        if "InMemory" in name:  # a fork of a session would have a memory of its own
+        storage = repr(repository.storage)
+        name = f"Icechunk repository {' '.join(storage.split())}"
+        if storage == _in_memory():  # a fork of a session would have a memory of its own
             raise ArgumentError("an Icechunk repository in memory cannot take chunks from workers; give one on storage")
         with explained(f"cannot open the {name}"):
             store = repository.readonly_session(_BRANCH).store
@@ -87,6 +88,13 @@ class Branch(Location):
         if session.has_uncommitted_changes:
             with explained(f"cannot commit to the {self.name}; run generate again to go on from its last commit"):
                 session.commit(f"dasksim: {message}")
+
+
+def _in_memory() -> str:
+    """Return what Icechunk calls a storage in memory, which is all it tells, and not the same in each version."""
+    import icechunk  # whoever gave a repository has it
+
+    return repr(icechunk.in_memory_storage())
 
 
 def _at(name: str, session: Any) -> Location:
