@@ -14,7 +14,9 @@ import functools
 import random
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -52,10 +54,6 @@ class Isolated:
         self._reach = find_generators(function)
         self.uses_globals = uses_globals or self._reach.uses_globals
         self.n_bytes = self._reach.n_bytes
-        self._changed = threading.Condition()
-        self._n_runs = 0  # runs that began without the lock and have not ended
-        self._free: set[object] = set()  # those of them that are not being done again
-        self._mark: GlobalMark | None = None  # the global generators before the first of them
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.function, self.uses_globals)
@@ -81,68 +79,97 @@ class Isolated:
         finally:
             self.uses_globals = self.uses_globals or use.happened
 
-    def run(self, work: Callable[[bool], T]) -> T:
-        """Return ``work(watch)``, which calls :meth:`at`, and do it again if it moved the global generators unseeded.
 
-        Either the probe did not see that the function uses them, or the caller drew in another thread: the second run
-        finds out which. It waits until no first run is left that could draw in between. What it misses: a function that
-        starts to use them in one thread while another function has them seeded in a second thread.
-        """
-        token = object()
-        if not self._begin(token):
+class _Guard:
+    """Runs work that calls certain functions, and finds out if one of them moves the generators of the process."""
+
+    def __init__(self, functions: frozenset[Isolated]) -> None:
+        self._functions = functions
+        self._changed = threading.Condition()
+        self._n_runs = 0  # runs that began without the lock and have not ended
+        self._free: set[_Run] = set()  # those of them that are not being done again
+        self._mark: GlobalMark | None = None  # the generators of the process before the first of them
+
+    def run(self, work: Callable[[bool], T]) -> T:
+        """Return what :func:`run_all` does."""
+        run = self._begin()
+        if run is None:
             return work(False)
         try:
             try:
                 result = work(False)
             except Exception:
-                if not self._is_suspect(token):
+                if not self._is_suspect(run):
                     raise
             else:
-                if not self._is_suspect(token):
+                if not self._is_suspect(run):
                     return result
             return work(True)
         finally:
-            self._end(token)
+            self._end(run)
 
-    def _begin(self, token: object) -> bool:
+    def _begin(self) -> "_Run | None":
         with self._changed:
-            self._changed.wait_for(lambda: self.uses_globals or len(self._free) == self._n_runs)
-            if self.uses_globals:
-                return False
+            self._changed.wait_for(lambda: not self._unseeded() or len(self._free) == self._n_runs)
+            unseeded = self._unseeded()
+            if not unseeded:
+                return None
             if not self._n_runs:
                 self._mark = GlobalMark.now()
+            run = _Run(unseeded)
             self._n_runs += 1
-            self._free.add(token)
-            return True
+            self._free.add(run)
+            return run
 
-    def _is_suspect(self, token: object) -> bool:
+    def _unseeded(self) -> list[Isolated]:
+        return [function for function in self._functions if not function.uses_globals]
+
+    def _is_suspect(self, run: "_Run") -> bool:
         with self._changed:
-            self._free.discard(token)
+            self._free.discard(run)
             self._changed.notify_all()
-            if not self.uses_globals and not (self._mark and self._mark.numpy_moved()):
+            if not run.was_wrong() and not (self._mark and self._mark.numpy_moved()):
                 return False
             self._changed.wait_for(lambda: not self._free)
             return True
 
-    def _end(self, token: object) -> None:
+    def _end(self, run: "_Run") -> None:
         with self._changed:
-            self._free.discard(token)
+            self._free.discard(run)
             self._n_runs -= 1
-            if self.uses_globals and self._mark:
+            if self._mark and run.was_wrong():
                 self._mark.restore()
                 self._mark = None
             self._changed.notify_all()
 
 
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One run, and the functions that are called in it with the generators of the process as they are."""
+
+    unseeded: Sequence[Isolated]
+
+    def was_wrong(self) -> bool:
+        """Whether one of them has been found to use those generators since."""
+        return any(function.uses_globals for function in self.unseeded)
+
+
+# The guards of the runs under way, each with its functions; threads that run the same functions share one.
+_guards: "weakref.WeakValueDictionary[frozenset[Isolated], _Guard]" = weakref.WeakValueDictionary()
+_finding = threading.Lock()
+
+
 def run_all(functions: Iterable[Isolated], work: Callable[[bool], T]) -> T:
-    """Return ``work(watch)``, which calls several functions, as :meth:`Isolated.run` does for one."""
+    """Return ``work(watch)``, which calls functions by :meth:`Isolated.at`, done again if it moved ``numpy.random``.
 
-    def guarded(function: Isolated, inner: Callable[[bool], T]) -> Callable[[bool], T]:
-        return lambda watch: function.run(lambda again: inner(watch or again))
-
-    for function in functions:
-        work = guarded(function, work)
-    return work(False)
+    Either the probe did not see that one of them uses it, or the caller drew in another thread: the second run, which
+    watches each, finds out which. It waits until no first run is left that could draw in between. What it misses: a
+    function that starts to use them in one thread while another function has them seeded in a second thread.
+    """
+    key = frozenset(functions)
+    with _finding:
+        guard = _guards.setdefault(key, _Guard(key))
+    return guard.run(work)
 
 
 @contextlib.contextmanager

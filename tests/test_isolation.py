@@ -25,7 +25,7 @@ from helper_modules.drawing import draw as imported_draw
 from numpy.random import normal
 
 import dasksim
-from dasksim._isolation import Isolated
+from dasksim._isolation import Isolated, run_all
 from dasksim._reach import find_generators
 from dasksim._streams import Address, stage_key
 
@@ -989,7 +989,7 @@ def test_draws_of_the_caller_in_the_meantime_are_not_taken_back() -> None:
             return function()
 
     for _ in range(10):
-        isolated.run(work)
+        run_all([isolated], work)
     assert not isolated.uses_globals
     np.testing.assert_array_equal(drawn, expected)
 
@@ -1306,8 +1306,8 @@ def test_a_run_that_is_interrupted_leaves_the_function_usable() -> None:
         raise KeyboardInterrupt("by the user")
 
     with pytest.raises(KeyboardInterrupt, match="by the user"):
-        isolated.run(interrupt)
-    assert isolated.run(lambda watch: watch) is False
+        run_all([isolated], interrupt)
+    assert run_all([isolated], lambda watch: watch) is False
 
 
 # --- what is found ----------------------------------------------------------------------------------------------------
