@@ -11,7 +11,6 @@ sub-batch depends on another.
 
 import contextlib
 import functools
-import random
 import threading
 import types
 import weakref
@@ -23,6 +22,7 @@ import numpy as np
 
 from dasksim._global_state import GlobalMark, Use, locked, seeded_globals
 from dasksim._reach import Reach, find_generators, instance_attributes
+from dasksim._sources import put_at, replacement, restore
 from dasksim._streams import Address
 
 __all__ = ["Isolated", "run_all"]
@@ -174,42 +174,14 @@ def run_all(functions: Iterable[Isolated], work: Callable[[bool], T]) -> T:
 
 @contextlib.contextmanager
 def _seeded_in_place(reach: Reach, address: Address) -> Iterator[None]:
-    saved = [(obj, _get_state(obj)) for obj in reach.in_place]
+    saved: list[tuple[Any, Any]] = []
     try:
-        for k, obj in enumerate(reach.in_place, start=len(reach.generators)):
-            _set_state(obj, _get_state(_replacement(obj, address, k)))
+        for k, source in reach.in_place.items():
+            saved.append((source, put_at(source, address, k)))
         yield
     finally:
-        for obj, state in saved:
-            _set_state(obj, state)
-
-
-def _replacement(obj: Any, address: Address, k: int) -> Any:
-    """Return a generator like ``obj`` (same kind, same bit generator) on the stream of ``address``."""
-    if isinstance(obj, random.Random):
-        return random.Random(address.hidden_int(k))
-    if isinstance(obj, np.random.RandomState):
-        return np.random.RandomState(type(obj._bit_generator)(address.hidden(k)))
-    if isinstance(obj, np.random.BitGenerator):
-        return type(obj)(address.hidden(k))
-    return np.random.Generator(type(obj.bit_generator)(address.hidden(k)))
-
-
-def _get_state(obj: Any) -> Any:
-    if isinstance(obj, random.Random):
-        return obj.getstate()
-    if isinstance(obj, np.random.RandomState):
-        return obj.get_state(legacy=False)  # with the normal that it holds back
-    return getattr(obj, "bit_generator", obj).state
-
-
-def _set_state(obj: Any, state: Any) -> None:
-    if isinstance(obj, random.Random):
-        obj.setstate(state)
-    elif isinstance(obj, np.random.RandomState):
-        obj.set_state(state)
-    else:
-        getattr(obj, "bit_generator", obj).state = state
+        for source, state in reversed(saved):
+            restore(source, state)
 
 
 class _Rebuild:
@@ -217,7 +189,7 @@ class _Rebuild:
 
     def __init__(self, reach: Reach, address: Address) -> None:
         self._reach = reach
-        self._done: dict[int, Any] = {id(obj): _replacement(obj, address, k) for k, obj in enumerate(reach.generators)}
+        self._done: dict[int, Any] = {id(obj): replacement(obj, address, k) for k, obj in reach.generators.items()}
 
     def __call__(self, obj: Any) -> Any:
         key = id(obj)
@@ -256,7 +228,7 @@ class _Rebuild:
     def _instance(self, obj: Any, new: Any) -> None:
         for name, value in instance_attributes(obj).items():
             if name in getattr(obj, "__dict__", ()):
-                vars(new)[name] = self(value)
+                vars(new)[name] = self(self._reach.seeds.get((id(obj), name), value))
             else:
                 object.__setattr__(new, name, self(value))
         if isinstance(obj, np.vectorize):
