@@ -1,6 +1,8 @@
 """The generators of the whole process: ``numpy.random`` and ``random``.
 
 Only one thread at a time may have them seeded: unlocked, two threads gave three different results for one seed.
+
+They have no public names, and are found as what the modules' functions are methods of; nothing else may name them.
 """
 
 import contextlib
@@ -15,12 +17,12 @@ import numpy as np
 
 from dasksim._streams import Address
 
-__all__ = ["NUMPY_GLOBAL", "GlobalMark", "Use", "by_reference", "locked", "seeded_globals"]
+__all__ = ["NUMPY_GLOBAL", "GlobalMark", "Use", "bits_of", "by_reference", "locked", "not_copied", "seeded_globals"]
 
-#: The generator behind the functions of ``numpy.random``. It has no public name.
-NUMPY_GLOBAL = np.random.mtrand._rand
+#: The generator behind the functions of ``numpy.random``.
+NUMPY_GLOBAL: np.random.RandomState = np.random.normal.__self__  # type: ignore[attr-defined]
 
-_PYTHON_GLOBAL = random._inst  # behind the functions of `random`
+_PYTHON_GLOBAL: random.Random = random.random.__self__  # type: ignore[attr-defined]
 
 _STAND_IN = np.random.MT19937(0)  # np.random.seed and np.random.get_state work with no other kind
 
@@ -32,6 +34,17 @@ def by_reference(obj: object) -> tuple[Any, ...] | None:
     if obj is NUMPY_GLOBAL:
         return _numpy_global, ()
     return (_python_global, ()) if obj is _PYTHON_GLOBAL else None
+
+
+def not_copied() -> dict[int, object]:
+    """Return what ``copy.deepcopy`` is to take for copied already: the generators of the whole process."""
+    return {id(generator): generator for generator in (NUMPY_GLOBAL, _PYTHON_GLOBAL)}
+
+
+def bits_of(state: np.random.RandomState) -> np.random.BitGenerator:
+    """Return what a RandomState draws from; unlike a Generator it has no public attribute for it."""
+    bits: np.random.BitGenerator = state._bit_generator
+    return bits
 
 
 def _numpy_global() -> np.random.RandomState:

@@ -11,16 +11,18 @@ sub-batch depends on another.
 
 import contextlib
 import functools
-import random
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
 from dasksim._global_state import GlobalMark, Use, locked, seeded_globals
 from dasksim._reach import Reach, find_generators, instance_attributes
+from dasksim._sources import put_at, replacement, restore
 from dasksim._streams import Address
 
 __all__ = ["Isolated", "run_all"]
@@ -52,10 +54,6 @@ class Isolated:
         self._reach = find_generators(function)
         self.uses_globals = uses_globals or self._reach.uses_globals
         self.n_bytes = self._reach.n_bytes
-        self._changed = threading.Condition()
-        self._n_runs = 0  # runs that began without the lock and have not ended
-        self._free: set[object] = set()  # those of them that are not being done again
-        self._mark: GlobalMark | None = None  # the global generators before the first of them
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.function, self.uses_globals)
@@ -81,108 +79,109 @@ class Isolated:
         finally:
             self.uses_globals = self.uses_globals or use.happened
 
-    def run(self, work: Callable[[bool], T]) -> T:
-        """Return ``work(watch)``, which calls :meth:`at`, and do it again if it moved the global generators unseeded.
 
-        Either the probe did not see that the function uses them, or the caller drew in another thread: the second run
-        finds out which. It waits until no first run is left that could draw in between. What it misses: a function that
-        starts to use them in one thread while another function has them seeded in a second thread.
-        """
-        token = object()
-        if not self._begin(token):
+class _Guard:
+    """Runs work that calls certain functions, and finds out if one of them moves the generators of the process."""
+
+    def __init__(self, functions: frozenset[Isolated]) -> None:
+        self._functions = functions
+        self._changed = threading.Condition()
+        self._n_runs = 0  # runs that began without the lock and have not ended
+        self._free: set[_Run] = set()  # those of them that are not being done again
+        self._mark: GlobalMark | None = None  # the generators of the process before the first of them
+
+    def run(self, work: Callable[[bool], T]) -> T:
+        """Return what :func:`run_all` does."""
+        run = self._begin()
+        if run is None:
             return work(False)
         try:
             try:
                 result = work(False)
             except Exception:
-                if not self._is_suspect(token):
+                if not self._is_suspect(run):
                     raise
             else:
-                if not self._is_suspect(token):
+                if not self._is_suspect(run):
                     return result
             return work(True)
         finally:
-            self._end(token)
+            self._end(run)
 
-    def _begin(self, token: object) -> bool:
+    def _begin(self) -> "_Run | None":
         with self._changed:
-            self._changed.wait_for(lambda: self.uses_globals or len(self._free) == self._n_runs)
-            if self.uses_globals:
-                return False
+            self._changed.wait_for(lambda: not self._unseeded() or len(self._free) == self._n_runs)
+            unseeded = self._unseeded()
+            if not unseeded:
+                return None
             if not self._n_runs:
                 self._mark = GlobalMark.now()
+            run = _Run(unseeded)
             self._n_runs += 1
-            self._free.add(token)
-            return True
+            self._free.add(run)
+            return run
 
-    def _is_suspect(self, token: object) -> bool:
+    def _unseeded(self) -> list[Isolated]:
+        return [function for function in self._functions if not function.uses_globals]
+
+    def _is_suspect(self, run: "_Run") -> bool:
         with self._changed:
-            self._free.discard(token)
+            self._free.discard(run)
             self._changed.notify_all()
-            if not self.uses_globals and not (self._mark and self._mark.numpy_moved()):
+            if not run.was_wrong() and not (self._mark and self._mark.numpy_moved()):
                 return False
             self._changed.wait_for(lambda: not self._free)
             return True
 
-    def _end(self, token: object) -> None:
+    def _end(self, run: "_Run") -> None:
         with self._changed:
-            self._free.discard(token)
+            self._free.discard(run)
             self._n_runs -= 1
-            if self.uses_globals and self._mark:
+            if self._mark and run.was_wrong():
                 self._mark.restore()
                 self._mark = None
             self._changed.notify_all()
 
 
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One run, and the functions that are called in it with the generators of the process as they are."""
+
+    unseeded: Sequence[Isolated]
+
+    def was_wrong(self) -> bool:
+        """Whether one of them has been found to use those generators since."""
+        return any(function.uses_globals for function in self.unseeded)
+
+
+# The guards of the runs under way, each with its functions; threads that run the same functions share one.
+_guards: "weakref.WeakValueDictionary[frozenset[Isolated], _Guard]" = weakref.WeakValueDictionary()
+_finding = threading.Lock()
+
+
 def run_all(functions: Iterable[Isolated], work: Callable[[bool], T]) -> T:
-    """Return ``work(watch)``, which calls several functions, as :meth:`Isolated.run` does for one."""
+    """Return ``work(watch)``, which calls functions by :meth:`Isolated.at`, done again if it moved ``numpy.random``.
 
-    def guarded(function: Isolated, inner: Callable[[bool], T]) -> Callable[[bool], T]:
-        return lambda watch: function.run(lambda again: inner(watch or again))
-
-    for function in functions:
-        work = guarded(function, work)
-    return work(False)
+    Either the probe did not see that one of them uses it, or the caller drew in another thread: the second run, which
+    watches each, finds out which. It waits until no first run is left that could draw in between. What it misses: a
+    function that starts to use them in one thread while another function has them seeded in a second thread.
+    """
+    key = frozenset(functions)
+    with _finding:
+        guard = _guards.setdefault(key, _Guard(key))
+    return guard.run(work)
 
 
 @contextlib.contextmanager
 def _seeded_in_place(reach: Reach, address: Address) -> Iterator[None]:
-    saved = [(obj, _get_state(obj)) for obj in reach.in_place]
+    saved: list[tuple[Any, Any]] = []
     try:
-        for k, obj in enumerate(reach.in_place, start=len(reach.generators)):
-            _set_state(obj, _get_state(_replacement(obj, address, k)))
+        for k, source in reach.in_place.items():
+            saved.append((source, put_at(source, address, k)))
         yield
     finally:
-        for obj, state in saved:
-            _set_state(obj, state)
-
-
-def _replacement(obj: Any, address: Address, k: int) -> Any:
-    """Return a generator like ``obj`` (same kind, same bit generator) on the stream of ``address``."""
-    if isinstance(obj, random.Random):
-        return random.Random(address.hidden_int(k))
-    if isinstance(obj, np.random.RandomState):
-        return np.random.RandomState(type(obj._bit_generator)(address.hidden(k)))
-    if isinstance(obj, np.random.BitGenerator):
-        return type(obj)(address.hidden(k))
-    return np.random.Generator(type(obj.bit_generator)(address.hidden(k)))
-
-
-def _get_state(obj: Any) -> Any:
-    if isinstance(obj, random.Random):
-        return obj.getstate()
-    if isinstance(obj, np.random.RandomState):
-        return obj.get_state(legacy=False)  # with the normal that it holds back
-    return getattr(obj, "bit_generator", obj).state
-
-
-def _set_state(obj: Any, state: Any) -> None:
-    if isinstance(obj, random.Random):
-        obj.setstate(state)
-    elif isinstance(obj, np.random.RandomState):
-        obj.set_state(state)
-    else:
-        getattr(obj, "bit_generator", obj).state = state
+        for source, state in reversed(saved):
+            restore(source, state)
 
 
 class _Rebuild:
@@ -190,7 +189,7 @@ class _Rebuild:
 
     def __init__(self, reach: Reach, address: Address) -> None:
         self._reach = reach
-        self._done: dict[int, Any] = {id(obj): _replacement(obj, address, k) for k, obj in enumerate(reach.generators)}
+        self._done: dict[int, Any] = {id(obj): replacement(obj, address, k) for k, obj in reach.generators.items()}
 
     def __call__(self, obj: Any) -> Any:
         key = id(obj)
@@ -229,7 +228,7 @@ class _Rebuild:
     def _instance(self, obj: Any, new: Any) -> None:
         for name, value in instance_attributes(obj).items():
             if name in getattr(obj, "__dict__", ()):
-                vars(new)[name] = self(value)
+                vars(new)[name] = self(self._reach.seeds.get((id(obj), name), value))
             else:
                 object.__setattr__(new, name, self(value))
         if isinstance(obj, np.vectorize):

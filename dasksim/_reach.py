@@ -10,23 +10,25 @@ bars the path through it, and a generator behind it has to be seeded in place.
 It cannot see a generator that the function makes itself, one behind an import inside the function, behind ``getattr``,
 ``globals()`` or a module in a local variable, in an iterator, an ``lru_cache``, a set or a ``threading.local``, one
 held by compiled code, one in a container of more than 1000 elements, or one in the objects of the packages in
-``_OPAQUE``. If such a generator moves at every call, the probe notices and warns.
+``_OPAQUE``, but for those in ``_KEEPERS``. If such a generator moves at every call, the probe notices and warns.
 """
 
 import collections
-import dis
 import functools
 import random
 import sys
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
+from dasksim._code import names_in
 from dasksim._global_state import NUMPY_GLOBAL
+from dasksim._sources import OwnSeed, can_make_again, can_replace, is_engine, is_generator, own_seeds
 
-__all__ = ["Reach", "find_generators", "instance_attributes", "is_generator"]
+__all__ = ["Reach", "find_generators", "instance_attributes"]
 
 _MAX_OBJECTS = 10_000
 _MAX_ELEMENTS = 1_000
@@ -38,19 +40,23 @@ _OPAQUE = frozenset(sys.stdlib_module_names) | {
 }
 _OPAQUE -= {"__main__"}
 
-Chain = tuple[str, ...]
+# Packages whose objects keep generators, or integers that stand for one. Their attributes are walked when all else has
+# been, so that other generators have the numbers that they have without them.
+_KEEPERS = frozenset({"scipy", "sklearn"})
 
 
 @dataclass
 class Reach:
-    """The generators that a function reaches, and the objects that lead to them.
+    """The generators that a function reaches, or what else can be seeded, and the objects that lead to them.
 
     Parameters
     ----------
     generators
-        Generators at the end of a path along which every object can be rebuilt, in the order in which they were found.
+        Generators at the end of a path along which every object can be rebuilt, by the numbers of their streams.
     in_place
-        Generators that can also be reached by a path that cannot be rebuilt.
+        Generators that can also be reached by a path that cannot be rebuilt, by the numbers of theirs.
+    seeds
+        The integers that stand for generators, by the object (its id) and the attribute that have them.
     path
         All objects on the paths to ``generators``, by id.
     names
@@ -63,8 +69,9 @@ class Reach:
         Bytes of the arrays seen on the way.
     """
 
-    generators: list[object] = field(default_factory=list)
-    in_place: list[object] = field(default_factory=list)
+    generators: dict[int, object] = field(default_factory=dict)
+    in_place: dict[int, object] = field(default_factory=dict)
+    seeds: dict[tuple[int, str], OwnSeed] = field(default_factory=dict)
     path: dict[int, object] = field(default_factory=dict)
     names: dict[int, dict[str, object]] = field(default_factory=dict)
     attributes: dict[int, dict[str, object]] = field(default_factory=dict)
@@ -77,18 +84,6 @@ def find_generators(function: object) -> Reach:
     walk = _Walk()
     walk.run(function)
     return walk.reach
-
-
-def is_generator(obj: object) -> bool:
-    """Whether ``obj`` is a generator of random numbers that can be seeded."""
-    if isinstance(obj, random.Random):
-        return not isinstance(obj, random.SystemRandom)
-    return isinstance(obj, np.random.Generator | np.random.RandomState | np.random.BitGenerator)
-
-
-def _can_replace(generator: object) -> bool:
-    plain = (np.random.Generator, np.random.RandomState, random.Random)
-    return type(generator) in plain or isinstance(generator, np.random.BitGenerator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,42 +101,69 @@ class _Walk:
         self.edges: dict[int, list[_Edge]] = {}
         self.module_edges: dict[int, dict[str, _Edge]] = {}
         self.assigned: set[int] = set()  # ids of globals dicts that functions assign to, and of their modules
-        self.stack: list[object] = []
+        self.sources: dict[int, object] = {}
+        self.keepers: list[object] = []
+        self.is_late = False
+        self.most = _MAX_OBJECTS
+        self.n_numbered = 0
 
     def run(self, root: object) -> None:
         """Find all objects first, then which of them lead to a generator, and whether by a path we can rebuild."""
-        self.stack.append(root)
-        while self.stack and len(self.objects) < _MAX_OBJECTS:
-            obj = self.stack.pop()
+        self._explore([_Edge(root)])
+        self._number(root)
+        if self.keepers:
+            self.is_late = True
+            self.most = len(self.objects) + _MAX_OBJECTS
+            for keeper in self.keepers:  # it grows
+                kept = list(self._of_keeper(keeper))
+                self.edges[id(keeper)].extend(kept)
+                self._explore(kept)
+            self._number(root)
+        self._find_paths(root)
+
+    def _explore(self, edges: list[_Edge]) -> None:
+        stack = [edge.child for edge in reversed(edges)]
+        self.stack = stack
+        while stack and len(self.objects) < self.most:
+            obj = stack.pop()
             if id(obj) in self.objects:
                 continue
             self.objects[id(obj)] = obj
-            edges = self.edges[id(obj)] = list(self._children(obj))
-            self.stack.extend(edge.child for edge in reversed(edges))
+            found = self.edges[id(obj)] = list(self._children(obj))
+            stack.extend(edge.child for edge in reversed(found))
         for module, attributes in self.module_edges.items():
             self.edges.setdefault(module, []).extend(attributes.values())
+        self.module_edges.clear()
         self._bar_assigned()
-        self._classify(root)
 
     def _bar_assigned(self) -> None:
         """Keep scopes that functions assign to as they are: other functions read them, or assign to them too."""
         for key, edges in self.edges.items():
             self.edges[key] = [replace(e, can_rebuild=False) if e.name_in in self.assigned else e for e in edges]
 
-    def _classify(self, root: object) -> None:
+    def _number(self, root: object) -> None:
+        """Give numbers to the sources that have been found and have none: to those to be replaced first."""
         down = self._below([root], only_rebuildable=True)
         barred = [e.child for edges in self.edges.values() for e in edges if not e.can_rebuild]
         behind_bar = self._below(barred, only_rebuildable=False)
-        generators = {key: obj for key, obj in self.objects.items() if is_generator(obj)}
-        self.reach.generators = [obj for key, obj in generators.items() if key in down and _can_replace(obj)]
-        self.reach.in_place = [obj for key, obj in generators.items() if key in behind_bar or not _can_replace(obj)]
+        replaced = [obj for key, obj in self.sources.items() if key in down and can_replace(obj)]
+        in_place = [obj for key, obj in self.sources.items() if key in behind_bar or not can_replace(obj)]
+        for numbers, sources in ((self.reach.generators, replaced), (self.reach.in_place, in_place)):
+            known = set(map(id, numbers.values()))
+            for obj in sources:
+                if id(obj) not in known:
+                    numbers[self.n_numbered] = obj
+                    self.n_numbered += 1
 
+    def _find_paths(self, root: object) -> None:
         parents: dict[int, list[int]] = {}
-        for key in down:
+        for key in self._below([root], only_rebuildable=True):
             for edge in self.edges.get(key, ()):
                 if edge.can_rebuild:
                     parents.setdefault(id(edge.child), []).append(key)
-        todo = [id(obj) for obj in self.reach.generators]
+        found = self.reach.generators.values()
+        self.reach.seeds = {(id(obj.owner), obj.name): obj for obj in found if isinstance(obj, OwnSeed)}
+        todo = list(map(id, found))
         while todo:
             key = todo.pop()
             if key not in self.reach.path:
@@ -164,9 +186,8 @@ class _Walk:
         return found
 
     def _children(self, obj: object) -> Iterator[_Edge]:
-        if obj is NUMPY_GLOBAL:
-            self.reach.uses_globals = True
-            del self.objects[id(obj)]  # seeded and restored as a whole, not replaced
+        if is_generator(obj) or isinstance(obj, OwnSeed):
+            self._add_source(obj)
         elif isinstance(obj, np.ndarray):
             self.reach.n_bytes += obj.nbytes
         elif isinstance(obj, types.FunctionType):
@@ -185,8 +206,14 @@ class _Walk:
             yield from self._of_instance(obj)
         elif isinstance(obj, type):
             yield from self._of_class(obj)
-        elif not isinstance(obj, types.ModuleType) and not is_generator(obj):
+        elif not isinstance(obj, types.ModuleType):
             yield from self._of_instance(obj)
+
+    def _add_source(self, obj: object) -> None:
+        if obj is not NUMPY_GLOBAL:
+            self.sources[id(obj)] = obj
+        elif not self.is_late:  # most objects of scipy that keep it never draw from it; if they do, the probe finds out
+            self.reach.uses_globals = True
 
     def _of_function(self, function: types.FunctionType) -> Iterator[_Edge]:
         if _is_opaque(function):
@@ -199,7 +226,7 @@ class _Walk:
         yield from map(_Edge, function.__defaults__ or ())
         yield from map(_Edge, (function.__kwdefaults__ or {}).values())
         yield from (_Edge(value) for name, value in vars(function).items() if name != "__wrapped__")
-        chains, assigns = _names(code)
+        chains, assigns = names_in(code)
         if assigns:
             self.assigned |= {id(scope), id(sys.modules.get(scope.get("__name__", "")))}
         for head, *attributes in chains:
@@ -245,14 +272,37 @@ class _Walk:
 
     def _of_instance(self, obj: object) -> Iterator[_Edge]:
         cls = type(obj)
+        if any(_top(base.__module__) in _KEEPERS for base in cls.__mro__):
+            self.keepers.append(obj)
+        if is_engine(obj):
+            return
         if _top(cls.__module__) in _OPAQUE and cls not in (np.vectorize, types.SimpleNamespace):
             n_bytes = getattr(obj, "nbytes", 0)
             self.reach.n_bytes += n_bytes if isinstance(n_bytes, int) else 0
             return
-        can_rebuild = cls.__new__ is object.__new__ or cls is types.SimpleNamespace
         for value in instance_attributes(obj).values():
-            yield _Edge(value, can_rebuild)
+            yield _Edge(value, _can_rebuild(cls))
         yield _Edge(cls, can_rebuild=False)
+
+    def _of_keeper(self, obj: object) -> Iterator[_Edge]:
+        cls = type(obj)
+        if is_engine(obj):
+            if can_make_again(obj):
+                self.sources[id(obj)] = obj
+            return
+        is_users = _top(cls.__module__) not in _OPAQUE  # and has been walked
+        for seed in own_seeds(obj):
+            if seed.name == "random_state" or not is_users:
+                yield _Edge(seed, _can_rebuild(cls))
+        for name, value in sorted(instance_attributes(obj).items()):
+            # what scikit-learn has fitted may be thousands of objects, each with a seed that has served its purpose
+            is_fitted = name.endswith("_") and isinstance(value, list | tuple | dict | np.ndarray)
+            if not (is_users or is_fitted):
+                yield _Edge(value, _can_rebuild(cls))
+
+
+def _can_rebuild(cls: Any) -> bool:
+    return cls.__new__ is object.__new__ or cls is types.SimpleNamespace
 
 
 def instance_attributes(obj: object) -> dict[str, object]:
@@ -263,34 +313,6 @@ def instance_attributes(obj: object) -> dict[str, object]:
             if isinstance(member, types.MemberDescriptorType) and name != "__dict__" and hasattr(obj, name):
                 found[name] = getattr(obj, name)
     return found
-
-
-@functools.lru_cache(maxsize=1024)
-def _names(code: types.CodeType) -> tuple[tuple[Chain, ...], bool]:
-    """Return the dotted names that ``code`` loads from outside, such as ``("np", "random", "normal")``.
-
-    And whether it assigns to globals.
-    """
-    chains: dict[Chain, None] = {}
-    assigns = False
-    chain: list[str] = []
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"):
-            chain = [instruction.argval]
-        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and chain:
-            chain = [*chain, instruction.argval]
-        elif instruction.opname != "EXTENDED_ARG":
-            chain = []
-        assigns = assigns or instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")
-        if chain:
-            chains.pop(tuple(chain[:-1]), None)
-            chains[tuple(chain)] = None
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            inner, inner_assigns = _names(constant)
-            chains.update(dict.fromkeys(inner))
-            assigns = assigns or inner_assigns
-    return tuple(chains), assigns
 
 
 def _contents(cell: types.CellType) -> object:

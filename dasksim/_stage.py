@@ -236,7 +236,7 @@ class Stage(ABC):
         return outputs
 
     def guarded(self, work: Callable[[bool], T]) -> T:
-        """Return ``work(watch)``, which simulates; see :meth:`Isolated.run`."""
+        """Return ``work(watch)``, which simulates; see :func:`run_all`."""
         return run_all(self.functions, work)
 
 

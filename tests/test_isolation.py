@@ -25,7 +25,7 @@ from helper_modules.drawing import draw as imported_draw
 from numpy.random import normal
 
 import dasksim
-from dasksim._isolation import Isolated
+from dasksim._isolation import Isolated, run_all
 from dasksim._reach import find_generators
 from dasksim._streams import Address, stage_key
 
@@ -989,7 +989,7 @@ def test_draws_of_the_caller_in_the_meantime_are_not_taken_back() -> None:
             return function()
 
     for _ in range(10):
-        isolated.run(work)
+        run_all([isolated], work)
     assert not isolated.uses_globals
     np.testing.assert_array_equal(drawn, expected)
 
@@ -1306,8 +1306,8 @@ def test_a_run_that_is_interrupted_leaves_the_function_usable() -> None:
         raise KeyboardInterrupt("by the user")
 
     with pytest.raises(KeyboardInterrupt, match="by the user"):
-        isolated.run(interrupt)
-    assert isolated.run(lambda watch: watch) is False
+        run_all([isolated], interrupt)
+    assert run_all([isolated], lambda watch: watch) is False
 
 
 # --- what is found ----------------------------------------------------------------------------------------------------
@@ -1323,7 +1323,7 @@ def test_generators_are_found_in_the_same_order_in_another_process(pool: Process
             return {"x": self.zeta.normal() + self.alpha.random() + self.middle.normal()}
 
     def found(model: object) -> list[type]:
-        return [type(generator) for generator in find_generators(model).in_place]
+        return [type(generator) for generator in find_generators(model).in_place.values()]
 
     assert found(Model()) == [random.Random, np.random.RandomState, np.random.Generator]
     there = pool.submit(_call_pickled, cloudpickle.dumps((found, Model()))).result()
@@ -1338,8 +1338,8 @@ def _call_pickled(payload: bytes) -> Any:
 def test_containers_of_more_than_a_thousand_elements_are_not_walked() -> None:
     few = [np.random.default_rng(1), *range(999)]
     many = [*few, 0]
-    assert find_generators(lambda: few).generators == [few[0]]
-    assert find_generators(lambda: many).generators == []
+    assert find_generators(lambda: few).generators == {0: few[0]}
+    assert find_generators(lambda: many).generators == {}
 
 
 def test_object_whose_nbytes_is_a_method_is_passed_over(one_worker: Any) -> None:

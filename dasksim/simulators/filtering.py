@@ -12,6 +12,7 @@ from dask.base import compute
 from dask.delayed import delayed
 
 from dasksim._arrays import as_host
+from dasksim._compile import Program
 from dasksim._filter import FilterStage
 from dasksim._isolation import run_all
 from dasksim._pipeline import Pipeline, run_steps, to_rows
@@ -69,14 +70,16 @@ def compute_all_accepted(pipeline: Pipeline, plan: Plan) -> xr.Dataset:
             step.stage.keep_all = True
     run = delayed(_simulate, pure=False)
     n_sub_batches = -(-plan.n_samples // plan.sub_batch_size)
-    parts = compute(*(run(pipeline, plan, sub_batch) for sub_batch in range(n_sub_batches)))
+    program = Program(pipeline, plan)
+    parts = compute(*(run(program, sub_batch) for sub_batch in range(n_sub_batches)))
     arrays = {
         v.name: (pipeline.array_dims(v), np.concatenate([part[v.name] for part in parts])) for v in pipeline.variables
     }
     return xr.Dataset(arrays, dict(pipeline.coords), {"dasksim": json.dumps(provenance(pipeline, plan))})
 
 
-def _simulate(pipeline: Pipeline, plan: Plan, sub_batch: int) -> dict[str, Any]:
+def _simulate(program: Program, sub_batch: int) -> dict[str, Any]:
+    pipeline, plan = program.pipeline, program.plan
     size = plan.sub_batch_size
     place = Place(plan.seed, sub_batch, sub_batch * size, size)
     given = {name: condition.rows(slice(0, 1)) for name, condition in pipeline.conditions.items()}

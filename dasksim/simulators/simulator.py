@@ -1,15 +1,18 @@
 """What all simulators have in common."""
 
+import copy
 import html
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self, SupportsIndex
 
 import xarray as xr
 
 from dasksim._arrays import choose_device
 from dasksim._compile import compile_dataset
+from dasksim._global_state import not_copied
 from dasksim._pipeline import Pipeline
 from dasksim._placement import can_use_gpu, on_device
 from dasksim._plan import Plan, as_shape, check_count, check_flag, plan_samples
@@ -17,6 +20,7 @@ from dasksim._probes import ProbeCache
 from dasksim._resolve import check_sizes_agree, resolve
 from dasksim._steps import Lowering
 from dasksim._streams import check_seed
+from dasksim._transport import dumps, loads
 from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.bayesflow_adapter import BayesFlowAdapter
 from dasksim.simulators.drawing import draw, rows_of
@@ -24,6 +28,9 @@ from dasksim.simulators.filtering import compute_all_accepted, filtered
 from dasksim.simulators.parallel import compute_in_processes
 
 __all__ = ["Simulator"]
+
+# Whether a simulator is being packed, with those within it.
+_is_packed: ContextVar[bool] = ContextVar("_is_packed", default=False)
 
 
 class Simulator(ABC):
@@ -343,6 +350,27 @@ class Simulator(ABC):
         (32, 3)
         """
         return BayesFlowAdapter(self.sample, seed)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Go to another process as functions do in a run, whoever sends the simulator: see ``dasksim._transport``."""
+        if _is_packed.get():
+            return super().__reduce_ex__(protocol)
+        token = _is_packed.set(True)
+        try:
+            return loads, (dumps(self),)
+        finally:
+            _is_packed.reset(token)
+
+    def __copy__(self) -> Self:
+        new = object.__new__(type(self))
+        vars(new).update(vars(self))
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        new = memo[id(self)] = object.__new__(type(self))
+        memo.update(not_copied())
+        vars(new).update(copy.deepcopy(vars(self), memo))
+        return new
 
     def __repr__(self) -> str:
         lines = [f"<dasksim.{type(self).__name__}>"]

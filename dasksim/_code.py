@@ -1,0 +1,37 @@
+"""What the code of a function names."""
+
+import dis
+import functools
+import types
+
+__all__ = ["names_in"]
+
+Chain = tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=1024)
+def names_in(code: types.CodeType) -> tuple[tuple[Chain, ...], bool]:
+    """Return the dotted names that ``code`` loads from outside, such as ``("np", "random", "normal")``.
+
+    And whether it assigns to globals.
+    """
+    chains: dict[Chain, None] = {}
+    assigns = False
+    chain: list[str] = []
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"):
+            chain = [instruction.argval]
+        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and chain:
+            chain = [*chain, instruction.argval]
+        elif instruction.opname != "EXTENDED_ARG":
+            chain = []
+        assigns = assigns or instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")
+        if chain:
+            chains.pop(tuple(chain[:-1]), None)
+            chains[tuple(chain)] = None
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            inner, inner_assigns = names_in(constant)
+            chains.update(dict.fromkeys(inner))
+            assigns = assigns or inner_assigns
+    return tuple(chains), assigns
