@@ -119,14 +119,9 @@ class ClusterPool:
             assigned = set(itertools.chain.from_iterable(self._client.processing().values()))
             running = dict(self._running)
             for key, future in running.items():
-                if key not in assigned and not self._is_made(key):
+                if key not in assigned:
                     future.cancel()
             wait([future for key, future in running.items() if not future.cancelled()], timeout=1)
-
-    def _is_made(self, key: tuple[Any, ...]) -> bool:
-        """Whether a result is on its way: distributed would write of an error of its own if it were dropped then."""
-        known = self._client.futures.get(key)
-        return known is not None and known.status == "finished"
 
     def forget_job(self) -> None:
         """Let the cluster drop the job, though a traceback may keep this pool, and end processes that it started."""
@@ -147,6 +142,7 @@ class ClusterPool:
 def open_cluster_pool(client: Any, job: Job, name: str, on_gpu: bool) -> Iterator[ClusterPool]:
     """Send a job to a cluster, and leave no task on it."""
     pool = ClusterPool(client, job, name, on_gpu)
+    logging.getLogger("tornado.application").addFilter(_says_more)
     try:
         yield pool
     except KeyboardInterrupt:
@@ -158,6 +154,11 @@ def open_cluster_pool(client: Any, job: Job, name: str, on_gpu: bool) -> Iterato
         raise
     finally:
         pool.forget_job()
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    """Whether a record says more than that a future was cancelled while its result was on the way, as here they are."""
+    return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
 
 
 def announces_gpus(client: Any) -> bool:
