@@ -4,12 +4,10 @@ import copy
 import ctypes
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
@@ -20,10 +18,11 @@ from loky import ProcessPoolExecutor
 from dasksim._arrays import as_host, device_named
 from dasksim._failures import Failures
 from dasksim._pipeline import Pipeline, run_steps
+from dasksim._raised import Raised
 from dasksim._steps import Place
-from dasksim._transport import dumps, loads
+from dasksim._unsendable import pack, unpacked
 
-__all__ = ["Child", "Made", "die_with", "travelling"]
+__all__ = ["Child", "Made", "die_with"]
 
 #: Values by step, and under None those of the conditions.
 Made = dict[int | None, Mapping[str, Any]]
@@ -48,7 +47,7 @@ class Child:
 
     def __init__(self, pipeline: Pipeline, seconds: float) -> None:
         self.seconds = seconds
-        self._payload = dumps(pipeline.without_rows())
+        self._payload = pack(pipeline.without_rows(), "leave timeout= out, for which another process is needed")
         self._local = threading.local()
         self._executors: set[Any] = set()
         self._is_closed = False
@@ -69,16 +68,16 @@ class Child:
         executor = self._executor()
         try:
             future = executor.submit(_run_in_child, indices, place, n_rows, made, failures)
-            found, error, failures_there = future.result(self.seconds)
+            found, raised, failures_there = future.result(self.seconds)
         except FutureTimeoutError:
             self._kill(executor)
             return None
         except BaseException:  # the process has died, or Ctrl-C
             self._kill(executor)
             raise
-        if error is not None:
+        if raised is not None:
             failures.raised_at = failures_there.raised_at
-            raise error
+            raise raised.error()
         return found, failures_there
 
     def close(self) -> None:
@@ -105,21 +104,33 @@ class Child:
             self._executors.add(executor)
             if self._is_closed:
                 raise RuntimeError("the run has ended")
-            executor.submit(os.getpid).result()  # its start does not count as time of the sub-batch
+            raised = executor.submit(_unpack_in_child).result()  # its start does not count as time of the sub-batch
+            if raised is not None:
+                raise raised.error()
         return executor
 
 
+_payload: bytes | None = None
 _pipeline: Pipeline | None = None
 
 
 def _start_child(payload: bytes, parent: int) -> None:
-    global _pipeline
+    global _payload
     if sys.platform == "linux":  # the thread below cannot run while a function holds the interpreter's lock
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    _pipeline = loads(payload)
-    device_named(_pipeline.device).put(np.zeros(1))  # starting a GPU takes seconds
+    _payload = payload
+
+
+def _unpack_in_child() -> Raised | None:
+    global _pipeline
+    try:
+        _pipeline = unpacked(_payload or b"")
+        device_named(_pipeline.device).put(np.zeros(1))  # starting a GPU takes seconds
+    except BaseException as error:  # noqa: BLE001
+        return Raised.of(error)
+    return None
 
 
 def die_with(parent: int) -> None:
@@ -131,7 +142,7 @@ def die_with(parent: int) -> None:
 
 def _run_in_child(
     indices: Sequence[int], place: Place, n_rows: int, made: Made, failures: Failures
-) -> tuple[Made, BaseException | None, Failures]:
+) -> tuple[Made, Raised | None, Failures]:
     pipeline = _pipeline
     if pipeline is None:
         raise RuntimeError("the process was not started by dasksim")
@@ -145,23 +156,5 @@ def _run_in_child(
     try:
         made = pipeline.guarded(work)
         return {i: {n: as_host(v) for n, v in values.items()} for i, values in made.items()}, None, latest
-    except Exception as error:  # noqa: BLE001
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        error.add_note(f"in a process of its own, because of timeout=:\n{frames.rstrip()}")
-        return {}, travelling(error), latest
-
-
-def travelling(error: BaseException) -> BaseException:
-    """Return an exception that can be pickled, and whose causes can."""
-    if error.__context__ is not None:
-        error.__context__ = travelling(error.__context__)
-    if error.__cause__ is not None:
-        error.__cause__ = travelling(error.__cause__)
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001
-        stand_in = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
-        for note in getattr(error, "__notes__", ()):
-            stand_in.add_note(note)
-        return stand_in
-    return error
+    except BaseException as error:  # noqa: BLE001
+        return {}, Raised.of(error), latest

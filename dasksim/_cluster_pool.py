@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, wait
 from typing import Any
 
-from dasksim._jobs import Job, SentJob
+from dasksim._jobs import Job, SentJob, end_job
 from dasksim.errors import ArgumentError
 
 __all__ = ["ClusterPool", "announces_gpus", "memory_per_chunk", "open_cluster_pool"]
@@ -22,7 +22,7 @@ _FEWEST = 8
 
 # A task that names a function of ours, or takes an object of a class of ours, cannot be read by a worker without
 # dasksim: it dies of the one, and waits for the other for ever. So tasks name builtins only, and fail when they run.
-_RUN = "__import__('dasksim._jobs', fromlist=['run_payload']).run_payload(payload, chunk, conditions)"
+_RUN = "__import__('dasksim._jobs', fromlist=['run_payload']).run_payload(token, payload, chunk, conditions)"
 
 
 class ClusterPool:
@@ -44,7 +44,9 @@ class ClusterPool:
         self._client = client
         resources = {"GPU": 1} if on_gpu and announces_gpus(client) else None
         self._executor = client.get_executor(pure=False, resources=resources)
+        self._token = uuid.uuid4().hex
         self._payload = pickle.dumps(SentJob.pack(job))
+        self._leaves_processes = getattr(job, "child", None) is not None
         self._name = f"{name}-{uuid.uuid4().hex}"
         self._sent: Any = None
         self._running: dict[tuple[Any, ...], Future[Any]] = {}
@@ -58,7 +60,7 @@ class ClusterPool:
             key = f"dasksim-job-{uuid.uuid4().hex}"
             self._sent = self._client.submit(bytes, self._payload, pure=False, key=key)
         key_of_task = (self._name, chunk, n_tries)
-        arguments = {"payload": self._sent, "chunk": chunk, "conditions": conditions}
+        arguments = {"token": self._token, "payload": self._sent, "chunk": chunk, "conditions": conditions}
         future: Future[Any] = self._executor.submit(eval, _RUN, arguments, key=key_of_task)
         self._running[key_of_task] = future
         future.add_done_callback(lambda _: self._running.pop(key_of_task, None))
@@ -119,11 +121,14 @@ class ClusterPool:
             for key, future in running.items():
                 if key not in assigned:
                     future.cancel()
-            wait([future for key, future in running.items() if key in assigned], timeout=1)
+            wait([future for key, future in running.items() if not future.cancelled()], timeout=1)
 
     def forget_job(self) -> None:
-        """Let the cluster drop the job, though a traceback may keep this pool."""
+        """Let the cluster drop the job, though a traceback may keep this pool, and end processes that it started."""
         self._sent = None
+        if self._leaves_processes and self._client.status == "running":
+            with contextlib.suppress(Exception):  # a worker that has gone has taken them along
+                self._client.run(end_job, self._token, on_error="ignore")
 
     def _check_connection(self) -> None:
         if self._client.status != "running":
@@ -137,6 +142,7 @@ class ClusterPool:
 def open_cluster_pool(client: Any, job: Job, name: str, on_gpu: bool) -> Iterator[ClusterPool]:
     """Send a job to a cluster, and leave no task on it."""
     pool = ClusterPool(client, job, name, on_gpu)
+    logging.getLogger("tornado.application").addFilter(_says_more)
     try:
         yield pool
     except KeyboardInterrupt:
@@ -148,6 +154,11 @@ def open_cluster_pool(client: Any, job: Job, name: str, on_gpu: bool) -> Iterato
         raise
     finally:
         pool.forget_job()
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    """Whether a record says more than that a future was cancelled while its result was on the way, as here they are."""
+    return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
 
 
 def announces_gpus(client: Any) -> bool:

@@ -25,7 +25,9 @@ from dasksim._plan import Plan
 from dasksim._provenance import provenance
 from dasksim._schema import Variable
 from dasksim._steps import Step
-from dasksim._transport import dumps, loads
+from dasksim._tracebacks import shortened
+from dasksim._transport import Cache
+from dasksim._unsendable import THREADS, pack, unpacked
 from dasksim.errors import ArgumentError
 
 __all__ = ["Program", "compile_dataset"]
@@ -52,26 +54,41 @@ class Program:
         self.pipeline = pipeline
         self.plan = plan
         self.token = uuid.uuid4().hex
-        self._payload: bytes | None = None
+        self._sent: tuple[Any, ...] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._payload is None:
-            self._payload = dumps((self.pipeline.without_rows(), self.plan))
-        return _unpack, (self.token, self._payload)
+        if self._sent is None:
+            try:
+                self._sent = _unpack, (self.token, pack((self.pipeline.without_rows(), self.plan), THREADS))
+            except ArgumentError as error:  # Dask would put an error of its own in place of it
+                self._sent = _Refused, (str(error),)
+        return self._sent
 
 
-_unpacked: dict[str, Program] = {}
+class _Refused:
+    """Stands for a program that could not be sent, and says why where it is run."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Refused, (self.message,)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        raise ArgumentError(self.message)
+
+
+_unpacked: Cache[Program] = Cache(8)
 
 
 def _unpack(token: str, payload: bytes) -> Program:
-    program = _unpacked.get(token)
-    if program is None:
-        program = Program(*loads(payload))
-        program.token, program._payload = token, payload
-        while len(_unpacked) >= 8:
-            _unpacked.pop(next(iter(_unpacked)), None)
-        _unpacked[token] = program
-    return program
+    def unpack() -> Program:
+        program = Program(*unpacked(payload))
+        program.token, program._sent = token, (_unpack, (token, payload))
+        return program
+
+    return _unpacked.get(token, unpack)
 
 
 @dataclass(frozen=True)
@@ -82,6 +99,7 @@ class StageChunk:
     n_rows: int
 
 
+@shortened(most=100)  # of a deeper traceback a cluster's client would learn nothing, and wait for ever
 def _run_stage(program: Program, index: int, chunk: int, *made: Any) -> StageChunk:
     """Evaluate a step on a chunk; ``made`` holds what its upstream steps, then its conditions, have for the chunk."""
     pipeline, plan = program.pipeline, program.plan

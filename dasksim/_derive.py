@@ -20,6 +20,7 @@ from dasksim._run import check_memory, check_retries, run_chunks
 from dasksim._schema import RESERVED
 from dasksim._stage import Stage
 from dasksim._streams import check_seed
+from dasksim._tracebacks import shortened
 from dasksim._verify import bad_chunks
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError, StoreMismatchError, nearest
 from dasksim.simulators import Simulator, make_simulator
@@ -47,6 +48,7 @@ __all__ = ["derive"]
 _COMPARED = ("seed", "sub_batch_size", "inputs", "variables")
 
 
+@shortened()
 def derive(
     store: StoreLike,
     fn: Callable[..., Any] | Simulator,

@@ -5,6 +5,7 @@ loky's: they start from nothing rather than run the user's script again, and rec
 """
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -34,7 +35,11 @@ class Pool(Protocol):
     """Workers that a job was sent to."""
 
     def submit(self, chunk: int, conditions: Any, n_tries: int) -> "Future[Any]":
-        """Start the job on a chunk that was tried some times."""
+        """Start the job on a chunk that was tried some times.
+
+        What the job raises in another process is the future's result, a :class:`Raised`: what its future raises is a
+        fault of the workers.
+        """
 
     def window(self) -> int:
         """Return how many chunks may be in flight now."""
@@ -60,8 +65,15 @@ def check_scheduler(scheduler: Any, use_threads: bool) -> Any:
         If it is none of these.
     """
     if scheduler is None:
+        # a daemonic process, such as one of multiprocessing.Pool's, may have no children
+        use_threads = use_threads or multiprocessing.current_process().daemon
         return _active_client() or ("threads" if use_threads else "processes")
     if isinstance(scheduler, str):
+        if scheduler == "processes" and multiprocessing.current_process().daemon:
+            raise ArgumentError(
+                "scheduler='processes' cannot be used in a daemonic process, such as a worker of multiprocessing.Pool, "
+                "which may start no others; use scheduler='threads'"
+            )
         if scheduler not in _LOCAL and "://" not in scheduler:
             raise ArgumentError(
                 f"scheduler must be one of {', '.join(map(repr, _LOCAL))}, a Client or an address such as "
@@ -116,16 +128,35 @@ def connect(scheduler: Any) -> Iterator[Any]:
         client = Client(scheduler, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ArgumentError(f"cannot reach a scheduler at scheduler={scheduler!r}: {error}") from error
+    except (KeyError, TypeError) as error:  # distributed has no other words for certificates that it lacks
+        raise ArgumentError(
+            f"cannot reach a scheduler at scheduler={scheduler!r} without certificates: set "
+            "distributed.comm.tls.ca-file, and distributed.comm.tls.client.cert and .key, in Dask's configuration, or "
+            f"give a distributed.Client that is made with security=distributed.Security(...) ({error})"
+        ) from error
     with client:
         yield client
 
 
 class _LocalPool:
-    """Workers of this machine, whose number is fixed."""
+    """Workers of this machine, whose number is fixed.
 
-    def __init__(self, submit: Callable[[int, Any], "Future[Any]"], window: int) -> None:
+    Parameters
+    ----------
+    submit
+        Starts a chunk.
+    window
+        How many may be in flight.
+    lost
+        What a future raises where a worker has died; in threads all that is raised is the job's.
+    """
+
+    def __init__(
+        self, submit: Callable[[int, Any], "Future[Any]"], window: int, lost: tuple[type[Exception], ...] = ()
+    ) -> None:
         self._submit = submit
         self._window = window
+        self._lost = lost
 
     def submit(self, chunk: int, conditions: Any, n_tries: int) -> "Future[Any]":
         return self._submit(chunk, conditions)
@@ -134,7 +165,7 @@ class _LocalPool:
         return self._window
 
     def n_failed(self, error: BaseException) -> int:
-        return int(isinstance(error, BrokenProcessPool))
+        return int(isinstance(error, self._lost))
 
 
 @contextlib.contextmanager
@@ -154,7 +185,7 @@ def open_pool(scheduler: Any, job: Job, name: str, on_gpu: bool = False) -> Iter
     elif scheduler == "processes":
         processes = _Processes(job)
         with _shut_down(processes.shutdown, kill_workers=True):
-            yield _LocalPool(processes.submit, 2 * CPU_COUNT)
+            yield _LocalPool(processes.submit, 2 * CPU_COUNT, (BrokenProcessPool,))
     else:
         with open_cluster_pool(scheduler, job, name, on_gpu) as pool:
             yield pool

@@ -11,6 +11,7 @@ from dasksim._failures import Policy
 from dasksim._plan import as_shape, check_flag
 from dasksim._request import Request, scheduler_for
 from dasksim._streams import check_seed
+from dasksim._tracebacks import shortened
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.simulators import Simulator
 from dasksim.store import (
@@ -23,6 +24,7 @@ from dasksim.store import (
 __all__ = ["extend", "generate"]
 
 
+@shortened()
 def generate(
     simulator: Simulator,
     store: StoreLike,
@@ -181,6 +183,7 @@ def generate(
         return request.complete(task, record, executor)
 
 
+@shortened()
 def extend(
     store: StoreLike,
     simulator: Simulator,

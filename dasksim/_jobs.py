@@ -8,12 +8,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dasksim._child import travelling
-from dasksim._transport import dumps, loads
+from dasksim._raised import Raised
+from dasksim._transport import Cache
+from dasksim._unsendable import pack, unpacked
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError
 
-__all__ = ["Job", "SentJob", "run_payload"]
+__all__ = ["Job", "SentJob", "end_job", "run_payload"]
 
 
 class Job(Protocol):
@@ -44,8 +45,14 @@ class SentJob:
 
     @classmethod
     def pack(cls, job: Job) -> "SentJob":
-        """Return a job to be sent."""
-        return cls(dumps(job), _versions())
+        """Return a job to be sent.
+
+        Raises
+        ------
+        ArgumentError
+            If what a stage holds cannot be sent.
+        """
+        return cls(pack(job), _versions())
 
     def __getstate__(self) -> dict[str, Any]:
         return {"payload": self.payload, "versions": self.versions, "_job": None}
@@ -61,23 +68,24 @@ class SentJob:
         with _unpacking:
             if self._job is None:
                 self._check_versions()
-                try:
-                    self._job = loads(self.payload)
-                except ImportError as error:
-                    error.add_note(
-                        "The worker process cannot import a module that the simulator uses: make it importable there, "
-                        "or send it along with cloudpickle.register_pickle_by_value(module)."
-                    )
-                    raise
+                self._job = unpacked(self.payload)
         return self._job
 
     def __call__(self, chunk: int, conditions: Any) -> Any:
-        """Run the job; an exception that could not travel back is replaced by one that says the same."""
+        """Run the job; what it raises is returned as data, a :class:`Raised`.
+
+        So is what would end the worker, such as SystemExit: Ctrl-C does not come here.
+        """
         try:
             return self.unpack()(chunk, conditions)
-        except Exception as error:  # noqa: BLE001
-            travels = travelling(error)
-        raise travels  # not in the block above, where it would take the original along as its context
+        except BaseException as error:  # noqa: BLE001
+            return Raised.of(error)
+
+    def close(self) -> None:
+        """End what the job has started in this process."""
+        close = getattr(self._job, "close", None)
+        if close is not None:
+            close()
 
     def _check_versions(self) -> None:
         here = _versions()
@@ -97,17 +105,17 @@ def _versions() -> dict[str, str]:
     return {"Python": python, "NumPy": np.__version__, "dasksim": __version__}
 
 
-# The jobs of the runs that a worker takes part in, by their bytes, which Python hashes once.
-_jobs: dict[bytes, SentJob] = {}
-_MOST_JOBS = 4
+# The jobs of the runs that a worker takes part in.
+_jobs: Cache[SentJob] = Cache(4)
 
 
-def run_payload(payload: bytes, chunk: int, conditions: Any) -> Any:
+def run_payload(token: str, payload: bytes, chunk: int, conditions: Any) -> Any:
     """Run a pickled :class:`SentJob`, unpacked once."""
-    sent = _jobs.get(payload)
-    if sent is None:
-        sent = pickle.loads(payload)
-        while len(_jobs) >= _MOST_JOBS:
-            _jobs.pop(next(iter(_jobs)), None)
-        sent = _jobs.setdefault(payload, sent)
-    return sent(chunk, conditions)
+    return _jobs.get(token, lambda: pickle.loads(payload))(chunk, conditions)
+
+
+def end_job(token: str) -> None:
+    """Forget a job whose run has ended, and end what it has started in this process."""
+    sent = _jobs.pop(token)
+    if sent is not None:
+        sent.close()

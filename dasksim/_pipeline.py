@@ -149,7 +149,7 @@ class Pipeline:
             batch = sub_batch_of(step, place, n_rows, self.inputs(step, given), watch, failures)
             self.check_plates(step, batch)
             try:
-                made = step.stage.simulate(step.binding, batch, step.outputs)
+                made = _without_exit(step.stage.simulate, step.binding, batch, step.outputs)
             except Exception as error:
                 explain(error, self.how_to_reproduce(failures.raised_at, plan, step.stage.name))
                 raise
@@ -261,7 +261,7 @@ def run_steps(
         batch = sub_batch_of(step, place, n_rows, pipeline.inputs(step, inputs), watch, failures)
         pipeline.check_plates(step, batch)
         try:
-            values[index] = evaluate(step, batch)
+            values[index] = _without_exit(evaluate, step, batch)
         except Exception as error:
             error.add_note(f"raised in stage {step.stage.name!r}")
             raise
@@ -313,6 +313,15 @@ def _padded(part: Any, shape: tuple[int, ...], dtype: np.dtype[Any], fill_value:
     array = namespace_of(part).full(shape, fill_value, dtype=dtype)
     array[tuple(map(slice, part.shape))] = part
     return array
+
+
+def _without_exit(call: Callable[..., T], *arguments: Any) -> T:
+    """Return what a call returns; where a function ends the process, which would say nothing, raise an exception."""
+    try:
+        return call(*arguments)
+    except SystemExit as error:
+        raised = RuntimeError(f"a function raised {error!r}, which would have ended this process")
+        raise raised.with_traceback(error.__traceback__) from None
 
 
 def explain(error: Exception, where: str) -> None:

@@ -14,6 +14,7 @@ from dasksim._chunk import replay_sub_batch
 from dasksim._failures import VALID
 from dasksim._pipeline import Pipeline
 from dasksim._schema import Variable
+from dasksim._tracebacks import shortened
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
 from dasksim.simulators import Simulator
 from dasksim.store import ChunkChecker, StoreLike, cast
@@ -89,6 +90,7 @@ def _shown(value: Any) -> str:
     return f"{ends} of shape {array.shape}"
 
 
+@shortened()
 def replay(
     store: StoreLike,
     simulator: Simulator,

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import queue
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,12 +15,13 @@ import numpy as np
 from dasksim._child import Child
 from dasksim._chunk import Chunk, in_memory, simulate_chunk
 from dasksim._cluster_pool import memory_per_chunk
-from dasksim._compile import Program
 from dasksim._executors import Pool, n_local_workers, open_pool
 from dasksim._failures import Policy
+from dasksim._memory import machine_memory
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan
 from dasksim._progress import Progress
+from dasksim._raised import Raised
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.store import ChunkWriter, Receipt, StoredRows, open_receipts
 
@@ -32,6 +32,9 @@ _log = logging.getLogger("dasksim")
 # Copies of a chunk that a worker holds at once: the variables, their encoded shards, and a stage's temporaries.
 _COPIES = 4
 
+# Exceptions of loky and distributed that tell of the end of a worker.
+_DEATHS = ("TerminatedWorkerError", "KilledWorker")
+
 # Stages that the name of a chunk's task tells.
 _MOST_NAMES = 4
 
@@ -40,19 +43,26 @@ _MOST_NAMES = 4
 class _ChunkJob:
     """Simulate a chunk and write it, in one task that returns only a receipt."""
 
-    program: Program
+    pipeline: Pipeline
+    plan: Plan
     writer: ChunkWriter
     policy: Policy
     child: Child | None
 
-    def __call__(self, chunk: int, conditions: Mapping[str, Any]) -> Receipt:
-        pipeline, plan = self.program.pipeline, self.program.plan
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _ChunkJob, (self.pipeline.without_rows(), self.plan, self.writer, self.policy, self.child)
 
+    def __call__(self, chunk: int, conditions: Mapping[str, Any]) -> Receipt:
         def simulate() -> Chunk:
             values = {n: value.load() if isinstance(value, StoredRows) else value for n, value in conditions.items()}
-            return simulate_chunk(pipeline, plan, chunk, values, self.policy, self.child)
+            return simulate_chunk(self.pipeline, self.plan, chunk, values, self.policy, self.child)
 
         return self.writer.write(chunk, simulate)
+
+    def close(self) -> None:
+        """End the processes that were started for calls that may hang."""
+        if self.child is not None:
+            self.child.close()
 
 
 def run_chunks(
@@ -95,7 +105,7 @@ def run_chunks(
     if not missing:
         return
     child = Child(pipeline, timeout) if timeout else None
-    job = _ChunkJob(Program(pipeline, plan), writer, policy, child)
+    job = _ChunkJob(pipeline, plan, writer, policy, child)
     lost = _Lost(retries, plan.chunk_size)
     try:
         with (
@@ -172,10 +182,15 @@ class _Lost:
         if isinstance(error, BrokenProcessPool):
             suspects += [other for other in others if self.n_tries[other] + 1 > self.retries]
         names = f"chunk{'s' * (len(suspects) > 1)} {', '.join(map(str, sorted(suspects)))}"
-        error.add_note(
-            f"A worker process died with {names} in flight, {self.n_tries[chunk]} of {self.retries + 1} times: most "
-            f"often because memory ran out. A chunk_size below {self.chunk_size} needs less."
-        )
+        times = f"{self.n_tries[chunk]} of {self.retries + 1} times"
+        if type(error).__name__ in _DEATHS:
+            note = (
+                f"A worker process died with {names} in flight, {times}: most often because memory ran out. A "
+                f"chunk_size below {self.chunk_size} needs less."
+            )
+        else:
+            note = f"The workers have lost {names}, {times}."
+        error.add_note(note)
         self.error = error
         raise error
 
@@ -183,8 +198,8 @@ class _Lost:
 def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int], lost: _Lost) -> Iterator[Receipt]:
     """Keep a few chunks more than there are workers in flight, so that neither tasks nor results pile up."""
     todo = deque(chunks)
-    running: dict[Future[Receipt], int] = {}
-    done: queue.SimpleQueue[Future[Receipt]] = queue.SimpleQueue()
+    running: dict[Future[Receipt | Raised], int] = {}
+    done: queue.SimpleQueue[Future[Receipt | Raised]] = queue.SimpleQueue()
     while todo or running:
         for _ in range(min(pool.window() - len(running), len(todo))):
             chunk = todo.popleft()
@@ -198,20 +213,17 @@ def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int],
             continue
         chunk = running.pop(future)
         try:
-            receipt = future.result()
+            made = future.result()
         except Exception as error:
-            n_failed = 0 if _is_users(error) else pool.n_failed(error)
+            n_failed = pool.n_failed(error)
             if not n_failed:
                 raise
             lost.count(error, chunk, n_failed, running.values())
             todo.appendleft(chunk)
-        else:
-            yield receipt
-
-
-def _is_users(error: Exception) -> bool:
-    """Return whether a stage raised an exception: it then has a note of where."""
-    return bool(getattr(error, "__notes__", ()))
+            continue
+        if isinstance(made, Raised):
+            raise made.error()
+        yield made
 
 
 def _task_name(pipeline: Pipeline) -> str:
@@ -227,7 +239,7 @@ def check_memory(plan: Plan, pipeline: Pipeline, scheduler: Any) -> None:
     memory: int | None
     needed = plan.chunk_size * pipeline.sample_bytes * _COPIES * max(n_workers, 1)
     if n_workers:
-        memory, who, has = _machine_memory(), f"for {n_workers} workers", "this machine has"
+        memory, who, has = machine_memory(), f"for {n_workers} workers", "this machine has"
     else:
         memory = memory_per_chunk(scheduler)
         who, has = "in each thread of a worker", "the smallest worker of the cluster has"
@@ -253,16 +265,15 @@ def _gigabytes(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:,.1f} GB"
 
 
-def _machine_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def _complete_chunks(writer: ChunkWriter) -> set[int]:
     receipts = open_receipts(writer.location, writer.layout.derivation)
     return receipts.complete_chunks() if receipts else set()
 
 
 def _how_to_resume(writer: ChunkWriter) -> str:
-    n_complete = len(_complete_chunks(writer))
     call = "generate" if writer.layout.derivation is None else "derive"
-    return f"{n_complete} chunks are complete and kept; run {call} again with the same arguments to go on."
+    again = f"run {call} again with the same arguments to go on."
+    try:
+        return f"{len(_complete_chunks(writer))} chunks are complete and kept; {again}"
+    except Exception as error:  # noqa: BLE001  (what stopped the run says more)
+        return f"Complete chunks are kept, though the store cannot be read now ({error}); {again}"

@@ -10,6 +10,7 @@ from dasksim._agreement import StoredRequest, stored_record, stored_request
 from dasksim._chunk import in_memory, simulate_chunk
 from dasksim._plan import check_flag
 from dasksim._progress import Progress
+from dasksim._tracebacks import shortened
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators import Simulator
 from dasksim.store import ChunkChecker, StoreLike
@@ -61,6 +62,7 @@ class Verification:
         return "\n".join(lines)
 
 
+@shortened()
 def verify(
     store: StoreLike,
     simulator: Simulator | None = None,

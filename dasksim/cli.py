@@ -20,6 +20,7 @@ from dasksim._derive import derive
 from dasksim._generate import extend, generate
 from dasksim._replay import replay
 from dasksim._report import report
+from dasksim._tracebacks import MOST_SHOWN, shorten
 from dasksim._verify import verify
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError, DasksimError, nearest
@@ -30,8 +31,9 @@ from dasksim.store import status
 __all__ = ["main"]
 
 #: Exit codes: all went well; the store is incomplete; the call or the simulator was wrong; chunks are damaged;
-#: interrupted by Ctrl-C. A traceback of a simulator's own exception exits with 1 too.
+#: interrupted by Ctrl-C. After the traceback of a simulator's own exception it is 1 too.
 OK, INCOMPLETE, FAILED, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
+RAISED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         _say("dasksim: interrupted", error)
         return INTERRUPTED
+    except Exception as error:  # noqa: BLE001  (a simulator's own)
+        shorten(error, MOST_SHOWN)
+        traceback.print_exception(error)
+        return RAISED
     return code
 
 

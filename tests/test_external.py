@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -383,6 +384,36 @@ def test_timeout_where_the_system_cannot_tell_of_an_end(monkeypatch: pytest.Monk
     assert sh("echo 1", outputs={"x": "stdout"}, timeout=10)()["x"] == 1
     with pytest.raises(subprocess.TimeoutExpired):
         sh("sleep 100", timeout=0.2)()
+
+
+@pytest.mark.parametrize("lacks", [["pidfd_open"], ["pidfd_open", "waitid"]])
+def test_group_is_killed_before_its_leader_is_reaped(lacks: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def killpg(pid: int, number: int) -> None:
+        assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        killed.append(pid)
+
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", killpg)
+    for name in lacks:
+        monkeypatch.delattr(os, name)
+    for name in ("KQ_FILTER_PROC", "KQ_EV_ADD", "KQ_NOTE_EXIT"):
+        monkeypatch.setattr(select, name, name, raising=False)
+    monkeypatch.setattr(select, "kevent", lambda pid, *flags: pid, raising=False)
+    monkeypatch.setattr(select, "kqueue", FakeQueue, raising=False)
+
+    assert sh("echo 1", outputs={"x": "stdout"}, timeout=100)()["x"] == 1
+    assert len(killed) == 1
+
+
+class FakeQueue:
+    """Tells of the end of a process as the kqueue of BSD does, which does not reap it either."""
+
+    def control(self, changes: list[int], n_events: int, timeout: float | None) -> list[int]:
+        wait_until(lambda: Path(f"/proc/{changes[0]}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+        return changes
+
+    def close(self) -> None:
+        """Close nothing."""
 
 
 def test_what_a_program_leaves_running_is_killed_and_holds_nothing_up(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """One run of a program, from its start until nothing of it is left."""
 
 import contextlib
+import math
 import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dasksim.errors import SimulatorError
 
@@ -17,6 +20,9 @@ __all__ = ["STREAMS", "run_program", "tail"]
 STREAMS = ("stdin", "stdout", "stderr")
 
 _TAIL_BYTES = 2000
+
+# How often to look whether a program has ended, where the system cannot tell.
+_LOOK_SECONDS = 0.01
 _MAX_MILLISECONDS = 2**31 - 1  # what poll takes: 24 days
 
 
@@ -67,7 +73,7 @@ def run_program(
         try:
             _wait(process, timeout)
         finally:
-            # not reaped yet where _wait saw it end, so that the group is still its own
+            # not reaped yet, so that the group is still its own
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -76,12 +82,22 @@ def run_program(
 
 
 def _wait(process: "subprocess.Popen[bytes]", timeout: float | None) -> None:
-    """Wait for a process to end, at once rather than by looking again and again, as Popen does with a timeout."""
-    try:
-        pidfd = os.pidfd_open(process.pid)
-    except (AttributeError, OSError):  # not Linux, or older than Linux 5.3
-        process.wait(timeout)
-        return
+    """Wait for a process to end, but leave it to be reaped: until then its group can be no other's."""
+    if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):  # older than Linux 5.3
+            return _wait_for(process, timeout, os.pidfd_open(process.pid))
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return _wait_for_event(process, timeout)
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if time.monotonic() > deadline:
+            raise subprocess.TimeoutExpired(process.args, timeout or 0)
+        time.sleep(_LOOK_SECONDS)
+    return None
+
+
+def _wait_for(process: "subprocess.Popen[bytes]", timeout: float | None, pidfd: int) -> None:
+    """Wait at once, rather than by looking again and again."""
     try:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
@@ -89,6 +105,19 @@ def _wait(process: "subprocess.Popen[bytes]", timeout: float | None) -> None:
             raise subprocess.TimeoutExpired(process.args, timeout)
     finally:
         os.close(pidfd)
+
+
+def _wait_for_event(process: "subprocess.Popen[bytes]", timeout: float | None) -> None:
+    """Wait by the events of BSD."""
+    bsd: Any = select
+    queue = bsd.kqueue()
+    try:
+        end = bsd.kevent(process.pid, bsd.KQ_FILTER_PROC, bsd.KQ_EV_ADD, bsd.KQ_NOTE_EXIT)
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            if not queue.control([end], 1, timeout) and timeout is not None:
+                raise subprocess.TimeoutExpired(process.args, timeout)
+    finally:
+        queue.close()
 
 
 def tail(path: Path) -> str:

@@ -20,6 +20,7 @@ from dasksim._probes import ProbeCache
 from dasksim._resolve import check_sizes_agree, resolve
 from dasksim._steps import Lowering
 from dasksim._streams import check_seed
+from dasksim._tracebacks import shortened
 from dasksim._transport import dumps, loads
 from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.bayesflow_adapter import BayesFlowAdapter
@@ -293,6 +294,7 @@ class Simulator(ABC):
         """
         return self.sample(batch_shape, sub_batch_size=check_count("sample_size", sample_size), seed=seed, **conditions)
 
+    @shortened()
     def sample_parallel(
         self, batch_shape: int | Sequence[int], n_jobs: int = -1, *, seed: int | None = None, **conditions: Any
     ) -> xr.Dataset:
