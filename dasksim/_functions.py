@@ -73,6 +73,10 @@ class FunctionStage(Stage):
     def functions(self) -> tuple[Isolated, ...]:
         return (self.function,)
 
+    def settings(self) -> dict[str, Any]:
+        schema = None if self.declared is None else {v.name: [list(v.shape), v.dtype.name] for v in self.declared}
+        return {**super().settings(), "schema": schema}
+
     @property
     def takes_all(self) -> bool:
         """Whether the function takes ``**kwargs`` and so all that is known before it."""
