@@ -317,8 +317,34 @@ def stage_differences(found: Sequence[Any], wanted: Sequence[Any]) -> list[str]:
     new = {stage["name"]: stage for stage in wanted}
     if list(old) != list(new):
         return [f"stages: {list(old)} in the store, {list(new)} asked for"]
-    return [
-        f"stage {name!r}: its source, its arguments or what it captures have changed since the store was made"
-        for name in new
-        if new[name] != old[name]
-    ]
+    differences = []
+    for name in new:
+        named = _setting_differences(name, _settings(old[name]), _settings(new[name]))
+        is_same = _without_settings(old[name]) == _without_settings(new[name])
+        if not is_same and not named:
+            changed = "its source, its arguments or what it captures have changed since the store was made"
+            named = [f"stage {name!r}: {changed}"]
+        differences += named
+    return differences
+
+
+def _without_settings(stage: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in stage.items() if name != "settings"}
+
+
+def _settings(stage: Mapping[str, Any]) -> dict[str, Any]:
+    kind = {"kind": stage["kind"]} if "kind" in stage else {}
+    return {**kind, **stage.get("settings", {})}
+
+
+def _setting_differences(stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return which settings of a stage, and of stages inside it, differ; those that a store does not know do not."""
+    differences = []
+    for name, value in old.items():
+        if name == "stages":
+            inner = new.get(name, {})
+            for stage_inside, settings in value.items():
+                differences += _setting_differences(stage_inside, settings, inner.get(stage_inside, {}))
+        elif value != new.get(name):
+            differences.append(f"stage {stage!r}: {name}: {value!r} in the store, {new.get(name)!r} asked for")
+    return differences

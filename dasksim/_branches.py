@@ -54,6 +54,9 @@ class ChoiceStage(Stage):
     def functions(self) -> tuple[Isolated, ...]:
         return ()
 
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "p": list(self.p), "use_mixed_batches": self.is_mixed}
+
     def bind(self, known: Iterable[str]) -> Binding:
         return Binding((), ())
 
@@ -90,6 +93,9 @@ class BranchStage(NestedStage):
 
     def lowering_of(self, covered: Sequence[Stage]) -> Lowering:
         return self.lowering
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "model": self.model}
 
     def resolved(self, pipeline: Pipeline) -> Self:
         made = {v.name for step in pipeline.steps for v in step.outputs}
@@ -187,6 +193,11 @@ class MergeStage(Stage):
     @property
     def functions(self) -> tuple[Isolated, ...]:
         return ()
+
+    def settings(self) -> dict[str, Any]:
+        fill_value = repr(np.asarray(self.fill_value).item())  # NaN would differ from itself
+        models = {"models": list(self.models), "key_conflicts": self.key_conflicts, "fill_value": fill_value}
+        return {**super().settings(), **models}
 
     def bind(self, known: Iterable[str]) -> Binding:
         own = {f"{branch}/" for branch in self.branches}

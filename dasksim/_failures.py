@@ -1,6 +1,6 @@
 """What becomes of samples that fail: raise, mask, or draw again; and the count of what failed."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -249,6 +249,19 @@ class Failures:
             return False
         self._add(self.policy.on_nonfinite, rows, stage, "non-finite", f"variable {variable!r}")
         return True
+
+    def mark(self) -> Callable[[], None]:
+        """Return a function that forgets what has failed since."""
+        if not self.is_lenient:
+            return lambda: None
+        rows, n_found = self._rows, len(self.found)
+        masked, redrawn = rows.masked.copy(), rows.redrawn.copy()
+
+        def forget() -> None:
+            rows.masked[:], rows.redrawn[:] = masked, redrawn
+            del rows.found[n_found:]
+
+        return forget
 
     def _ends(self, action: str, rows: Array) -> bool:
         samples = self.samples[rows]

@@ -93,6 +93,9 @@ class FilterStage(NestedStage):
         inner = [self.pipeline.steps[i] for i in self.steps] if self.steps else []
         return (self.predicate.function, *(f for step in inner for f in step.stage.functions))
 
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "sample_size": self.sample_size, "max_proposals": self.max_proposals}
+
     def resolved(self, pipeline: Pipeline) -> Self:
         parameters = [name for name in self.predicate.required if name not in RESERVED]
         known = [*pipeline.sources]

@@ -3,6 +3,7 @@
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy.typing as npt
 
 from dasksim._arrays import device_named
 from dasksim._isolation import Isolated
-from dasksim._outputs import checked, describe, stacked
+from dasksim._kept import Turns, are_kept, are_new, copied
+from dasksim._outputs import checked, columns_of, describe, stacked
 from dasksim._schema import RESERVED, Variable
 from dasksim._stage import Binding, Stage, SubBatch
 from dasksim._streams import PROBE_SUB_BATCH
@@ -33,13 +35,29 @@ class FunctionStage(Stage):
         The user's function.
     declared
         Its outputs, if the user declared them.
+
+    Attributes
+    ----------
+    keeps_outputs
+        Whether the function keeps what it returns, and may change it at its next call, as one does that has arrays to
+        work in. What it returns is then copied, and no two threads call such functions at a time. Found at the probe,
+        or later.
     """
 
     def __init__(self, name: str, function: Callable[..., Any], declared: tuple[Variable, ...] | None = None) -> None:
         super().__init__(name)
         self.function = Isolated(function)
         self.declared = declared
+        self._turns = Turns()
         self._parameters = _parameters(function, name)
+
+    @property
+    def keeps_outputs(self) -> bool:
+        return self._turns.keeps_outputs
+
+    @keeps_outputs.setter
+    def keeps_outputs(self, keeps: bool) -> None:
+        self._turns.keeps_outputs = keeps
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,6 +72,10 @@ class FunctionStage(Stage):
     @property
     def functions(self) -> tuple[Isolated, ...]:
         return (self.function,)
+
+    def settings(self) -> dict[str, Any]:
+        schema = None if self.declared is None else {v.name: [list(v.shape), v.dtype.name] for v in self.declared}
+        return {**super().settings(), "schema": schema}
 
     @property
     def takes_all(self) -> bool:
@@ -129,12 +151,23 @@ class FunctionStage(Stage):
         return values
 
     def call(self, binding: Binding, batch: SubBatch) -> Any:
-        """Call the function with what it is bound to."""
+        """Call the function with what it is bound to; what it returns stays as it is, whatever it does afterwards."""
+
+        def work(copies: bool) -> list[Any]:
+            outputs = self._returned(binding, batch)
+            return copied(outputs) if copies else outputs
+
+        return self._turns.run(work, lambda outputs: are_kept(outputs, _arrays_of(batch)))[0]
+
+    def _returned(self, binding: Binding, batch: SubBatch) -> list[Any]:
+        """Return what the function returns, in a list that alone holds it."""
         values = self._values(binding, batch)
         with self.function.at(batch.address, watch=batch.watch) as function:
-            return function(
-                *(values[name] for name in binding.positional), **{name: values[name] for name in binding.keyword}
-            )
+            return [
+                function(
+                    *(values[name] for name in binding.positional), **{name: values[name] for name in binding.keyword}
+                )
+            ]
 
 
 class BatchedStage(FunctionStage):
@@ -213,6 +246,15 @@ class SharedStage(BatchedStage):
         return variables, checked(outputs, f"stage {self.name!r}", variables, batch.axes)
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """What a function returned for some cells, row by row and by name."""
+
+    cells: Sequence[int]
+    rows: list[Any]
+    columns: dict[str, list[Any]]
+
+
 class RowStage(FunctionStage):
     """A function that is called once for each sample (and further batch axis)."""
 
@@ -220,18 +262,38 @@ class RowStage(FunctionStage):
     how_often = "once for each sample"
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
-        cells, rows = self._rows(binding, batch)
-        variables = describe(rows[0], self.name, ())
-        return variables, self._stack(cells, rows, batch, variables)
+        made = self._rows(binding, batch)
+        variables = describe(made.rows[0], self.name, ())
+        return variables, self._stack(made, batch, variables)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
-        return self._stack(*self._rows(binding, batch), batch, outputs)
+        return self._stack(self._rows(binding, batch), batch, outputs)
 
     def _offered(self) -> frozenset[str]:
         return RESERVED - {"batch_shape"}
 
-    def _rows(self, binding: Binding, batch: SubBatch) -> tuple[Sequence[int], list[Any]]:
-        """Return which cells belong to rows that have not failed, and what the function returns for them."""
+    def _rows(self, binding: Binding, batch: SubBatch) -> "_Rows":
+        """Return what the function returns for the cells of rows that have not failed, as it stays."""
+        forget = batch.failures.mark() if batch.failures is not None else None
+
+        def work(copies: bool) -> _Rows:
+            if copies and forget is not None:
+                forget()
+            cells, rows = self._returned_rows(binding, batch, copies)
+            return _Rows(cells, rows, columns_of(rows))
+
+        def is_kept(made: _Rows) -> bool:
+            if are_new(made.rows, made.columns):
+                return False
+            made.columns.clear()
+            if are_kept(made.rows, _arrays_of(batch)):
+                return True
+            made.columns.update(columns_of(made.rows))
+            return False
+
+        return self._turns.run(work, is_kept)
+
+    def _returned_rows(self, binding: Binding, batch: SubBatch, copies: bool) -> tuple[Sequence[int], list[Any]]:
         columns = self._columns(binding, batch)
         arguments: Iterator[Any] = itertools.repeat(())
         if binding.positional:
@@ -246,6 +308,7 @@ class RowStage(FunctionStage):
             arguments = itertools.compress(arguments, is_called.tolist())
         with self.function.at(batch.address, watch=batch.watch) as function:
             called = _with_keywords(function) if binding.keyword else function
+            called = _with_copies(called) if copies else called
             return self._called(called, itertools.islice(arguments, len(cells)), batch, cells)
 
     def _called(
@@ -289,11 +352,10 @@ class RowStage(FunctionStage):
             columns["seed"] = batch.address.seeds(batch.n_cells)
         return columns
 
-    def _stack(
-        self, cells: Sequence[int], rows: list[Any], batch: SubBatch, outputs: Sequence[Variable]
-    ) -> dict[str, Array]:
+    def _stack(self, made: "_Rows", batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         """Turn a list of dicts into a dict of arrays: all rows at a glance or, where that is not enough, one by one."""
-        arrays = stacked(rows, outputs) if rows else {}
+        cells, rows = made.cells, made.rows
+        arrays = stacked(made.columns, outputs) if rows else {}
         if arrays is None:
             one_by_one = [self._checked(row, batch, cell, outputs) for cell, row in zip(cells, rows)]
             arrays = {v.name: np.array([row[v.name] for row in one_by_one]) for v in outputs}
@@ -321,6 +383,14 @@ def zeros(variables: Sequence[Variable], batch: SubBatch) -> dict[str, Any]:
 
 def _with_keywords(function: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
     return lambda values, more: function(*values, **more)
+
+
+def _with_copies(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *values: copied(function(*values))
+
+
+def _arrays_of(batch: SubBatch) -> list[Any]:
+    return [*batch.rows.values(), *batch.shared.values()]
 
 
 # What stands among the rows for one that has failed.

@@ -2,25 +2,72 @@
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._functions import FunctionStage
 from dasksim._pipeline import explain
 from dasksim._schema import Variable
 from dasksim._stage import SubBatch
 from dasksim._steps import Lowering, Place, Step, sub_batch_of
 from dasksim._streams import PROBE_SUB_BATCH
 
-__all__ = ["ProbeCache", "Probing", "digest_text", "probe_rows"]
+__all__ = ["Probe", "ProbeCache", "Probing", "digest_text", "probe_rows"]
 
 Array = npt.NDArray[Any]
 
-#: What probes returned, by stage and by the bits of what they were given.
-ProbeCache = dict[tuple[Any, ...], tuple[tuple[Variable, ...], dict[str, Array], str | None, bool]]
+# Probes that a simulator remembers at most: those of one call, and not those of all calls with other conditions.
+_MOST_PROBES = 256
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a stage returned, and what was found out of it.
+
+    Parameters
+    ----------
+    variables, values
+        The variables that it makes, and their values.
+    digest
+        A digest of the values, or None if they are not reproducible.
+    uses_globals
+        Whether a function uses the global generators.
+    keeps_outputs
+        Whether its function keeps what it returns.
+    """
+
+    variables: tuple[Variable, ...]
+    values: Mapping[str, Array]
+    digest: str | None
+    uses_globals: bool
+    keeps_outputs: bool
+
+
+class ProbeCache:
+    """What probes found, by stage and by the bits of what they were given; those not used for longest are forgotten."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[tuple[Any, ...], Probe] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._found.clear()
+
+    def get(self, key: tuple[Any, ...], run: Callable[[], Probe]) -> Probe:
+        """Return what was found, or run the probe."""
+        probe = self._found.pop(key, None) or run()
+        self._found[key] = probe  # the latest is last; each step is safe among threads
+        while len(self._found) > _MOST_PROBES:
+            self._found.popitem(last=False)
+        return probe
 
 
 @dataclass(frozen=True)
@@ -74,15 +121,16 @@ class Probing:
             place = Place(self.seed, self.sub_batch, 0, n_rows)
         batch = sub_batch_of(step, place, n_rows, inputs, watch=True)
         key = (stage.name, stage.declared, batch.address, batch.axes, _signature({**batch.rows, **batch.shared}))
-        if key not in self.cache:
-            self.cache[key] = (*_run_twice(step, batch), any(f.uses_globals for f in stage.functions))
-        outputs, made, digest, uses_globals = self.cache[key]
+        probe = self.cache.get(key, lambda: _run_twice(step, batch))
         for function in stage.functions:
-            function.uses_globals |= uses_globals
+            function.uses_globals |= probe.uses_globals
+        if isinstance(stage, FunctionStage):
+            stage.keeps_outputs |= probe.keeps_outputs
+        outputs, made, digest = probe.variables, probe.values, probe.digest
         if n_rows > self.n_rows:
             shared = {v.name for v in outputs if v.is_shared}
             made = {name: value if name in shared else value[: self.n_rows] for name, value in made.items()}
-        return outputs, made, batch.axes[1:], digest
+        return outputs, dict(made), batch.axes[1:], digest
 
 
 def probe_rows(lowering: Lowering) -> int:
@@ -90,11 +138,8 @@ def probe_rows(lowering: Lowering) -> int:
     return 2 if any(stage.is_batched and not stage.is_context for stage in lowering.stages) else 1
 
 
-def _run_twice(step: Step, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array], str | None]:
-    """Probe a stage, and again with the same seed to notice randomness that no seed reaches.
-
-    The third result is a digest of the values, or None if they differ.
-    """
+def _run_twice(step: Step, batch: SubBatch) -> Probe:
+    """Probe a stage, and again with the same seed to notice randomness that no seed reaches."""
     stage = step.stage
     try:
         variables, values = stage.probe(step.binding, batch)
@@ -102,7 +147,8 @@ def _run_twice(step: Step, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[
     except Exception as error:
         explain(error, f"while stage {stage.name!r} was probed, before any sample was simulated")
         raise
-    if _signature(again[1]) != _signature(values):
+    is_same = _signature(again[1]) == _signature(values)
+    if not is_same:
         warnings.warn(
             f"stage {stage.name!r} returned different values for one and the same seed: it draws from a source that "
             "dasksim cannot seed, such as default_rng() inside the function, os.urandom or compiled code. Its samples "
@@ -110,8 +156,9 @@ def _run_twice(step: Step, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[
             UserWarning,
             stacklevel=2,
         )
-        return variables, values, None
-    return variables, values, digest_text(repr(_signature(values)))
+    digest = digest_text(repr(_signature(values))) if is_same else None
+    keeps = isinstance(stage, FunctionStage) and stage.keeps_outputs
+    return Probe(variables, values, digest, any(f.uses_globals for f in stage.functions), keeps)
 
 
 def digest_text(text: str) -> str:

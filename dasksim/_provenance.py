@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._conditions import Condition
+from dasksim._nested import NestedStage
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan
 from dasksim._stage import Stage
+from dasksim._steps import Step
 from dasksim._version import __version__
 
 __all__ = ["describe_condition", "digest_array", "provenance", "source_digest"]
@@ -39,6 +41,7 @@ def provenance(pipeline: Pipeline, plan: Plan) -> dict[str, Any]:
                 "probe": step.probe_digest,
                 "inputs": list(step.binding.inputs),
                 "outputs": [v.name for v in step.outputs],
+                "settings": _settings(pipeline, step),
             }
             for step in pipeline.steps
             if not step.stage.is_transfer
@@ -67,11 +70,34 @@ def describe_condition(condition: Condition) -> Any:
     return described
 
 
+def _settings(pipeline: Pipeline, step: Step) -> dict[str, Any]:
+    """Return what values depend on besides functions, the settings of stages inside included, ready for JSON.
+
+    A name is always there, with None where it has no influence: a later version may know more names.
+    """
+    made = {v.name for v in step.outputs}
+    given = [name for name in made if name in pipeline.conditions]
+    is_ragged = any(v.ragged or set(v.plates) & set(pipeline.max_sizes) for v in step.outputs)
+    settings = {
+        **step.stage.settings(),
+        "replace_inputs": all(pipeline.sources.get(name) is None for name in given) if given else None,
+        "max_sizes": dict(sorted(pipeline.max_sizes.items())) if is_ragged else None,
+        "device": step.device,
+    }
+    if is_ragged:
+        settings["fill_value"] = repr(np.asarray(pipeline.fill_value).item())  # NaN would differ from itself
+    if isinstance(step.stage, NestedStage):
+        inner = step.stage.pipeline
+        settings["stages"] = {s.stage.name: _settings(inner, s) for s in inner.steps if not s.stage.is_transfer}
+    return settings
+
+
 def _stage_digest(stage: Stage) -> str:
     """Return a digest of the source of a stage's functions, or of what a stage without one says of itself."""
     digests = [source_digest(function.function) for function in stage.functions]
     if len(digests) == 1:
         return digests[0]
+    # as in older stores; what else a stage depends on stands among its settings
     settings = [getattr(stage, name, None) for name in ("p", "is_mixed", "key_conflicts", "models")]
     return hashlib.blake2b(repr((digests, settings)).encode(), digest_size=8).hexdigest()
 

@@ -79,7 +79,9 @@ def resolve(
         )
     further = tuple(map(Plate, names, shape[1:]))
     given = read_conditions(conditions, shape, names, any_level=lowering.levels is not None)
-    probing = Probing(shape[0], seed, sub_batch, sub_batch_size, {} if cache is None else cache, probe_rows(lowering))
+    probing = Probing(
+        shape[0], seed, sub_batch, sub_batch_size, ProbeCache() if cache is None else cache, probe_rows(lowering)
+    )
     for attempt in range(most_probes):
         resolver = _Resolver(lowering, dict(given), further, replace(probing, attempt=attempt))
         try:

@@ -214,6 +214,14 @@ class Stage(ABC):
     def functions(self) -> tuple[Isolated, ...]:
         """The users' functions that it calls."""
 
+    def settings(self) -> dict[str, Any]:
+        """Return what else than functions, inputs and names of outputs its values depend on, ready for JSON."""
+        return {
+            "plates": [[plate.name, plate.size] for plate in self.plates],
+            "depth": self.depth,
+            "expand_outputs": self.is_expanded,
+        }
+
     @property
     def takes_all(self) -> bool:
         """Whether it takes all that is known before it."""

@@ -41,7 +41,7 @@ class Simulator(ABC):
     """
 
     def __init__(self) -> None:
-        self._probes: ProbeCache = {}
+        self._probes = ProbeCache()
 
     @abstractmethod
     def lower(self, path: str = "") -> Lowering:
@@ -210,7 +210,7 @@ class Simulator(ABC):
         most_probes: int = 1,
     ) -> tuple[Pipeline, Plan]:
         """Check the arguments of :meth:`sample`, find the schema, and cut the samples into chunks."""
-        cache = self._probes if lowering is None else {}
+        cache = self._probes if lowering is None else ProbeCache()
         lowering = self.lower() if lowering is None else lowering
         if sub_batch_size is not None:
             sub_batch_size = check_count("sub_batch_size", sub_batch_size)
