@@ -84,7 +84,7 @@ def answered(call: Callable[[], Any]) -> str:
 
 def report(folder: Path) -> dict[str, Any]:
     """Return what a process in which Dask plans queries has to say."""
-    found: dict[str, Any] = {"is_planned": da.array_expr_enabled(), "digests": digests(folder)}
+    found: dict[str, Any] = {"is_planned": bool(da.array_expr_enabled()), "digests": digests(folder)}
     found["graphs"] = {name: answered(call) for name, call in GRAPHS.items()}
     found["graphs"]["report"] = answered(lambda: dasksim.report(folder / "a", folder / "a.html"))
     found["graphs"]["plots"] = answered(lambda: dasksim.plots.pairs(folder / "a"))
@@ -129,6 +129,8 @@ def test_graphs_are_refused_once_query_planning_is_the_default(graph: str, monke
 
 
 def test_query_planning_that_is_asked_for_too_late_changes_nothing() -> None:
+    if da.ARRAY_EXPR_ENABLED is None:
+        pytest.skip("this Dask reads the option whenever it is asked")
     before = bits(GRAPHS["sample"]())
     late = pytest.warns(RuntimeWarning, match="query planning is already disabled")  # says Dask
     with dask.config.set({"array.query-planning": True}), late:
