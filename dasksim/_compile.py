@@ -19,7 +19,7 @@ from dask.blockwise import blockwise
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 from dasksim._arrays import device_named
-from dasksim._dask_private import DataNode, Task, TaskRef
+from dasksim._dask_private import DataNode, Task, TaskRef, check_graphs
 from dasksim._pipeline import Pipeline, to_rows
 from dasksim._plan import Plan
 from dasksim._provenance import provenance
@@ -221,13 +221,7 @@ def compile_dataset(pipeline: Pipeline, plan: Plan) -> xr.Dataset:
     ArgumentError
         If Dask's array query planning is on, which is experimental: xarray can neither reduce nor write its arrays.
     """
-    if da.array_expr_enabled():
-        raise ArgumentError(
-            "Dask's option array.query-planning is on, and with it xarray can neither reduce nor write Dask arrays; "
-            "turn it off before dask.array is imported, by DASK_ARRAY__QUERY_PLANNING=False in the environment or by "
-            "dask.config.set({'array.query-planning': False}), or write the samples with dasksim.generate, which needs "
-            "no such arrays"
-        )
+    check_graphs("write the samples with dasksim.generate, which needs no such arrays")
     graph = _Graph(pipeline, plan)
     variables = {v.name: (pipeline.array_dims(v), graph.array(v)) for v in pipeline.variables}
     return xr.Dataset(variables, dict(pipeline.coords), {"dasksim": json.dumps(provenance(pipeline, plan))})

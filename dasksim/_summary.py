@@ -14,6 +14,7 @@ import xarray as xr
 from dask.delayed import delayed
 
 from dasksim._arrays import as_host
+from dasksim._dask_private import check_graphs
 from dasksim._failures import VALID
 from dasksim._statistics import Statistics, columns_of, measure, merge
 from dasksim.errors import ArgumentError, nearest
@@ -223,6 +224,7 @@ def over_chunks(
     path
         Where it is stored, for messages.
     """
+    check_graphs("look at some samples, with dasksim.open_dataset")
     whole = {dim: -1 for dim in dataset.dims if dim != "batch"}
     lazy = dataset.chunk(whole).unify_chunks()
     blocks = {str(name): array.data.to_delayed(optimize_graph=False).ravel() for name, array in lazy.items()}

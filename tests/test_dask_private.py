@@ -66,5 +66,5 @@ def test_what_is_private_of_dask_is_used_in_one_module(file: Path) -> None:
 
 def test_each_private_name_is_explained() -> None:
     uses = {name.rpartition(".")[2] for name in private_uses(Path(_dask_private.__file__).read_text())}
-    assert uses == set(_dask_private.__all__)
+    assert uses == set(_dask_private.__all__) - {"check_graphs"}
     assert all(f"``{name}``" in (_dask_private.__doc__ or "") for name in uses)
