@@ -317,8 +317,8 @@ def test_a_store_removed_while_it_is_read_is_noticed(store: Path) -> None:
     next(batches)
     shutil.rmtree(store)
 
-    with pytest.raises(dasksim.StoreError, match=r"removed or made anew|cannot read|has no shard|is no store"):
-        list(batches)  # it may be looked at when half of it is gone
+    with pytest.raises(dasksim.StoreError, match=r"removed or made anew|cannot read|has no shard"):
+        list(batches)
 
 
 def test_damaged_bytes_are_noticed(store: Path) -> None:
