@@ -10,6 +10,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from dasksim._arrays import as_host
+from dasksim._failures import VALID
 from dasksim._schema import Variable, check_name, is_supported
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
@@ -141,7 +142,8 @@ def read_conditions(
 
 
 def _read(name: str, value: Any, axes: tuple[int, ...], plates: Sequence[str], any_level: bool) -> Condition:
-    check_name(name, "the call gives", ArgumentError)
+    if name != VALID:  # a derivation takes it from its store
+        check_name(name, "the call gives", ArgumentError)
     dims: tuple[Hashable, ...] = ()
     if isinstance(value, xr.DataArray):
         if any_level and value.dims:
