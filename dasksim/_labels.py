@@ -136,10 +136,7 @@ def check_dims(
         if name not in names:
             raise SimulatorError(f"dims names {name!r}, which is no variable of the simulator; {nearest(name, names)}")
     found = {variable.name: feature_dims(variable, dims) for variable in variables}
-    if VALID in {*plates, *(dim for own in found.values() for dim in own)}:
-        raise SimulatorError(
-            f"dim {VALID!r} has the name of the mask that stores have of samples that failed; rename it"
-        )
+    _check_no_mask(plates, found)
     for dim in ("batch", *plates):
         if dim in names:
             raise SimulatorError(
