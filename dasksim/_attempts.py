@@ -11,6 +11,7 @@ from dasksim._arrays import as_host
 from dasksim._child import Child, Made
 from dasksim._conditions import pad_rows
 from dasksim._failures import MOST_ATTEMPTS, Failure, Failures, Policy, masked_value, summed
+from dasksim._outputs import parts_alike
 from dasksim._pipeline import Pipeline, explain, run_steps
 from dasksim._plan import Plan
 from dasksim._schema import Variable
@@ -165,6 +166,7 @@ class SubBatchRun:
             if not is_good.any():
                 joined[variable.name] = before
                 continue
+            before, after = parts_alike([before, after], variable) if len(rows) < self.n_rows else (before, after)
             if before.shape[1:] != after.shape[1:]:  # all have failed so far: sizes that follow contexts are not known
                 before = np.zeros((len(before), *after.shape[1:]), before.dtype)
             before = np.array(before)

@@ -7,6 +7,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
+from dask.base import compute
 
 from dasksim._arrays import as_host
 from dasksim._attempts import Part, SubBatchRun
@@ -49,14 +50,8 @@ def check_policy(pipeline: Pipeline, policy: Policy) -> None:
     Raises
     ------
     ArgumentError
-        If there is a variable or dim of the name of the mask, or contexts would be drawn again with samples.
+        If contexts would be drawn again with samples.
     """
-    dims = {dim for variable in pipeline.variables for dim in pipeline.array_dims(variable)}
-    if policy.masks and VALID in {*pipeline.sources, *dims, *pipeline.coords}:
-        raise ArgumentError(
-            f"the simulator has a {'variable' if VALID in pipeline.sources else 'dim'} {VALID!r}, the name of the mask "
-            "that on_error='mask' and on_nonfinite='mask' add; rename it"
-        )
     for step in steps_within(pipeline.steps):
         shared = [v.is_shared for v in step.outputs if not v.is_hidden]
         if policy.redraws and step.is_run and any(shared) and not all(shared):
@@ -136,8 +131,10 @@ def given_lazily(pipeline: Pipeline, plan: Plan, chunk: int) -> dict[str, Array]
 
 
 def in_memory(conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """Return conditions with those that are lazy computed."""
-    return {name: value.compute() if isinstance(value, da.Array) else value for name, value in conditions.items()}
+    """Return conditions with those that are lazy computed, at once: what they have in common is read once."""
+    lazy = [name for name, value in conditions.items() if isinstance(value, da.Array)]
+    computed = dict(zip(lazy, compute(*(conditions[name] for name in lazy)), strict=True)) if lazy else {}
+    return {name: computed.get(name, value) for name, value in conditions.items()}
 
 
 def _joined(

@@ -11,6 +11,7 @@ import xarray as xr
 from dask.array.utils import meta_from_array
 
 from dasksim._arrays import as_host
+from dasksim._failures import VALID
 from dasksim._schema import Variable, check_name, is_supported
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
@@ -142,7 +143,8 @@ def read_conditions(
 
 
 def _read(name: str, value: Any, axes: tuple[int, ...], plates: Sequence[str], any_level: bool) -> Condition:
-    check_name(name, "the call gives", ArgumentError)
+    if name != VALID:  # a derivation takes it from its store
+        check_name(name, "the call gives", ArgumentError)
     dims: tuple[Hashable, ...] = ()
     if isinstance(value, xr.DataArray):
         if any_level and value.dims:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from dasksim._arrays import as_host, namespace_of, read_only, select_rows
 from dasksim._failures import Failures
 from dasksim._functions import FunctionStage, RowStage, zeros
+from dasksim._outputs import PaddedRows
 from dasksim._schema import Variable
 from dasksim._stage import SubBatch
 from dasksim._steps import Step
@@ -57,7 +58,10 @@ def without(failed: Array, values: Any) -> Any:
 
 def _check_finite(values: Any, variable: Variable, step: Step, batch: SubBatch, failures: Failures) -> None:
     xp = namespace_of(values)
-    cells = as_host(xp.all(xp.reshape(xp.isfinite(values), (batch.n_cells, -1)), axis=1))
+    if isinstance(values, PaddedRows):  # what they are filled up with may be NaN
+        cells = values.finite
+    else:
+        cells = as_host(xp.all(xp.reshape(xp.isfinite(values), (batch.n_cells, -1)), axis=1))
     is_finite = cells.reshape(batch.axes[0], -1).all(axis=1) | failures.failed
     if is_finite.all():
         return

@@ -13,11 +13,12 @@ from dasksim._failures import summed
 from dasksim._functions import BatchedStage
 from dasksim._isolation import Isolated
 from dasksim._nested import NestedStage
+from dasksim._outputs import PaddedRows, parts_alike
 from dasksim._pipeline import Pipeline, explain, run_steps
 from dasksim._plan import default_sub_batch
 from dasksim._schema import RESERVED, Variable, brief
 from dasksim._stage import Binding, Stage, SubBatch
-from dasksim._steps import Lowering
+from dasksim._steps import Lowering, differ_in_size
 from dasksim.errors import OutputError, SimulatorError, nearest
 
 __all__ = ["FilterStage"]
@@ -147,8 +148,7 @@ class FilterStage(NestedStage):
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         given = self.given(batch)
         fill = self._fill_rows if self.has_rows else self._fill
-        names = [v.name for v in outputs if "//" not in v.name]
-        kept, counts = fill(batch, given, names)
+        kept, counts = fill(batch, given, [v for v in outputs if "//" not in v.name])
         made = {name: np.reshape(rows, self._shape(rows, batch)) for name, rows in kept.items()}
         made.update({f"{self.name}//{kind}": np.asarray(counts[kind]) for kind in _KINDS})
         return made
@@ -157,7 +157,7 @@ class FilterStage(NestedStage):
         return (-1, *batch.axes[1:], *rows.shape[1:])
 
     def _fill(
-        self, batch: SubBatch, given: Mapping[str, Any], names: Sequence[str]
+        self, batch: SubBatch, given: Mapping[str, Any], variables: Sequence[Variable]
     ) -> tuple[dict[str, Array], dict[str, int]]:
         """Propose until there are enough; a short sub-batch stops earlier, on the way that a whole one takes."""
         full = self.place(batch).full_rows
@@ -172,13 +172,14 @@ class FilterStage(NestedStage):
             if not accepted.any():  # if all have failed, even sizes that follow contexts are not known
                 continue
             rows = np.flatnonzero(accepted)
-            kept.append({name: as_host(select_rows(made[name], rows)) for name in names})
+            kept.append({v.name: as_host(select_rows(made[v.name], rows)) for v in variables})
         n_cells = batch.n_cells // batch.axes[0]
         stop = tally.n_accepted // n_cells * n_cells if self.keep_all else batch.n_cells
-        return {name: np.concatenate([part[name] for part in kept])[:stop] for name in names}, tally.counts
+        parts = {v.name: parts_alike([part[v.name] for part in kept], v) for v in variables}
+        return {name: np.concatenate(alike)[:stop] for name, alike in parts.items()}, tally.counts
 
     def _fill_rows(
-        self, batch: SubBatch, given: Mapping[str, Any], names: Sequence[str]
+        self, batch: SubBatch, given: Mapping[str, Any], variables: Sequence[Variable]
     ) -> tuple[dict[str, Array], dict[str, int]]:
         """Propose for each row until one is accepted, the first in the order of proposal."""
         tally = _Tally(self, batch)
@@ -195,10 +196,11 @@ class FilterStage(NestedStage):
             if not is_filled.any():
                 continue
             first = np.flatnonzero(is_filled) * copies + table[is_filled].argmax(axis=1)
-            for name in names:
-                values = as_host(select_rows(made[name], first))
+            for variable in variables:
+                name, values = variable.name, as_host(select_rows(made[variable.name], first))
                 if name not in kept:
-                    kept[name] = np.zeros((batch.n_cells, *values.shape[1:]), values.dtype)
+                    kept[name] = np.zeros_like(values, shape=(batch.n_cells, *values.shape[1:]))
+                kept[name], values = parts_alike([kept[name], values], variable)
                 kept[name][missing[is_filled]] = values
             missing = missing[~is_filled]
         return kept, tally.counts
@@ -224,6 +226,9 @@ class FilterStage(NestedStage):
         put = device_named(self.device).put
         shared = {name for name in names if pipeline.variable(name, pipeline.sources[name]).is_shared}
         values = {name: made[pipeline.sources[name]][name] for name in names}
+        for name in names:
+            if isinstance(values[name], PaddedRows):
+                raise differ_in_size(name, self.name)
         values = {name: read_only(value if name in shared else put(value)) for name, value in values.items()}
         if failed.any():
             values = {n: value if n in shared else without(failed, value) for n, value in values.items()}

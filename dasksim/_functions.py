@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dasksim._arrays import device_named
 from dasksim._isolation import Isolated
 from dasksim._kept import Turns, are_kept, are_new, copied
-from dasksim._outputs import checked, columns_of, describe, stacked
+from dasksim._outputs import PaddedRows, checked, columns_of, describe, describe_rows, rows_alike, stacked
 from dasksim._schema import RESERVED, Variable
 from dasksim._stage import Binding, Stage, SubBatch
 from dasksim._streams import PROBE_SUB_BATCH
@@ -263,7 +263,7 @@ class RowStage(FunctionStage):
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
         made = self._rows(binding, batch)
-        variables = describe(made.rows[0], self.name, ())
+        variables = describe_rows(made.rows, self.name)
         return variables, self._stack(made, batch, variables)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
@@ -358,7 +358,7 @@ class RowStage(FunctionStage):
         arrays = stacked(made.columns, outputs) if rows else {}
         if arrays is None:
             one_by_one = [self._checked(row, batch, cell, outputs) for cell, row in zip(cells, rows)]
-            arrays = {v.name: np.array([row[v.name] for row in one_by_one]) for v in outputs}
+            arrays = {v.name: rows_alike([row[v.name] for row in one_by_one], v) for v in outputs}
         if len(cells) < batch.n_cells:
             arrays = {v.name: _scattered(arrays.get(v.name), cells, batch.n_cells, v) for v in outputs}
         return {
@@ -401,8 +401,14 @@ def _scattered(values: Array | None, cells: Sequence[int], n_cells: int, variabl
     """Return values at their cells, among others that are zero."""
     shape = variable.shape if values is None else values.shape[1:]
     array = np.zeros((n_cells, *shape), variable.dtype)
-    if values is not None:
-        array[cells] = values
+    if values is None:
+        return array
+    array[cells] = values
+    if isinstance(values, PaddedRows):
+        padded, finite = array.view(PaddedRows), np.ones(n_cells, bool)
+        finite[cells] = values.finite
+        padded.finite = finite
+        return padded
     return array
 
 

@@ -1,13 +1,14 @@
 """The labels of a dataset: names of dims, and coordinates."""
 
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._failures import VALID
 from dasksim._schema import Variable
 from dasksim.errors import ArgumentTypeError, SimulatorError, nearest
 
@@ -135,6 +136,7 @@ def check_dims(
         if name not in names:
             raise SimulatorError(f"dims names {name!r}, which is no variable of the simulator; {nearest(name, names)}")
     found = {variable.name: feature_dims(variable, dims) for variable in variables}
+    _check_no_mask(plates, found)
     for dim in ("batch", *plates):
         if dim in names:
             raise SimulatorError(
@@ -166,7 +168,16 @@ def check_dims(
     return found
 
 
-def ragged_variable(variable: Variable, dims: Mapping[str, Sequence[str]], max_sizes: Mapping[str, int]) -> Variable:
+def _check_no_mask(plates: Iterable[str], features: Mapping[str, Iterable[str]]) -> None:
+    if VALID in plates or any(VALID in dims for dims in features.values()):
+        raise SimulatorError(
+            f"dim {VALID!r} has the name of the mask that stores have of samples that failed; rename it"
+        )
+
+
+def ragged_variable(
+    variable: Variable, dims: Mapping[str, Sequence[str]], max_sizes: Mapping[str, int], fill_value: Any
+) -> Variable:
     """Return a variable with the declared largest sizes of its dims.
 
     Raises
@@ -174,9 +185,15 @@ def ragged_variable(variable: Variable, dims: Mapping[str, Sequence[str]], max_s
     SimulatorError
         If it is larger.
     """
-    if not max_sizes or variable.is_shared or not variable.shape or variable.is_hidden:
+    names = () if variable.is_hidden or not variable.shape else feature_dims(variable, dims)
+    loose = [name for axis, name in enumerate(names) if axis in variable.ragged and name not in max_sizes]
+    if loose:
+        raise SimulatorError(
+            f"variable {variable.name!r} differs in size between samples along {loose[0]!r}; add "
+            f"max_sizes={{{loose[0]!r}: <the largest size>}} to the simulator to fill the rest"
+        )
+    if not max_sizes or not names:
         return variable
-    names = feature_dims(variable, dims)
     ragged = frozenset(axis for axis, name in enumerate(names) if name in max_sizes)
     for axis in ragged:
         if variable.shape[axis] > max_sizes[names[axis]]:
@@ -185,7 +202,7 @@ def ragged_variable(variable: Variable, dims: Mapping[str, Sequence[str]], max_s
                 f"max_sizes[{names[axis]!r}]={max_sizes[names[axis]]}; give a larger one"
             )
     shape = tuple(max_sizes[names[axis]] if axis in ragged else size for axis, size in enumerate(variable.shape))
-    return replace(variable, shape=shape, ragged=ragged)
+    return replace(variable, shape=shape, ragged=ragged, fill_value=fill_value)
 
 
 def _check_coord(dim: str, values: Any, sizes: Mapping[str, tuple[int, str]]) -> None:

@@ -1,6 +1,7 @@
 """What a user's function returned: describe it at the probe, and check it afterwards."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
@@ -11,7 +12,7 @@ from dasksim._arrays import cast, dtype_of
 from dasksim._schema import Variable, as_values, brief, can_hold, check_name
 from dasksim.errors import OutputError
 
-__all__ = ["checked", "columns_of", "describe", "stacked"]
+__all__ = ["PaddedRows", "checked", "columns_of", "describe", "describe_rows", "parts_alike", "rows_alike", "stacked"]
 
 Array = npt.NDArray[Any]
 
@@ -46,6 +47,22 @@ def describe(outputs: object, stage: str, axes: tuple[int, ...], *, is_shared: b
     return tuple(_describe_one(name, value, stage, axes, is_shared) for name, value in outputs.items())
 
 
+def describe_rows(rows: Sequence[object], stage: str) -> tuple[Variable, ...]:
+    """Return the variables that rows consist of; axes along which they differ in size are ragged."""
+    first, *others = (describe(row, stage, ()) for row in rows)
+    for other in others:
+        if [v.name for v in other] == [v.name for v in first]:
+            first = tuple(_common(mine, theirs) for mine, theirs in zip(first, other, strict=True))
+    return first
+
+
+def _common(mine: Variable, theirs: Variable) -> Variable:
+    if len(mine.shape) != len(theirs.shape):
+        return mine  # the check of the rows says so
+    ragged = {axis for axis, sizes in enumerate(zip(mine.shape, theirs.shape, strict=True)) if len(set(sizes)) > 1}
+    return replace(mine, shape=tuple(map(max, mine.shape, theirs.shape)), ragged=mine.ragged | ragged)
+
+
 def _describe_one(name: object, value: Any, stage: str, axes: tuple[int, ...], is_shared: bool) -> Variable:
     check_name(name, f"stage {stage!r} returned")
     array = as_values(value, str(name), f"stage {stage!r}")
@@ -63,6 +80,46 @@ def _describe_one(name: object, value: Any, stage: str, axes: tuple[int, ...], i
         is_shared=is_shared,
         is_python=type(value) in (bool, int, float, complex),
     )
+
+
+class PaddedRows(np.ndarray[Any, Any]):
+    """Rows that differ in size, filled up to the largest that is declared; no function may take them so.
+
+    Attributes
+    ----------
+    finite
+        For each row, whether all of its own values are finite.
+    """
+
+    finite: Array
+
+    def __array_finalize__(self, obj: Any) -> None:
+        self.finite = getattr(obj, "finite", np.ones(0, bool))
+
+
+def rows_alike(values: Sequence[Any], variable: Variable) -> Array:
+    """Return rows as one array; those that differ in size filled up to the shape of their variable."""
+    if len({value.shape for value in values}) == 1:
+        return np.array(values)
+    padded = np.full((len(values), *variable.shape), variable.fill_value, variable.dtype).view(PaddedRows)
+    for row, value in zip(padded, values, strict=True):
+        row[tuple(map(slice, value.shape))] = value
+    padded.finite = np.array([np.isfinite(value).all() for value in values])
+    return padded
+
+
+def parts_alike(parts: Sequence[Any], variable: Variable) -> list[Any]:
+    """Return arrays of rows with the same shape of a row; those that differ in size are filled up."""
+    if len({part.shape[1:] for part in parts}) <= 1 or not variable.ragged:
+        return list(parts)
+    n_axes = len(variable.shape)
+    alike = []
+    for part in parts:
+        shape = (*part.shape[: part.ndim - n_axes], *variable.shape)
+        padded = np.full(shape, variable.fill_value, variable.dtype).view(PaddedRows)
+        padded[tuple(map(slice, part.shape))] = part
+        alike.append(padded)
+    return alike
 
 
 def columns_of(rows: list[Any]) -> dict[str, list[Any]]:
@@ -138,8 +195,9 @@ def _checked_value(value: Any, where: str, variable: Variable, axes: tuple[int, 
         advice = (
             f"the sizes of its axes {sorted(variable.ragged)} are declared as at most these: give larger max_sizes"
             if variable.ragged
-            else "return the same shape every time, or declare it with schema={...}; where a size follows a context, "
-            "name the dim and declare its largest size, dims={...: ['obs']}, max_sizes={'obs': ...}"
+            else "return the same shape every time, or declare it with schema={...}; where a size follows a context "
+            "or differs between samples, name the dim and declare its largest size, dims={...: ['obs']}, max_sizes="
+            "{'obs': ...}"
         )
         raise OutputError(
             f"{where} returned {variable.name!r} with shape {array.shape}, expected "

@@ -289,7 +289,8 @@ def to_rows(
         What stands beyond the size of a sub-batch along axes that are ragged.
     """
     if variable.is_shared:
-        array = np.repeat(np.stack([_as_sample(part, variable, 0) for part in parts]), sub_batch_size, axis=0)
+        values = [_padded(_as_sample(part, variable, 0), shape[1:], variable.dtype, fill_value) for part in parts]
+        array = np.repeat(np.stack(values), sub_batch_size, axis=0)
     else:
         whole = [_as_sample(part, variable, 1) for part in parts]
         if any(part.shape[1:] != shape[1:] for part in whole):

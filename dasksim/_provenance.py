@@ -1,13 +1,14 @@
 """What a dataset says of how it was made."""
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 import inspect
 import platform
 import sys
 import textwrap
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,16 @@ def provenance(pipeline: Pipeline, plan: Plan) -> dict[str, Any]:
         "conditions": {name: describe_condition(condition) for name, condition in sorted(pipeline.conditions.items())},
         "packages": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            **_versions(),
             **({"cupy": _cupy_version()} if pipeline.device == "gpu" else {}),
         },
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Return the versions of packages, which stay the same in a process; to look them up takes milliseconds."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def _cupy_version() -> str | None:
@@ -121,6 +128,24 @@ def source_digest(function: Any) -> str:
     if not inspect.isroutine(function) and not isinstance(function, type):
         function = type(function)
     code = getattr(function, "__code__", None)
+    if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
+        return _digest_of_source(function, code)
+    # where code is the same at the same place, so is its source; to read and parse that takes a millisecond
+    key = (function.__code__, function.__code__.co_filename, function.__code__.co_linetable)
+    digest = _digests.get(key) or _digest_of_source(function, code)
+    if len(_digests) >= _MOST_DIGESTS:
+        _digests.clear()
+    _digests[key] = digest
+    return digest
+
+
+# By code and where it comes from: equal code alone may come from sources that differ.
+_digests: dict[tuple[CodeType, str, bytes], str] = {}
+
+_MOST_DIGESTS = 1000
+
+
+def _digest_of_source(function: Any, code: CodeType | None) -> str:
     try:
         found = _lambda(code) if code and code.co_name == "<lambda>" else None
         text = ast.dump(found) if found else _normalised(textwrap.dedent(inspect.getsource(function)))

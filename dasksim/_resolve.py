@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._conditions import Condition, pad_rows, read_conditions
+from dasksim._failures import VALID
 from dasksim._labels import check_dims, check_fill, feature_dims, ragged_variable
 from dasksim._nested import NestedStage, inner_input
 from dasksim._pipeline import Pipeline
 from dasksim._probes import ProbeCache, Probing, digest_text, probe_rows
-from dasksim._schema import RESERVED, Variable
+from dasksim._schema import RESERVED, Variable, check_name
 from dasksim._stage import Plate, Stage, SubBatch
 from dasksim._steps import Lowering, Place, Step
 from dasksim._streams import PROBE_SUB_BATCH
@@ -315,9 +316,10 @@ class _Resolver:
                 raise self._made_twice(variable.name, step.stage.name)
         if step.stage.is_expanded:
             outputs = tuple(v if v.is_shared else v.expanded() for v in outputs)
-        outputs = tuple(ragged_variable(v, self.lowering.dims, self.lowering.max_sizes) for v in outputs)
+        lowering = self.lowering
+        outputs = tuple(ragged_variable(v, lowering.dims, lowering.max_sizes, lowering.fill_value) for v in outputs)
         for variable in outputs:
-            if not variable.is_hidden and not variable.is_shared:
+            if not variable.is_hidden:
                 check_fill(variable, self.lowering.max_sizes, self.lowering.fill_value)
         for variable in outputs:
             if variable.name in self.conditions and self.lowering.replace_inputs:
@@ -381,7 +383,9 @@ class _Resolver:
         return variable, value
 
     def check_names(self) -> None:
-        """Refuse a condition that nothing takes or makes."""
+        """Refuse a condition that nothing takes or makes, or that has the name of the mask."""
+        if VALID in self.conditions and self.lowering.call != "derive":
+            check_name(VALID, "the call gives", ArgumentError)
         stages = [step.stage for step in self.steps]
         taken = ({name for stage in stages for name in stage.names} | self.inner_names) - RESERVED
         taken |= {name for step in self.steps for name in step.sources if "/" not in name}

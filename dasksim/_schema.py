@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dasksim._arrays import device_named, dtype_of
+from dasksim._failures import VALID
 from dasksim.errors import ArgumentError, ArgumentTypeError, DasksimError, OutputError
 
 __all__ = [
@@ -50,7 +51,9 @@ class Variable:
     plates
         Names of the axes between ``batch`` and the features, such as further batch axes and the nodes of a graph.
     ragged
-        The feature axes whose size may differ between sub-batches; ``shape`` then holds the largest.
+        The feature axes whose size may differ between sub-batches or samples; ``shape`` then holds the largest.
+    fill_value
+        What stands beyond the size of a sample along these.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Variable:
     is_expanded: bool = False
     plates: tuple[str, ...] = ()
     ragged: frozenset[int] = frozenset()
+    fill_value: Any = 0
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -101,6 +105,11 @@ def check_name(name: object, where: str, error: type[DasksimError] = OutputError
     if name in RESERVED or name == "batch":
         raise error(
             f"{where} the variable {name!r}, a name that dasksim gives a meaning of its own; rename the variable"
+        )
+    if name == VALID:
+        raise error(
+            f"{where} the variable {name!r}, the name of the mask that stores have of samples that failed; rename the "
+            "variable"
         )
     if not name or "/" in name or name.startswith(("_", ".")):
         raise error(

@@ -11,12 +11,13 @@ import numpy.typing as npt
 from dasksim._arrays import namespace_of, read_only
 from dasksim._conditions import pad_rows
 from dasksim._failures import Failures
+from dasksim._outputs import PaddedRows
 from dasksim._schema import Variable
 from dasksim._stage import Binding, Plate, Stage, SubBatch
 from dasksim._streams import Address
 from dasksim.errors import SimulatorError
 
-__all__ = ["Lowering", "Place", "Step", "aligned", "sub_batch_of"]
+__all__ = ["Lowering", "Place", "Step", "aligned", "differ_in_size", "sub_batch_of"]
 
 Array = npt.NDArray[Any]
 
@@ -165,6 +166,8 @@ def sub_batch_of(
     shared: dict[str, Any] = {}
     python = set()
     for name, (variable, value) in inputs.items():
+        if isinstance(value, PaddedRows):
+            raise differ_in_size(name, step.stage.name)
         if variable.is_shared:
             shared[name] = value.item() if variable.is_python and hasattr(value, "item") else read_only(value)
             continue
@@ -183,6 +186,14 @@ def sub_batch_of(
         place.unit,
         failures,
         step.device,
+    )
+
+
+def differ_in_size(name: str, stage: str) -> SimulatorError:
+    """Return what to say where a function takes rows that differ in size."""
+    return SimulatorError(
+        f"stage {stage!r} takes {name!r}, whose size differs between the samples of a sub-batch; compute what follows "
+        f"from it in the function that makes {name!r}, or let that return arrays of one size"
     )
 
 

@@ -89,7 +89,8 @@ class Source:
         with explained(f"cannot open the store at {self.location.name!r}"):
             group = zarr.open_group(self.location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
             readers = {name: ShardReader(self.location, group[name]) for name in visible}  # type: ignore[arg-type]
-        names = _names(request, visible)
+        is_masked = "mask" in (self.record.get("on_error"), self.record.get("on_nonfinite"))
+        names = _names(request, visible, is_masked)
         self.readers = {name: readers[name] for name in names}
         self.inner_rows = self._inner_rows(readers.values())
         self.blocks_per_chunk = self.record["chunk_size"] // self.inner_rows
@@ -103,7 +104,6 @@ class Source:
             np.int64,
         )
         self._split = request.split
-        is_masked = "mask" in (self.record.get("on_error"), self.record.get("on_nonfinite"))
         self._invalid = self._find_invalid(request, readers[VALID]) if is_masked and VALID in readers else {}
         self.counts = np.array([self._count(int(block)) for block in self.blocks], np.int64)
         self.groups = self._find_groups(request.within, readers)
@@ -251,10 +251,11 @@ def _record(location: Location) -> dict[str, Any]:
     return record
 
 
-def _names(request: Request, known: Iterable[str]) -> Sequence[str]:
+def _names(request: Request, known: Iterable[str], is_masked: bool) -> Sequence[str]:
+    """Return the variables to read; ``valid`` is a user's own in older stores whose samples may not be masked."""
     known = list(known)
     if request.variables is None:
-        return [name for name in known if name != VALID or request.masked == "keep"]
+        return [name for name in known if name != VALID or request.masked == "keep" or not is_masked]
     for name in request.variables:
         if name not in known:
             raise ArgumentError(f"variables names {name!r}, which is not in the store; {nearest(name, known)}")

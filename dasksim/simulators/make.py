@@ -43,7 +43,8 @@ def make_simulator(
         sub-batch shares.
     obj_kwargs
         Keyword arguments of :class:`~dasksim.LambdaSimulator`: a mapping for all functions, a sequence with a mapping
-        or None for each, or, where ``obj`` is a mapping, a mapping of its keys to mappings.
+        or None for each, or a mapping of names to mappings: of the keys of ``obj`` where it is a mapping, else of its
+        functions. A mapping whose values are all mappings, and whose keys are not all arguments, goes by name.
     expand_outputs
         Whether scalars of a sequence or mapping get a trailing axis of size 1.
     replace_inputs
@@ -114,14 +115,30 @@ def _wrap_all(
     obj: Mapping[str, Any] | Sequence[Any], obj_kwargs: Any, options: Mapping[str, Any]
 ) -> Mapping[str, Simulator] | Sequence[Simulator]:
     """Wrap each member with its own keyword arguments."""
-    if isinstance(obj, Mapping):
-        by_key = isinstance(obj_kwargs, Mapping) and any(key in obj for key in obj_kwargs)
-        for key in obj_kwargs if by_key else ():
-            if key not in obj:
-                raise ArgumentError(f"obj_kwargs has the key {key!r}, which obj lacks; {nearest(key, obj)}")
-        kwargs = obj_kwargs if by_key else dict(zip(obj, _each(obj_kwargs, len(obj)), strict=True))
-        return {key: _wrap(one, kwargs.get(key), options) for key, one in obj.items()}
-    return [_wrap(one, more, options) for one, more in zip(obj, _each(obj_kwargs, len(obj)), strict=True)]
+    names = list(obj) if isinstance(obj, Mapping) else [function_name(one) for one in obj]
+    members = list(obj.values()) if isinstance(obj, Mapping) else list(obj)
+    if _is_by_name(obj_kwargs, names):
+        for name in obj_kwargs:
+            if name not in names:
+                known = "obj lacks" if isinstance(obj, Mapping) else "no function of obj has"
+                raise ArgumentError(f"obj_kwargs has the key {name!r}, which {known}; {nearest(name, names)}")
+            if names.count(name) > 1:
+                raise ArgumentError(
+                    f"obj_kwargs names {name!r}, but {names.count(name)} functions have that name; give a sequence "
+                    "with a mapping or None for each"
+                )
+        each = [obj_kwargs.get(name) for name in names]
+    else:
+        each = list(_each(obj_kwargs, len(members)))
+    wrapped = [_wrap(one, more, options) for one, more in zip(members, each, strict=True)]
+    return dict(zip(names, wrapped, strict=True)) if isinstance(obj, Mapping) else wrapped
+
+
+def _is_by_name(obj_kwargs: Any, names: Sequence[str]) -> bool:
+    """Whether keyword arguments are given by name: a function named like one of them does not make it so."""
+    if not isinstance(obj_kwargs, Mapping) or not obj_kwargs or set(obj_kwargs) <= set(_LAMBDA_ARGUMENTS):
+        return False
+    return any(key in names for key in obj_kwargs) or all(isinstance(v, Mapping | None) for v in obj_kwargs.values())
 
 
 def _each(obj_kwargs: Any, n: int) -> Sequence[Mapping[str, Any] | None]:

@@ -1,0 +1,167 @@
+"""Sizes that differ between samples, or that a context has: filled up to the largest that is declared."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bits import bits
+
+from dasksim import (
+    ModelComparisonSimulator,
+    OutputError,
+    RejectionSimulator,
+    SimulatorError,
+    generate,
+    make_simulator,
+    verify,
+)
+
+Rng = np.random.Generator
+
+
+def series(rng: Rng) -> dict[str, Any]:
+    n = int(rng.integers(2, 9))
+    return {"n": n, "y": rng.normal(size=n)}
+
+
+def true_sizes(dataset: Any) -> Any:
+    return (~np.isnan(dataset.y)).sum("y_dim_0").values
+
+
+def test_sizes_by_sample_are_filled_up() -> None:
+    simulator = make_simulator(series, max_sizes={"y_dim_0": 10})
+    lazy = simulator.sample(100, seed=1, sub_batch_size=10, chunk_size=20)
+    found = lazy.compute(scheduler="synchronous")
+    assert found.y.shape == (100, 10) == lazy.y.shape
+    assert type(found.y.data) is np.ndarray
+    assert np.array_equal(true_sizes(found), found.n)
+    rng = np.random.default_rng(0)
+    assert len({len(series(rng)["y"]) for _ in range(50)}) > 3
+
+
+@pytest.mark.parametrize("sub_batch_size", [1, 7, 100])
+def test_sizes_by_sample_leave_values_what_they_are(sub_batch_size: int) -> None:
+    options = {"seed": 1, "sub_batch_size": sub_batch_size}
+    simulator = make_simulator(series, max_sizes={"y_dim_0": 10})
+    whole = simulator.sample(100, **options).compute(scheduler="synchronous")
+    for scheduler in ("threads", "synchronous"):
+        assert bits(simulator.sample(50, **options).compute(scheduler=scheduler)) == bits(whole.isel(batch=slice(50)))
+    assert np.array_equal(true_sizes(whole), whole.n)
+
+
+def test_integers_take_a_fill_value_that_they_hold() -> None:
+    def simulate(rng: Rng) -> dict[str, Any]:
+        return {"k": np.arange(int(rng.integers(1, 4)))}
+
+    with pytest.raises(SimulatorError, match="cannot hold fill_value=nan"):
+        make_simulator(simulate, max_sizes={"k_dim_0": 5}).sample(10)
+    found = make_simulator(simulate, max_sizes={"k_dim_0": 5}, fill_value=-1).sample(50, seed=1).compute()
+    assert found.k.dtype == np.int64
+    assert set(map(tuple, found.k.values.tolist())) == {(0, -1, -1, -1, -1), (0, 1, -1, -1, -1), (0, 1, 2, -1, -1)}
+
+
+def test_size_beyond_the_largest_names_the_sample() -> None:
+    simulator = make_simulator(series, max_sizes={"y_dim_0": 7})
+    with pytest.raises(
+        OutputError, match=r"at sample \d+ returned 'y' with shape \(8,\), expected \(7,\); .* larger max_sizes"
+    ):
+        simulator.sample(200, seed=1).compute(scheduler="synchronous")
+
+
+def test_sizes_by_sample_that_are_not_declared_are_refused_with_advice() -> None:
+    with pytest.raises(OutputError, match="differs between samples, name the dim and declare its largest size"):
+        make_simulator(series).sample(100, seed=1).compute(scheduler="synchronous")
+
+    def later(batch_shape: Any, rng: Rng) -> dict[str, Any]:
+        return {"z": rng.normal(size=batch_shape)}
+
+    def differing(rng: Rng) -> dict[str, Any]:
+        return {"y": rng.normal(size=int(rng.integers(1, 1000)))}
+
+    simulator = make_simulator([differing, later], None, [None, {"is_batched": True}])
+    with pytest.raises(SimulatorError, match=r"'y' differs in size between samples along 'y_dim_0'; add max_sizes="):
+        simulator.sample(10, seed=1)
+
+
+def test_sizes_by_sample_beside_a_batched_function() -> None:
+    def later(batch_shape: Any, n: Any, rng: Rng) -> dict[str, Any]:
+        return {"z": n + rng.normal(size=batch_shape)}
+
+    simulator = make_simulator([series, later], None, [None, {"is_batched": True}], False, max_sizes={"y_dim_0": 10})
+    found = simulator.sample(100, seed=1).compute(scheduler="synchronous")
+    assert np.array_equal(true_sizes(found), found.n)
+
+
+@pytest.mark.parametrize("is_batched", [False, True])
+def test_function_that_takes_what_differs_in_size_is_refused(is_batched: bool) -> None:
+    def later(y: Any) -> dict[str, Any]:
+        return {"s": y.sum(axis=-1)}
+
+    simulator = make_simulator([series, later], None, [None, {"is_batched": is_batched}], max_sizes={"y_dim_0": 10})
+    with pytest.raises(SimulatorError, match="stage 'later' takes 'y', whose size differs between the samples"):
+        simulator.sample(100, seed=1).compute(scheduler="synchronous")
+
+
+def test_contexts_of_their_own_sizes_are_filled_up() -> None:
+    def meta(rng: Rng) -> dict[str, Any]:
+        return {"t": np.linspace(0, 1, int(rng.integers(3, 9)))}
+
+    def simulate(t: Any, rng: Rng) -> dict[str, Any]:
+        return {"y": rng.normal(size=len(t))}
+
+    simulator = make_simulator(simulate, meta_fn=meta, max_sizes={"t_dim_0": 10, "y_dim_0": 10})
+    found = simulator.sample(100, seed=1, sub_batch_size=10).compute(scheduler="synchronous")
+    assert dict(found.sizes) == {"batch": 100, "t_dim_0": 10, "y_dim_0": 10}
+    assert np.array_equal((~np.isnan(found.t)).sum("t_dim_0"), true_sizes(found))
+    assert len(set(true_sizes(found))) > 1
+    with pytest.raises(SimulatorError, match=r"more than max_sizes\['t_dim_0'\]=3"):
+        make_simulator(simulate, meta_fn=meta, max_sizes={"t_dim_0": 3, "y_dim_0": 10}).sample(
+            100, seed=1, sub_batch_size=10
+        ).compute(scheduler="synchronous")
+
+
+def test_context_of_integers_needs_a_fill_value_that_it_holds() -> None:
+    def meta(rng: Rng) -> dict[str, Any]:
+        return {"k": np.arange(int(rng.integers(1, 9)))}
+
+    with pytest.raises(SimulatorError, match="'k' has dtype int64, which cannot hold fill_value=nan"):
+        make_simulator(lambda k, rng: {"y": rng.normal()}, meta_fn=meta, max_sizes={"k_dim_0": 10}).sample(10)
+
+
+def large(n: Any) -> Any:
+    return n > 4
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda s: RejectionSimulator(s, large, sample_size=2),
+    lambda s: ModelComparisonSimulator({"a": s, "b": s}),
+    lambda s: make_simulator([RejectionSimulator(s, large, sample_size=2), lambda n: {"m": n}]),
+])  # fmt: skip
+def test_sizes_by_sample_within_filters_and_models(wrap: Callable[..., Any]) -> None:
+    simulator = wrap(make_simulator(series, max_sizes={"y_dim_0": 10}))
+    found = simulator.sample(100, seed=1, sub_batch_size=10).compute(scheduler="synchronous")
+    assert np.array_equal(true_sizes(found), found.n.values.reshape(-1))
+
+
+@pytest.mark.parametrize("policy", [{"on_error": "redraw"}, {"on_nonfinite": "redraw"}, {"on_nonfinite": "mask"}])
+def test_sizes_by_sample_with_samples_that_fail(policy: dict[str, str], tmp_path: Path) -> None:
+    """What fills up is no failure of its sample, and a sample that is drawn again has a size of its own."""
+
+    def simulate(rng: Rng) -> dict[str, Any]:
+        made = series(rng)
+        if made["n"] == 3:
+            if "on_error" in policy:
+                raise ValueError("three")
+            made["y"][1] = np.inf
+        return {**made, "ok": made["n"] != 3}
+
+    simulator = make_simulator(simulate, max_sizes={"y_dim_0": 10})
+    path = tmp_path / "s.zarr"
+    stored = generate(simulator, path, 200, seed=1, sub_batch_size=8, scheduler="synchronous", **policy)
+    good = stored.valid.values if "valid" in stored else np.ones(200, bool)
+    assert (good.sum() < 200) == ("mask" in policy.values())
+    assert np.array_equal(true_sizes(stored)[good], stored.n.values[good])
+    assert stored.ok.values[good].all()
+    assert verify(path, simulator, resimulate=5, progress=False).is_good
