@@ -137,17 +137,17 @@ def _others(location: Location) -> dict[str, Any]:
 
 
 def _agree(content: bytes | None, wanted: bytes) -> bool:
-    """Whether a root says what it shall of the store and its arrays; older versions also tell of groups, otherwise."""
+    """Whether a root says what it shall of the store, and has gathered the right arrays in their present shapes."""
     try:
-        told, right = ((r["attributes"][ATTRIBUTE], _arrays_in(r)) for r in (_parsed(content), json.loads(wanted)))
+        told, right = ((r["attributes"][ATTRIBUTE], _shapes_in(r)) for r in (_parsed(content), json.loads(wanted)))
         return bool(json.loads(told[0]) == json.loads(right[0]) and told[1] == right[1])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 
-def _arrays_in(root: Mapping[str, Any]) -> dict[str, Any]:
+def _shapes_in(root: Mapping[str, Any]) -> dict[str, Any]:
     nodes = (root.get("consolidated_metadata") or {}).get("metadata", {})
-    return {name: node for name, node in nodes.items() if node["node_type"] == "array"}
+    return {name: node["shape"] for name, node in nodes.items() if node["node_type"] == "array"}
 
 
 def _gathered(location: Location, record: Mapping[str, Any]) -> dict[str, Any]:
