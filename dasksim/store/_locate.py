@@ -51,7 +51,7 @@ def locate(store: StoreLike) -> Location:
     scheme, is_url, rest = path.partition("://")
     if is_url and scheme not in ("file", "local"):
         return _of_url(path)
-    return _of_path(Path(_local_path(path, rest) if is_url else path).absolute())
+    return _of_path(Path(_local_path(path, rest) if is_url else _at_home(path)).absolute())
 
 
 def _local_path(url: str, rest: str) -> str:
@@ -59,6 +59,14 @@ def _local_path(url: str, rest: str) -> str:
     if not path.startswith("/"):
         raise ArgumentError(f"store={url!r} must have the form 'file:///folder/train.zarr'")
     return unquote(path)
+
+
+def _at_home(path: str) -> str:
+    """Return a path with the home of a user in place of ``~``."""
+    expanded = os.path.expanduser(path)  # noqa: PTH111, pathlib takes "./~" for a home too
+    if expanded.startswith("~"):
+        raise ArgumentError(f"store={path!r} names the home of a user that is not known; a folder is './~name'")
+    return expanded
 
 
 def _of_path(path: Path) -> Location:
