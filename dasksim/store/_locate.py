@@ -14,6 +14,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, Wrap
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.store._icechunk import Branch, Repository, Session
 from dasksim.store._location import FolderStore, Location, explained
+from dasksim.store._steady import SteadyStore
 
 __all__ = ["StoreLike", "locate"]
 
@@ -96,6 +97,8 @@ def _of_url(url: str) -> Location:
 def _of_store(store: Store) -> Location:
     if type(store) is LocalStore:
         return Location(_name(store), FolderStore(store.root.absolute(), read_only=store.read_only), is_shared=True)
+    if type(store) is ObjectStore:
+        store = SteadyStore(store.store, read_only=store.read_only)
     if isinstance(store, ZipStore):
         with explained(f"cannot read the zip file {str(store.path)!r}"):
             sync(store._ensure_open())
