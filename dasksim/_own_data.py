@@ -82,6 +82,8 @@ def _paths_read(value: object, location: Location) -> set[str]:
         if id(obj) in seen or isinstance(obj, _NO_WAY) or _package(type(obj)) in _AMBIENT:
             continue
         seen[id(obj)] = obj
+        if isinstance(obj, Location):  # what reads from one holds the array too
+            continue
         if isinstance(obj, str | os.PathLike) and not is_data:  # a setting may name any path
             continue
         path = path_within(location, obj)
