@@ -12,6 +12,7 @@ from typing import Any
 import dask
 import numpy as np
 import pytest
+from bits import change_record
 
 import dasksim
 from dasksim import ArgumentError, StoreError, generate, make_simulator, report
@@ -122,13 +123,10 @@ def test_what_a_store_says_is_text_and_no_markup(page: Page) -> None:
 def test_hostile_names_and_records_are_escaped(tmp_path: Path) -> None:
     path = tmp_path / "a<img src=x>.zarr"
     generate(make_simulator(lambda rng: {"<script>alert(1)<script>": rng.normal()}), path, 100, **OPTIONS)
-    root = json.loads((path / "zarr.json").read_text())
-    record = json.loads(root["attributes"]["dasksim"])
-    record |= {"created": HOSTILE, "version": [HOSTILE], "packages": {HOSTILE: HOSTILE}, "on_error": HOSTILE}
-    record["stages"] = [{"name": HOSTILE, "outputs": HOSTILE, "inputs": {HOSTILE: 1}, "digest": "x" * 1000}]
-    record["conditions"] = {HOSTILE: {"a": [HOSTILE]}}
-    root["attributes"]["dasksim"] = json.dumps(record)
-    (path / "zarr.json").write_text(json.dumps(root))
+    told: dict[str, Any] = {"created": HOSTILE, "version": [HOSTILE], "packages": {HOSTILE: HOSTILE}}
+    told["stages"] = [{"name": HOSTILE, "outputs": HOSTILE, "inputs": {HOSTILE: 1}, "digest": "x" * 1000}]
+    told |= {"on_error": HOSTILE, "conditions": {HOSTILE: {"a": [HOSTILE]}}}
+    change_record(path, lambda record: record.update(told))
 
     page = Page(report(path, tmp_path / "report.html"))
 
@@ -239,3 +237,23 @@ def test_derived_variables_are_shown(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "angle" in page
     assert "derive/angle/&lt;lambda&gt;" in page
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs files that nobody can write")
+def test_path_that_cannot_be_written_is_refused_before_the_work(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ArgumentError, match="cannot write a report to '/dev/full': No space left on device"):
+        report(path, "/dev/full")
+    monkeypatch.setattr("dasksim._report.page.summarize", None)
+    for target in ("/proc/report.html", "/proc/version"):
+        with pytest.raises(ArgumentError, match=f"cannot write a report to '{target}': .*; give another path"):
+            report(path, target)
+    with pytest.raises(ArgumentError, match="File name too long; give another path"):
+        report(path, tmp_path / ("x" * 300))
+    (tmp_path / "old.html").write_text("of before")
+    for name in ("new.html", "old.html"):
+        with pytest.raises(TypeError, match="'NoneType' object is not callable"):  # what the work begins with
+            report(path, tmp_path / name)
+    assert not (tmp_path / "new.html").exists()
+    assert (tmp_path / "old.html").read_text() == "of before"

@@ -1,6 +1,7 @@
 """Open stores, and say how far they are."""
 
 import itertools
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from zarr.abc.store import Store
 
 from dasksim._failures import Failure
 from dasksim.errors import IncompleteStoreError, StoreError
+from dasksim.store._kept import ATTRIBUTE
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location, expected_warnings, explained
 from dasksim.store._receipts import open_receipts, runs
@@ -206,6 +208,7 @@ def open_part(store: StoreLike) -> xr.Dataset:
     check_documents(location, record, is_whole=True)
     with explained(f"cannot open the store at {location.name!r}"):
         dataset = _opened(location.for_reading(), record)
+    dataset.attrs[ATTRIBUTE] = json.dumps(record)  # the root's may have been changed by others
     return dataset.isel(batch=slice(record["n_samples"]))  # arrays may be longer, where another run has made them so
 
 

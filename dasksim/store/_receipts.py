@@ -22,10 +22,12 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from dasksim._failures import Failure, summed
 from dasksim.errors import StoreError
+from dasksim.store._kept import FOLDER, folder_of
 from dasksim.store._location import Location, explained
 from dasksim.store._record import read_document, read_record
 
 __all__ = [
+    "FOLDER",
     "RECEIPTS",
     "Receipt",
     "Receipts",
@@ -36,9 +38,6 @@ __all__ = [
     "open_receipts",
     "runs",
 ]
-
-#: Path of the group that holds a store's receipts.
-FOLDER = "_dasksim"
 
 #: Names of the arrays there: that of receipts, and that which holds, for chunks in which samples failed, how; JSON.
 RECEIPTS, FAILURES = "receipts", "failures"
@@ -300,11 +299,6 @@ def _array(group: zarr.Group, path: str) -> zarr.Array[Any]:
     if not isinstance(array, zarr.Array):
         raise StoreError(f"{path!r} in the store is no array")
     return array
-
-
-def folder_of(derivation: str | None) -> str:
-    """Return the path of the group that holds the receipts of a derivation, or of a store itself."""
-    return FOLDER if derivation is None else f"{FOLDER}/derived/{derivation}"
 
 
 def open_receipts(location: Location, derivation: str | None = None) -> Receipts | None:
