@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.core.sync import sync
 
 from dasksim._failures import VALID
 from dasksim.errors import StoreError
 from dasksim.store._location import Location, explained
 from dasksim.store._metadata import damaged_metadata
-from dasksim.store._receipts import digest_rows, key_of, open_receipts
+from dasksim.store._receipts import chunk_key, digest_rows, open_receipts
 from dasksim.store._record import derived_view
 from dasksim.store._write import cast
+from dasksim.store._zarr_private import sync
 
 __all__ = ["ChunkChecker"]
 
@@ -83,7 +83,7 @@ class ChunkChecker:
         return "failed" not in receipt or sum(failure.count for failure in failures) == receipt["failed"]
 
     def _problem(self, name: str, array: zarr.Array[Any], chunk: int, rows: slice, digest: int | None) -> str:
-        exists = sync(array.store.exists(key_of(array, chunk)))
+        exists = sync(array.store.exists(chunk_key(array, chunk)))
         if name == VALID and not digest and not exists:
             return ""  # made before samples could be masked
         if not exists:

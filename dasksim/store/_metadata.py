@@ -1,16 +1,17 @@
 """Check that the metadata of a store's arrays are there, and go with what the store says of itself."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import zarr
 from zarr.abc.store import Store
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 
+from dasksim.store._document import document_of, list_of, mapping_of
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._receipts import FAILURES, FOLDER, RECEIPTS, folder_of
+from dasksim.store._zarr_private import sync
 
 __all__ = ["damaged_metadata", "forget_metadata"]
 
@@ -29,7 +30,7 @@ def damaged_metadata(location: Location, record: Mapping[str, Any], derivation: 
     own = [name for name in own if not sync(store.is_empty(name))]
     found = {name: _opened(store, name) for name in [*record["variables"], *record.get("coords", ()), *own]}
     bad = [name for name, node in found.items() if not _fits(node, name, record)]
-    return bad or ([] if derivation is not None or _is_gathered_well(store, found) else [""])
+    return bad or ([] if derivation is not None or _is_gathered_well(location, found) else [""])
 
 
 def forget_metadata(location: Location, record: Mapping[str, Any]) -> None:
@@ -62,7 +63,7 @@ def _fits(node: _Node, name: str, record: Mapping[str, Any]) -> bool:
         return True
     if variable is None:
         return bool(_strings(node) == coord)
-    dims = list(getattr(node.metadata, "dimension_names", None) or ())
+    dims = list_of(document_of(node), "dimension_names")
     found = {"dims": dims, "shape": list(node.shape[1:]), "dtype": node.dtype.name}
     if found != variable or node.shards is None:
         return False
@@ -76,16 +77,10 @@ def _strings(coord: zarr.Array[Any]) -> list[str] | None:
         return None
 
 
-def _is_gathered_well(store: Store, found: Mapping[str, _Node]) -> bool:
-    try:
-        gathered = zarr.open_group(store, mode="r").metadata.consolidated_metadata
-    except (ValueError, TypeError, KeyError):
-        return False
-    arrays = {name: node.metadata for name, node in found.items() if isinstance(node, zarr.Array)}
-    copies = {} if gathered is None else gathered.flattened_metadata
-    return gathered is None or all(name in copies and _text(copies[name]) == _text(arrays[name]) for name in arrays)
-
-
-def _text(metadata: Any) -> bytes:
-    text: bytes = metadata.to_buffer_dict(default_buffer_prototype())[ROOT].to_bytes()
-    return text
+def _is_gathered_well(location: Location, found: Mapping[str, _Node]) -> bool:
+    root = json.loads(location.read(ROOT) or b"{}")
+    gathered = root.get("consolidated_metadata")
+    if gathered is None:
+        return True
+    copies = mapping_of(gathered, "metadata")
+    return all(copies.get(name) == document_of(node) for name, node in found.items() if isinstance(node, zarr.Array))

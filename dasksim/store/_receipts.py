@@ -17,22 +17,23 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
-from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from dasksim._failures import Failure, summed
 from dasksim.errors import StoreError
+from dasksim.store._document import document_of, key_of, key_prefix
 from dasksim.store._location import Location, explained
 from dasksim.store._record import read_document, read_record
+from dasksim.store._zarr_private import sync
 
 __all__ = [
     "RECEIPTS",
     "Receipt",
     "Receipts",
+    "chunk_key",
     "create_or_grow",
     "digest_rows",
     "folder_of",
-    "key_of",
     "open_receipts",
     "runs",
 ]
@@ -185,9 +186,9 @@ class Receipts:
 
     def remove(self, chunk: int) -> None:
         """Remove a receipt, so that its chunk is simulated again."""
-        sync(self._array.store.delete(key_of(self._array, chunk)))
+        sync(self._array.store.delete(chunk_key(self._array, chunk)))
         if self._failures is not None:
-            sync(self._failures.store.delete(key_of(self._failures, chunk)))
+            sync(self._failures.store.delete(chunk_key(self._failures, chunk)))
 
     def complete_chunks(self) -> set[int]:
         """Return the numbers of the complete chunks, from the names of the receipts alone.
@@ -289,10 +290,9 @@ def create_or_grow(group: zarr.Group, path: str, **how: Any) -> None:
             array.resize((how["shape"][0], *array.shape[1:]))  # receipts of older stores have fewer fields
 
 
-def key_of(array: zarr.Array[Any], chunk: int) -> str:
+def chunk_key(array: zarr.Array[Any], chunk: int) -> str:
     """Return the key under which a chunk of an array lies in its store."""
-    indices = (chunk, *(0 for _ in array.shape[1:]))
-    return f"{array.path}/{array.metadata.encode_chunk_key(indices)}"
+    return f"{array.path}/{key_of(key_prefix(document_of(array)), chunk, len(array.shape))}"
 
 
 def _array(group: zarr.Group, path: str) -> zarr.Array[Any]:

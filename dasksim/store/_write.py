@@ -15,7 +15,6 @@ from zarr.abc.buffer import BufferPrototype
 from zarr.abc.store import ByteRequest, Store
 from zarr.buffer.cpu import Buffer
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.sync import sync
 from zarr.storage import MemoryStore, WrapperStore
 
 from dasksim._chunk import Chunk
@@ -34,6 +33,7 @@ from dasksim.store._receipts import (
     open_receipts,
 )
 from dasksim.store._record import ATTRIBUTE, check_documents, derived_view, read_record, visible_variables
+from dasksim.store._zarr_private import sync
 
 __all__ = [
     "ChunkWriter",
