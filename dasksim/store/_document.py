@@ -1,5 +1,6 @@
 """What the metadata of arrays say, read from the documents that Zarr's specification describes."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ __all__ = ["document_of", "inner_codecs", "key_of", "key_prefix", "list_of", "ma
 
 def document_of(array: zarr.Array[Any]) -> dict[str, Any]:
     """Return an array's metadata as its document has them."""
-    return dict(array.metadata.to_dict())
+    return dict(json.loads(json.dumps(array.metadata.to_dict())))  # Zarr has tuples where documents have lists
 
 
 def mapping_of(found: object, key: str) -> dict[str, Any]:
