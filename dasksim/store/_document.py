@@ -6,7 +6,7 @@ from typing import Any
 
 import zarr
 
-__all__ = ["document_of", "inner_codecs", "key_of", "key_prefix", "list_of", "mapping_of"]
+__all__ = ["document_of", "has_checksums", "inner_codecs", "key_of", "key_prefix", "list_of", "mapping_of", "shard_key"]
 
 
 def document_of(array: zarr.Array[Any]) -> dict[str, Any]:
@@ -50,6 +50,26 @@ def key_of(prefix: str, chunk: int, n_axes: int) -> str:
     ('c/3/0', 'c.3')
     """
     return prefix + prefix[-1].join([str(chunk), *("0",) * (n_axes - 1)])
+
+
+def shard_key(name: str, chunk: int, n_axes: int) -> str:
+    """Return the key of a chunk of a variable, as dasksim writes them."""
+    return f"{name}/{key_of('c/', chunk, n_axes)}"
+
+
+def has_checksums(document: Mapping[str, Any]) -> bool:
+    """Whether each chunk of an array of little-endian values, or of strings, ends with its CRC32C.
+
+    Raises
+    ------
+    ValueError
+        If they are encoded in another way.
+    """
+    values, *others = list_of(document, "codecs") or [None]
+    names = [_name(codec) for codec in others]
+    if not (_is_little(values) or _name(values) == "vlen-utf8") or names not in ([], ["crc32c"]):
+        raise ValueError(f"chunks are encoded by {str(document.get('codecs'))[:200]}")
+    return bool(names)
 
 
 def inner_codecs(document: Mapping[str, Any]) -> list[str] | None:

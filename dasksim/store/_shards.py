@@ -29,6 +29,8 @@ _CHECKSUM_BYTES = 4
 _INDEX_BYTES = 16  # of each inner chunk: its offset and its length
 _NOTHING = np.iinfo(np.uint64).max  # both, of an inner chunk that was not written
 
+_REPAIR = "dasksim.verify lists all that is damaged in a store, and generate(..., repair=True) simulates it again"
+
 # Read at once at most: what is read is a copy beside the one that it goes into.
 _RUN_BYTES = 1 << 23
 
@@ -80,6 +82,25 @@ class ShardReader:
                 first = (chunk * self._n_inner + inner) * self.inner_rows
                 yield inner, values[: self._n_rows - first]
 
+    def rows(self, start: int, stop: int) -> Array:
+        """Return some samples.
+
+        Raises
+        ------
+        StoreError
+            If a chunk cannot be read, or differs from its checksum.
+        """
+        found = np.empty((stop - start, *self.row_shape), self.dtype)
+        for chunk in range(start // self.chunk_rows, -(-stop // self.chunk_rows)):
+            before = chunk * self.chunk_rows
+            last = min(stop - before, self.chunk_rows) - 1
+            inners = range(max(start - before, 0) // self.inner_rows, last // self.inner_rows + 1)
+            for inner, values in self.read(chunk, inners):
+                first = before + inner * self.inner_rows
+                wanted = slice(max(start - first, 0), min(stop - first, len(values)))
+                found[first + wanted.start - start : first + wanted.stop - start] = values[wanted]
+        return found
+
     def _read(self, chunk: int, inners: Sequence[int]) -> Iterator[tuple[int, Array]]:
         if self._codecs is None:
             for inner in inners:
@@ -106,7 +127,7 @@ class ShardReader:
             values = self._decoded(content, codecs)
             if values is not None:
                 return values
-        raise self._error(chunk, "differs from its checksum; generate(..., repair=True) simulates it again")
+        raise self._error(chunk, f"differs from its checksum; {_REPAIR}")
 
     def _key(self, chunk: int) -> str:
         return f"{self.name}/{key_of(self._key_prefix, chunk, 1 + len(self.row_shape))}"
@@ -124,10 +145,10 @@ class ShardReader:
         if content is None and self.name == VALID:  # made before samples could be masked
             return None
         if content is None:
-            raise self._error(chunk, "has no shard, although its receipt is there; dasksim verify tells more")
+            raise self._error(chunk, f"has no shard; {_REPAIR}")
         checked = _checked(content) if len(content) == n_bytes else None
         if checked is None:
-            raise self._error(chunk, "has an index that differs from its checksum; dasksim verify tells more")
+            raise self._error(chunk, f"has an index that differs from its checksum; {_REPAIR}")
         index: Array = checked.view("<u8").reshape(self._n_inner, 2)
         self._indices[chunk] = index
         return index
