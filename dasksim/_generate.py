@@ -152,7 +152,7 @@ def generate(
     shape = as_shape("n_samples", n_samples)
     seed = None if seed is None else check_seed(seed)
     scheduler = scheduler_for(scheduler, location)
-    found = read_record(location)
+    found = read_record(location, mends_root=request.repair)
     own_seed = seed
     if found is not None and not overwrite:
         seed = found["seed"] if seed is None else seed

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import xarray as xr
 __all__ = [
     "age_unfinished",
     "array_bytes",
+    "as_if_older",
     "bits",
+    "change_record",
     "chunk_files",
     "file_bytes",
     "finished_bytes",
@@ -45,9 +48,9 @@ def file_bytes(path: Path) -> dict[str, bytes]:
 
 def array_bytes(path: Path) -> dict[str, bytes]:
     """Return the bytes of every file of a store but for what tells when, where and in which steps it was made."""
-    content = file_bytes(path)
-    content["zarr.json"] = _without_history(content["zarr.json"])
-    return {name: content[name] for name in content if not _is_incidental(name)}
+    content = {name: found for name, found in file_bytes(path).items() if not _is_incidental(name)}
+    documents = [name for name in content if name == "zarr.json" or name.startswith("_dasksim/")]
+    return content | {name: _without_history(content[name]) for name in documents if name.endswith("zarr.json")}
 
 
 def _is_incidental(name: str) -> bool:
@@ -66,14 +69,37 @@ def age_unfinished(path: Path) -> None:
         os.utime(file, (before, before))
 
 
-def _without_history(root: bytes) -> bytes:
-    metadata = json.loads(root)
-    record = json.loads(metadata["attributes"]["dasksim"])
-    for key in ("created", "extended_from"):
-        for told in (record, *record.get("derived", {}).values()):
-            told.pop(key, None)
-    metadata["attributes"]["dasksim"] = record
-    return json.dumps(metadata, sort_keys=True).encode()
+def _without_history(content: bytes) -> bytes:
+    """Return a document without what tells when, where and in which steps what it describes was made."""
+    document = json.loads(content)
+    attributes = document["attributes"]
+    if "dasksim" in attributes:
+        record = json.loads(attributes["dasksim"])
+        for key in ("created", "extended_from"):
+            for told in (record, *record.get("derived", {}).values()):
+                told.pop(key, None)
+        document["attributes"] = {**attributes, "dasksim": record, "crc32c": None}
+    return json.dumps(document, sort_keys=True).encode()
+
+
+def change_record(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change what a store says of itself; what `change` returns, if anything, takes its place.
+
+    The record then stands in the root only, as in stores of older versions, and as a stranger may write it.
+    """
+    root = json.loads((path / "zarr.json").read_text())
+    record = json.loads(root["attributes"]["dasksim"])
+    changed = change(record)
+    root["attributes"]["dasksim"] = json.dumps(record if changed is None else changed)
+    (path / "zarr.json").write_text(json.dumps(root))
+    as_if_older(path)
+
+
+def as_if_older(path: Path) -> None:
+    """Have a store keep its record in the root only, as older versions did."""
+    within = path / "_dasksim"
+    for document in (within / "zarr.json", *within.glob("derived/*/zarr.json")):
+        document.write_text(json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}))
 
 
 def receipt_files(path: Path) -> dict[int, Path]:

@@ -1,6 +1,5 @@
 """Variables that are computed from those of a store, beside them."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from bits import array_bytes, chunk_files, file_bytes, finished_bytes
+from bits import array_bytes, change_record, chunk_files, file_bytes, finished_bytes
 from distributed import Client
 from processes import ended
 
@@ -471,11 +470,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
 @pytest.mark.parametrize("case", HOSTILE)
 def test_crafted_entries_are_refused(case: str, store: Path) -> None:
     derive(store, summaries, **ALONE)
-    root = json.loads((store / "zarr.json").read_text())
-    record = json.loads(root["attributes"]["dasksim"])
-    HOSTILE[case](record)
-    root["attributes"]["dasksim"] = json.dumps(record)
-    (store / "zarr.json").write_text(json.dumps(root))
+    change_record(store, HOSTILE[case])
     with pytest.raises(StoreError, match="the store at"):
         open_dataset(store)
     with pytest.raises((StoreError, StoreMismatchError)):

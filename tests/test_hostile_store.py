@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from bits import bits, chunk_files, file_bytes, receipt_files
+from bits import as_if_older, bits, change_record, chunk_files, file_bytes, receipt_files
 
 from dasksim import IncompleteStoreError, Simulator, StoreError, generate, make_simulator, open_dataset, status
 
@@ -45,15 +45,6 @@ def path(honest: Path, tmp_path: Path) -> Path:
 def read_json(file: Path) -> Json:
     content: Json = json.loads(file.read_text())
     return content
-
-
-def change_record(path: Path, change: Callable[[Json], Any]) -> None:
-    """Change the record; what `change` returns, if anything, takes its place."""
-    root = read_json(path / "zarr.json")
-    record = json.loads(root["attributes"]["dasksim"])
-    changed = change(record)
-    root["attributes"]["dasksim"] = json.dumps(record if changed is None else changed)
-    (path / "zarr.json").write_text(json.dumps(root))
 
 
 def change_document(file: Path, **changes: Any) -> None:
@@ -151,12 +142,17 @@ def test_impossible_record_is_refused(case: str, path: Path) -> None:
 )
 def test_attribute_that_is_no_record_is_refused(attributes: Any, path: Path) -> None:
     change_document(path / "zarr.json", attributes=attributes)
+    as_if_older(path)
     check_refused(path, "is not empty and is no store made by dasksim")
 
 
 @pytest.mark.parametrize("content", [b"", b"not JSON", b"\xff\xfe", b"3", b"[" * 100_000, b'{"attributes": null}'])
 def test_root_that_is_no_document_is_refused(content: bytes, path: Path) -> None:
     (path / "zarr.json").write_bytes(content)
+    check_refused(path, r"the root document of the store at .* is lost or damaged; generate\(\.\.\., repair=True\)")
+    assert bits(generate(simulator(), path, 20, repair=True, **OPTIONS)) == WANTED
+    (path / "zarr.json").write_bytes(content)
+    as_if_older(path)
     check_refused(path, "is not empty and is no store made by dasksim")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from bits import bits, chunk_files, file_bytes, receipt_files
+from bits import as_if_older, bits, chunk_files, file_bytes, receipt_files
 from test_extend import ALONE, OPTIONS, fails_sometimes, simulator
 from test_verify import flip
 
@@ -23,6 +23,7 @@ def as_older(path: Path) -> None:
     root["attributes"]["dasksim"] = json.dumps(record)
     gathered = root.get("consolidated_metadata", {}).get("metadata", {})
     (path / "zarr.json").write_text(json.dumps({**root, "consolidated_metadata": None} if gathered else root))
+    as_if_older(path)
     folder = path / "_dasksim"
     shutil.rmtree(folder / "failures")
     rows = np.asarray(zarr.open_array(folder / "receipts", mode="r")[:])

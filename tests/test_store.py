@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from bits import array_bytes, bits, chunk_files, file_bytes, receipt_files
+from bits import array_bytes, bits, change_record, chunk_files, file_bytes, receipt_files
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -254,10 +254,7 @@ def test_dataset_written_by_xarray_is_no_store(tmp_path: Path) -> None:
 def test_store_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     generate(simulator(), path, 20, **OPTIONS)
-    root = json.loads((path / "zarr.json").read_text())
-    record = json.loads(root["attributes"]["dasksim"])
-    root["attributes"]["dasksim"] = json.dumps({**record, "format": 99})
-    (path / "zarr.json").write_text(json.dumps(root))
+    change_record(path, lambda record: record.update(format=99))
     with pytest.raises(StoreError, match=r"has format 99, this dasksim knows up to 1; upgrade it"):
         open_dataset(path)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from bits import array_bytes, bits, chunk_files, file_bytes, receipt_files
+from bits import array_bytes, as_if_older, bits, chunk_files, file_bytes, receipt_files
 
 from dasksim import (
     ArgumentError,
@@ -233,7 +233,6 @@ def test_incomplete_stores_are_good_as_far_as_they_go(plain: Path) -> None:
     shutil.rmtree(plain / "_dasksim" / "receipts")
     assert verify(plain).n_checked == 0
     assert status(plain).n_complete == 0
-    shutil.rmtree(plain / "_dasksim")
     found = verify(plain, simulator(), resimulate=3)
     assert (found.is_good, found.n_checked, found.resimulated) == (True, 0, ())
     mend(plain, simulator())
@@ -316,12 +315,16 @@ def test_every_bit_of_metadata_that_is_flipped_is_found_or_harmless(stores: Path
 def test_root_that_is_damaged_is_no_store(plain: Path) -> None:
     cut(plain / "zarr.json", 0.5)
     for call in (status, open_dataset, verify):
+        with pytest.raises(StoreError, match=r"the root document of the store at .* is lost or damaged; .*repair=True"):
+            call(plain)
+    as_if_older(plain)
+    for call in (status, open_dataset, verify):
         with pytest.raises(StoreError, match="is no store made by dasksim"):
             call(plain)
 
 
 def test_replay_of_a_store_without_receipts_says_that_it_is_not_stored(plain: Path) -> None:
-    shutil.rmtree(plain / "_dasksim")
+    shutil.rmtree(plain / "_dasksim" / "receipts")
     assert not replay(plain, simulator(), 3).is_stored
 
 

@@ -1,7 +1,8 @@
 """Variables that were computed from those of a store afterwards, in arrays beside them.
 
-The store's record has an entry for each derivation, under the name of its first variable; its receipts are its own. Its
-variables are part of the dataset while the entry says that they are complete for as many samples as the store has.
+A store has an entry for each derivation, under the name of its first variable, in a document beside the derivation's
+own receipts: several can be made at once. Its variables are part of the dataset while the entry says that they are
+complete for as many samples as the store has.
 """
 
 from collections.abc import Mapping
@@ -12,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from dasksim.errors import StoreMismatchError
+from dasksim.store._kept import folder_of, keep_entry, kept_record
 from dasksim.store._layout import StoreLayout
-from dasksim.store._location import Location, explained
-from dasksim.store._receipts import folder_of
+from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._record import derived_view, read_record
+from dasksim.store._root import finish_store, replace_root
 from dasksim.store._shards import ShardReader
-from dasksim.store._write import create_arrays, finish_store, replace_root
+from dasksim.store._write import create_arrays
 
 __all__ = [
     "StoredRows",
@@ -87,27 +90,26 @@ def begin_derivation(location: Location, key: str, entry: Mapping[str, Any], lay
 
 
 def end_derivation(location: Location, key: str, n_samples: int) -> None:
-    """Have the record of a store say that a derivation is complete for so many samples, and gather its metadata."""
+    """Have a store say that a derivation is complete for so many samples, and gather its metadata."""
     with location.changing(f"derived {key}") as place:
-        entry = _record(place)["derived"][key]
-        _enter(place, key, {**entry, "n_samples": n_samples})
+        _enter(place, key, {**_entry(place, key), "n_samples": n_samples})
         finish_store(place, _record(place))
 
 
 def remove_derivation(location: Location, key: str) -> None:
     """Remove a derivation.
 
-    It becomes incomplete first, and its entry goes last: a removal that is cut off leaves no receipts for others.
+    It becomes incomplete first, then its receipts go, and its entry last: a removal that is cut off leaves no receipts
+    for others.
     """
     with location.changing(f"remove {key}") as place:
-        entry = _record(place)["derived"][key]
+        entry = _entry(place, key)
         _enter(place, key, {**entry, "n_samples": 0})
+        folder = folder_of(key)
         with explained(f"cannot remove {key!r} of the store at {location.name!r}"):
-            place.remove([folder_of(key), *entry["variables"]])
-        record = _record(place)
-        del record["derived"][key]
-        replace_root(place, record)
-        finish_store(place, record)
+            receipts = [f"{folder}/{name}" for name in place.children(folder) if name != ROOT]
+            place.remove([*receipts, *entry["variables"], folder])
+        finish_store(place, _record(place))
 
 
 def grow_derived(location: Location, record: Mapping[str, Any]) -> None:
@@ -122,9 +124,26 @@ def grow_derived(location: Location, record: Mapping[str, Any]) -> None:
 
 
 def _enter(location: Location, key: str, entry: Mapping[str, Any]) -> None:
+    """Write an entry unless it is there, as the last in order unless it has a place."""
     record = _record(location)
-    if record.get("derived", {}).get(key) != entry:
-        replace_root(location, {**record, "derived": {**record.get("derived", {}), key: dict(entry)}})
+    derived = record.get("derived", {})
+    with explained(f"cannot write to the store at {location.name!r}"):
+        if kept_record(location) is None:  # of an older version, which has all entries in its root
+            replace_root(location, record)
+            derived = _record(location).get("derived", {})
+        orders = [other.get("order", 0) for name, other in derived.items() if name != key]
+        placed = {"order": max(orders, default=-1) + 1, **entry}
+        if derived.get(key) != placed:
+            keep_entry(location, key, placed)
+
+
+def _entry(location: Location, key: str) -> dict[str, Any]:
+    entry: dict[str, Any] | None = _record(location).get("derived", {}).get(key)
+    if entry is None:
+        raise StoreMismatchError(
+            f"the derivation of {key!r} in the store at {location.name!r} was removed by another run"
+        )
+    return entry
 
 
 def _record(location: Location) -> dict[str, Any]:

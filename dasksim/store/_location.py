@@ -205,8 +205,25 @@ class Location:
         Of two writers at the same time one is first where the storage can tell: in folders, in memory and in object
         stores with conditional writes. Through fsspec the last one wins; each reads the root again afterwards.
         """
-        self._check_size(ROOT, len(content))
-        sync(self.store.set_if_not_exists(ROOT, Buffer.from_bytes(content)))
+        self.create(ROOT, content)
+
+    def create(self, key: str, content: bytes) -> None:
+        """Write a document, unless there is one."""
+        self._check_size(key, len(content))
+        sync(self.store.set_if_not_exists(key, Buffer.from_bytes(content)))
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write a document as a whole, in place of one that is there."""
+        self._check_size(key, len(content))
+        sync(self.store.set(key, Buffer.from_bytes(content)))
+
+    def children(self, path: str) -> list[str]:
+        """Return the names of what lies directly at a path."""
+        return sorted(sync(_listed(self.for_reading(), path)))
+
+    def holds_data(self, path: str) -> bool:
+        """Whether anything but the document lies at the path of an array."""
+        return sync(_has_more(self.for_reading(), path))
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove what lies at some paths, in their order, unfinished files first; links are removed, not followed."""
@@ -261,5 +278,12 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-async def _listed(store: Store) -> list[str]:
-    return [name.rstrip("/") async for name in store.list_dir("")]
+async def _listed(store: Store, path: str = "") -> list[str]:
+    return [name.rstrip("/") async for name in store.list_dir(path)]
+
+
+async def _has_more(store: Store, path: str) -> bool:
+    async for key in store.list_prefix(f"{path}/"):
+        if not key.endswith((f"/{ROOT}", ".partial")):
+            return True
+    return False

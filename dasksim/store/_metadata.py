@@ -105,7 +105,7 @@ def damaged_metadata(location: Location, record: Mapping[str, Any], derivation: 
     bad += [name for name in coords if name not in labels or not are_labels(labels[name], coords[name])]
     if bad or derivation is not None or copies is None:
         return bad
-    arrays = {name: document_of(node) for name, node in found.items() if isinstance(node, zarr.Array)}
+    arrays = {name: read_document(location, name) for name, node in found.items() if isinstance(node, zarr.Array)}
     return [] if all(copies.get(name) == document for name, document in arrays.items()) else [""]
 
 

@@ -1,18 +1,21 @@
 """Open stores, and say how far they are."""
 
 import itertools
+import json
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import xarray as xr
 import zarr
 
 from dasksim._failures import Failure
 from dasksim.errors import IncompleteStoreError, StoreError
 from dasksim.store._damage import Columns, damaged_shards, refuse_damage
+from dasksim.store._kept import ATTRIBUTE
 from dasksim.store._lazy import lazy_variable
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location, expected_warnings, explained
@@ -145,7 +148,8 @@ def status(store: StoreLike) -> Status:
         If there is no store made by dasksim, or it cannot be read.
     """
     location, record = _existing(store)
-    columns, failures = _receipts_of(location)
+    receipts = open_receipts(location)
+    columns = receipts.columns() if receipts else no_columns()
     with explained(f"cannot read {location.name!r}"):
         check_arrays(location, record, record["variables"], is_whole=len(columns["chunk"]) > 0)
     n, size = record["n_samples"], record["chunk_size"]
@@ -154,7 +158,7 @@ def status(store: StoreLike) -> Status:
     damaged = damaged_shards(location, record["variables"], columns)
     derived = {}
     for key, entry in record.get("derived", {}).items():
-        others, _ = _receipts_of(location, key)
+        others = _columns_of(location, key)
         derived[", ".join(entry["variables"])] = len(others["chunk"])
         if entry["n_samples"] == n:
             for chunk, found in damaged_shards(location, entry["variables"], others).items():
@@ -171,20 +175,17 @@ def status(store: StoreLike) -> Status:
         seconds=totals["nanoseconds"] / 1e9,
         n_proposals=totals["proposals"],
         n_accepted=totals["accepted"],
-        failures=failures,
+        failures=receipts.failures(columns) if receipts else (),
         missing=_gaps(complete, -(-n // size)),
         derived=derived,
         damaged=dict(sorted(damaged.items())),
     )
 
 
-def _receipts_of(location: Location, derivation: str | None = None) -> tuple[Columns, tuple[Failure, ...]]:
-    """Return what the receipts of complete chunks say, and what failed in them."""
+def _columns_of(location: Location, derivation: str | None = None) -> Columns:
+    """Return what the receipts of complete chunks say."""
     receipts = open_receipts(location, derivation)
-    if receipts is None:
-        return no_columns(), ()
-    columns = receipts.columns()
-    return columns, receipts.failures(columns)
+    return receipts.columns() if receipts else no_columns()
 
 
 def _gaps(complete: set[int], n_chunks: int) -> tuple[tuple[int, int], ...]:
@@ -217,7 +218,7 @@ def open_dataset(store: StoreLike) -> xr.Dataset:
         If chunks are missing.
     """
     location, record = _existing(store)
-    columns, _ = _receipts_of(location)
+    columns = _columns_of(location)
     n_chunks = -(-record["n_samples"] // record["chunk_size"])
     n_complete = len(columns["chunk"])
     if n_complete < n_chunks:
@@ -226,25 +227,41 @@ def open_dataset(store: StoreLike) -> xr.Dataset:
             "arguments to finish it"
         )
     dataset = open_part(location)
-    check_shards(location, record, columns)
+    check_shards(location, record, columns=columns)
     totals = totals_of(columns)
     if totals["accepted"] != totals["proposals"]:
         dataset.attrs["acceptance_rate"] = totals["accepted"] / totals["proposals"]
     return dataset
 
 
-def check_shards(location: Location, record: Mapping[str, Any], columns: Columns) -> None:
+def check_shards(
+    location: Location,
+    record: Mapping[str, Any],
+    chunks: Collection[int] | None = None,
+    columns: Columns | None = None,
+) -> None:
     """Check that the shards of complete chunks, and of derived variables that are complete, are as they were written.
+
+    Parameters
+    ----------
+    location, record
+        Where the store is, and what it says of itself.
+    chunks
+        Which chunks; by default all that are complete.
+    columns
+        What the receipts of simulated chunks say, if it is known already.
 
     Raises
     ------
     StoreError
         If one is missing, or has another size.
     """
-    refuse_damage(location, record["variables"], columns)
-    for key, entry in record.get("derived", {}).items():
+    for key, entry in {None: record, **record.get("derived", {})}.items():
         if entry["n_samples"] == record["n_samples"]:
-            refuse_damage(location, entry["variables"], _receipts_of(location, key)[0], "derive")
+            found = _columns_of(location, key) if key or columns is None else columns
+            wanted = slice(None) if chunks is None else np.isin(found["chunk"], list(chunks))
+            chosen = {name: column[wanted] for name, column in found.items()}
+            refuse_damage(location, entry["variables"], chosen, "derive" if key else "generate")
 
 
 def open_part(store: StoreLike) -> xr.Dataset:
@@ -253,7 +270,9 @@ def open_part(store: StoreLike) -> xr.Dataset:
     check_documents(location, record, is_whole=True)
     check_arrays(location, record, visible_variables(record), is_whole=True)
     with explained(f"cannot open the store at {location.name!r}"):
-        return _opened(location, record)
+        dataset = _opened(location, record)
+    dataset.attrs[ATTRIBUTE] = json.dumps(record)  # the root's may have been changed by others
+    return dataset
 
 
 def _opened(location: Location, record: Mapping[str, Any]) -> xr.Dataset:

@@ -23,12 +23,14 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 from dasksim._failures import Failure, summed
 from dasksim.errors import StoreError
 from dasksim.store._document import document_of, has_checksums, key_of, key_prefix
+from dasksim.store._kept import FOLDER, folder_of
 from dasksim.store._location import Location, explained
 from dasksim.store._objects import contents_of, names_below
 from dasksim.store._record import read_document, read_record
 from dasksim.store._zarr_private import sync
 
 __all__ = [
+    "FOLDER",
     "RECEIPTS",
     "Receipt",
     "Receipts",
@@ -41,9 +43,6 @@ __all__ = [
     "runs",
     "totals_of",
 ]
-
-#: Path of the group that holds a store's receipts.
-FOLDER = "_dasksim"
 
 #: Names of the arrays there: that of receipts, and that which holds, for chunks in which samples failed, how; JSON.
 RECEIPTS, FAILURES = "receipts", "failures"
@@ -394,11 +393,6 @@ def _array(group: zarr.Group, path: str) -> zarr.Array[Any]:
     if not isinstance(array, zarr.Array):
         raise StoreError(f"{path!r} in the store is no array")
     return array
-
-
-def folder_of(derivation: str | None) -> str:
-    """Return the path of the group that holds the receipts of a derivation, or of a store itself."""
-    return FOLDER if derivation is None else f"{FOLDER}/derived/{derivation}"
 
 
 def open_receipts(location: Location, derivation: str | None = None) -> Receipts | None:

@@ -1,7 +1,6 @@
 """Create a store, and write chunks to it."""
 
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +21,7 @@ from dasksim._failures import VALID
 from dasksim.errors import OutputError, StoreError, StoreMismatchError
 from dasksim.store._document import shard_key
 from dasksim.store._layout import ArrayLayout, StoreLayout
-from dasksim.store._location import ROOT, Location, expected_warnings, explained
+from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._receipts import (
     FOLDER,
     RECEIPTS,
@@ -33,7 +32,7 @@ from dasksim.store._receipts import (
     folder_of,
     open_receipts,
 )
-from dasksim.store._record import ATTRIBUTE, check_documents, derived_view, read_record, visible_variables
+from dasksim.store._record import check_documents, read_told, without_derivations
 from dasksim.store._zarr_private import sync
 
 __all__ = [
@@ -42,11 +41,7 @@ __all__ = [
     "check_store",
     "create_array",
     "create_arrays",
-    "create_root",
-    "finish_store",
     "forget_chunks",
-    "remove_store",
-    "replace_root",
 ]
 
 Array = npt.NDArray[Any]
@@ -67,35 +62,6 @@ def check_store(location: Location, record: Mapping[str, Any], *, check_metadata
         open_receipts(location)
 
 
-def create_root(location: Location, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Create the root of a store unless there is one, and return the record that is there.
-
-    The root comes first and is created exclusively, so that of two writers with different arguments one sees the
-    other's.
-
-    Raises
-    ------
-    StoreError
-        If the store cannot be written.
-    """
-    with explained(f"cannot write a store at {location.name!r}"):
-        if not location.read(ROOT):  # what is complete need not be writable
-            location.create_root(_root(record))
-    return read_record(location) or {}
-
-
-def replace_root(location: Location, record: Mapping[str, Any]) -> None:
-    """Replace the root of a store as a whole, without the gathered metadata of a complete one.
-
-    Raises
-    ------
-    StoreError
-        If the store cannot be written.
-    """
-    with explained(f"cannot write to the store at {location.name!r}"):
-        sync(location.store.set(ROOT, Buffer.from_bytes(_root(record))))
-
-
 def create_arrays(location: Location, layout: StoreLayout) -> None:
     """Create what is missing of a store's arrays, and let those grow that are shorter than they shall be.
 
@@ -114,11 +80,6 @@ def create_arrays(location: Location, layout: StoreLayout) -> None:
             _write_coords(location.store, layout.coords)
         names = dict.fromkeys([*(array.name for array in layout.arrays), VALID])  # samples may be masked later on
         Receipts.create(group, layout.n_chunks, list(names), location.key_separator, folder)
-
-
-def _root(record: Mapping[str, Any]) -> bytes:
-    root = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: json.dumps(record)}}
-    return json.dumps(root, indent=2).encode()
 
 
 def _write_coords(store: Store, coords: Mapping[str, Array]) -> None:
@@ -169,51 +130,6 @@ def forget_chunks(
         receipts = Receipts(group, record, location.name, folder_of(derivation))
         for chunk in chunks:
             receipts.remove(chunk)
-
-
-def finish_store(location: Location, record: Mapping[str, Any]) -> None:
-    """Gather the metadata of a complete store in its root, so that readers open it at once and xarray has no warning.
-
-    The root is replaced as a whole; what it says of the store stays. Derived variables that are incomplete are left
-    out, so that xarray does not see them.
-
-    Raises
-    ------
-    StoreError
-        If the store cannot be written.
-    """
-    if not location.store.supports_consolidated_metadata:
-        return
-    with explained(f"cannot finish the store at {location.name!r}"), expected_warnings():
-        gathered = zarr.open_group(location.for_reading(), mode="r").metadata.consolidated_metadata
-        names = visible_variables(record)
-        if gathered is None or any(_length(gathered.metadata, name) < record["n_samples"] for name in names):
-            zarr.consolidate_metadata(location.store)
-            hidden = {n for e in record.get("derived", {}).values() for n in e["variables"]}.difference(names)
-            if hidden:
-                root = json.loads(location.read(ROOT) or b"")
-                for name in hidden:
-                    root["consolidated_metadata"]["metadata"].pop(name, None)
-                sync(location.store.set(ROOT, Buffer.from_bytes(json.dumps(root, indent=2).encode())))
-
-
-def _length(gathered: Mapping[str, Any], name: str) -> int:
-    return int(gathered[name].shape[0]) if name in gathered else 0
-
-
-def remove_store(location: Location, record: Mapping[str, Any]) -> None:
-    """Remove a store that dasksim made; its folder stays, with what somebody else may have put there.
-
-    Receipts go first and the record last, so that a removal that is cut off leaves an incomplete store.
-
-    Raises
-    ------
-    StoreError
-        If it cannot be removed.
-    """
-    with explained(f"cannot remove the store at {location.name!r}"):
-        derived = (name for entry in record.get("derived", {}).values() for name in entry["variables"])
-        location.remove([FOLDER, *record["variables"], *derived, *record.get("coords", ()), ROOT])
 
 
 class _Unread(WrapperStore[Store]):
@@ -306,10 +222,7 @@ class ChunkWriter:
 
     def check_record(self, location: Location) -> None:
         """Raise a StoreMismatchError if the store is no longer the one that this writes to."""
-        found = read_record(location)
-        if found and self.layout.derivation:
-            found = derived_view(found, self.layout.derivation)
-        if found != self.layout.record:
+        if read_told(location, self.layout.derivation) != without_derivations(self.layout.record):
             raise StoreMismatchError(
                 f"the store at {location.name!r} was removed, made anew or changed by another run; this run has "
                 "stopped, so as not to mix its samples in"

@@ -1,0 +1,102 @@
+"""Where a store keeps what it says of itself: in documents of its own, of which the root has a copy.
+
+Its record stands in the attributes of the group ``_dasksim``, and what it says of a derivation in those of the group
+that holds the derivation's receipts, so that several can be made at once. Both have a checksum. The copy in the root is
+for people, other programs and older versions; others may change it, as xarray does that adds a variable. It counts
+where the document within is missing, as in stores of older versions, or damaged.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import google_crc32c
+
+from dasksim.store._location import ROOT, Location
+
+__all__ = [
+    "ATTRIBUTE",
+    "FOLDER",
+    "OWN",
+    "folder_of",
+    "group_document",
+    "is_group",
+    "keep_entry",
+    "keep_record",
+    "kept_entries",
+    "kept_entry",
+    "kept_record",
+]
+
+#: Name of the attribute that holds a store's record, a JSON string.
+ATTRIBUTE = "dasksim"
+
+#: Path of the group that holds a store's receipts.
+FOLDER = "_dasksim"
+
+#: Key of the document that holds the record.
+OWN = f"{FOLDER}/{ROOT}"
+
+_CHECKSUM = "crc32c"
+
+
+def folder_of(derivation: str | None) -> str:
+    """Return the path of the group that holds the receipts of a derivation, or of a store itself."""
+    return FOLDER if derivation is None else f"{FOLDER}/derived/{derivation}"
+
+
+def kept_record(location: Location) -> dict[str, Any] | None:
+    """Return the record that a store keeps within, derivations left out, or None if it is missing or damaged."""
+    return _told(location.read(OWN))
+
+
+def kept_entry(location: Location, derivation: str) -> dict[str, Any] | None:
+    """Return what a store keeps of a derivation, or None if it is missing or damaged."""
+    return _told(location.read(f"{folder_of(derivation)}/{ROOT}"))
+
+
+def kept_entries(location: Location) -> dict[str, dict[str, Any] | None]:
+    """Return what a store keeps of all derivations that have a group, in no certain order."""
+    keys = [key for key in location.children(f"{FOLDER}/derived") if key != ROOT]
+    return {key: kept_entry(location, key) for key in keys}
+
+
+def keep_record(location: Location, record: Mapping[str, Any]) -> None:
+    """Write a record into a store, and entries of derivations that it lacks, as a store of an older version does."""
+    for number, (key, entry) in enumerate(record.get("derived", {}).items()):
+        if kept_entry(location, key) is None:
+            keep_entry(location, key, {"order": number, **entry})
+    location.write(OWN, group_document({name: value for name, value in record.items() if name != "derived"}))
+
+
+def keep_entry(location: Location, derivation: str, entry: Mapping[str, Any]) -> None:
+    """Write what a store says of a derivation."""
+    location.create(f"{FOLDER}/derived/{ROOT}", group_document())
+    location.write(f"{folder_of(derivation)}/{ROOT}", group_document(entry))
+
+
+def group_document(told: Mapping[str, Any] | None = None) -> bytes:
+    """Return the document of a group that tells something, or nothing."""
+    text = json.dumps(told)
+    attributes = {} if told is None else {ATTRIBUTE: text, _CHECKSUM: google_crc32c.value(text.encode())}
+    return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=2).encode()
+
+
+def is_group(content: bytes | None) -> bool:
+    """Whether a document is that of a group."""
+    try:
+        document = json.loads(content or b"")
+    except (ValueError, RecursionError):
+        return False
+    is_node = isinstance(document, dict) and (document.get("zarr_format"), document.get("node_type")) == (3, "group")
+    return is_node and isinstance(document.get("attributes", {}), dict)
+
+
+def _told(content: bytes | None) -> dict[str, Any] | None:
+    try:
+        attributes = json.loads(content or b"")["attributes"]
+        text = attributes[ATTRIBUTE]
+        told = json.loads(text) if google_crc32c.value(text.encode()) == attributes[_CHECKSUM] else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return told if isinstance(told, dict) else None
