@@ -21,6 +21,7 @@ MADE = 20
 
 
 def prior(rng: np.random.Generator) -> dict[str, Any]:
+    """Draw parameters."""
     return {"theta": rng.normal(size=3), "k": int(rng.integers(9))}
 
 
@@ -36,6 +37,7 @@ def make_store(path: Path, n_chunks: int) -> None:
 
 
 def main(n_chunks: int) -> None:
+    """Print how long each call takes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "s.zarr"
         make_store(path, n_chunks)

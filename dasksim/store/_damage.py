@@ -50,7 +50,7 @@ class ShardSizes:
         with explained(f"cannot list the store at {location.name!r}"):
             for name, n_axes in self._n_axes.items():
                 keys = [shard_key(name, chunk, n_axes) for chunk in chunks]
-                self._found |= sizes_of(store, keys, f"{name}/c/")
+                self._found |= sizes_of(store, keys, f"{name}/")
 
     def problem(self, name: str, chunk: int, receipt: Mapping[str, int]) -> str:
         """Return what is wrong with a shard, or nothing; older receipts do not say how large it was."""

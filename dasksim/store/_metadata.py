@@ -101,8 +101,7 @@ def damaged_metadata(location: Location, record: Mapping[str, Any], derivation: 
     copies = _gathered(location)
     bad = [name for name in record["variables"] if not _fits(found[name], name, record, copies)]
     bad += [name for name in own if not _is_own(found[name], name, record)]
-    labels = _read_labels(store, [name for name in coords if isinstance(found[name], zarr.Array)])
-    bad += [name for name in coords if name not in labels or not are_labels(labels[name], coords[name])]
+    bad += [n for n in coords if found[n] is None or not are_labels(_labels(found[n], n), coords[n])]
     if bad or derivation is not None or copies is None:
         return bad
     arrays = {name: read_document(location, name) for name, node in found.items() if isinstance(node, zarr.Array)}
@@ -194,19 +193,13 @@ def _is_own(node: _Node, name: str, record: Mapping[str, Any]) -> bool:
     return not has_other_keys and all(document.get(key) == value for key, value in known.items())
 
 
-def _read_labels(store: Store, names: list[str]) -> dict[str, npt.NDArray[Any]]:
-    """Return coordinates as xarray decodes them, without those that it cannot."""
-    found = {}
-    for name in names:
-        others = [key for key in zarr.open_group(store, mode="r", use_consolidated=False).array_keys() if key != name]
-        try:
-            dataset = xr.open_zarr(
-                store, chunks=None, decode_coords=False, drop_variables=others, consolidated=False, zarr_format=3
-            )
-            found[name] = np.asarray(dataset[name].values)
-        except Exception:  # noqa: BLE001  # whatever Zarr, codecs and xarray make of what stands there
-            continue
-    return found
+def _labels(node: _Node, name: str) -> npt.NDArray[Any]:
+    """Return coordinates as xarray decodes them; none if it cannot."""
+    try:
+        stored = (name, np.asarray(node[:]), dict(node.attrs))  # type: ignore[index, union-attr]
+        return np.asarray(xr.decode_cf(xr.Dataset(coords={name: stored}))[name].values)
+    except Exception:  # noqa: BLE001  # whatever Zarr, codecs and xarray make of what stands there
+        return np.zeros(0)
 
 
 def are_labels(values: npt.NDArray[Any], labels: list[str]) -> bool:
@@ -223,6 +216,9 @@ def are_labels(values: npt.NDArray[Any], labels: list[str]) -> bool:
 
 def _gathered(location: Location) -> dict[str, Any] | None:
     """Return the copies of all documents that the root of a complete store has, or None if there are none."""
-    root = json.loads(location.read(ROOT) or b"{}")
-    gathered = root.get("consolidated_metadata")
+    try:
+        root = json.loads(location.read(ROOT) or b"{}")
+    except (ValueError, RecursionError):
+        return None
+    gathered = root.get("consolidated_metadata") if isinstance(root, dict) else None
     return None if gathered is None else mapping_of(gathered, "metadata")

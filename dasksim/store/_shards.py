@@ -127,7 +127,7 @@ class ShardReader:
             values = self._decoded(content, codecs)
             if values is not None:
                 return values
-        raise self._error(chunk, f"differs from its checksum; {_REPAIR}")
+        raise self._error(chunk, "differs from its checksum; generate(..., repair=True) simulates it again")
 
     def _key(self, chunk: int) -> str:
         return f"{self.name}/{key_of(self._key_prefix, chunk, 1 + len(self.row_shape))}"
