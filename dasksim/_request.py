@@ -36,6 +36,7 @@ from dasksim.store import (
     open_writer,
     read_record,
     replace_root,
+    restore_derived,
 )
 
 __all__ = ["Request", "Task", "scheduler_for"]
@@ -185,6 +186,8 @@ class Request:
         if now != record or self.repair:  # a repaired store's root holds no gathered metadata, which may be damaged too
             replace_root(place, record)
         create_arrays(place, task.layout)
+        if self.repair:
+            restore_derived(place, record)
         grow_derived(place, record)
 
     def complete(self, task: Task, record: Mapping[str, Any], executor: Any) -> xr.Dataset:

@@ -268,7 +268,7 @@ def _replay(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     found = status(arguments.store)
     print(found)  # noqa: T201
-    return OK if found.is_complete else INCOMPLETE
+    return DAMAGED if found.damaged else OK if found.is_complete else INCOMPLETE
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -298,7 +298,7 @@ def test_runs_of_generate_leave_them_alone(store: Path) -> None:
 
 def test_lost_shards_of_what_is_taken_are_noticed(store: Path) -> None:
     chunk_files(store, "x")[2].unlink()
-    with pytest.raises(StoreError, match=r"'x' of chunk 2 .* has no shard, although its receipt is there"):
+    with pytest.raises(StoreError, match=r"chunk 2: 'x' has no shard; .*repair=True"):
         derive(store, summaries, **ALONE)
 
 

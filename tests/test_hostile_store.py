@@ -302,9 +302,14 @@ def test_absurdly_long_store_is_opened_lazily(path: Path) -> None:
         record.update(n_samples=n, chunk_size=n, sub_batch_size=n)
 
     change_record(path, lengthen)
-    for name in ("theta", "k"):
-        document = read_json(path / name / "zarr.json")
-        change_document(path / name / "zarr.json", shape=[n, *document["shape"][1:]])
+    shapes = {name: read_json(path / name / "zarr.json")["shape"][1:] for name in ("theta", "k")}
+
+    def cut(chunk_size: int) -> None:
+        for name, shape in shapes.items():
+            grid = {"name": "regular", "configuration": {"chunk_shape": [chunk_size, *shape]}}
+            change_document(path / name / "zarr.json", shape=[n, *shape], chunk_grid=grid)
+
+    cut(n)
     receipts = read_json(path / "_dasksim" / "receipts" / "zarr.json")
     change_document(path / "_dasksim" / "receipts" / "zarr.json", shape=[1, receipts["shape"][1]])
     start = time.perf_counter()
@@ -313,6 +318,7 @@ def test_absurdly_long_store_is_opened_lazily(path: Path) -> None:
     assert time.perf_counter() - start < 5
 
     change_record(path, lambda record: record.update(chunk_size=1, sub_batch_size=1))
+    cut(1)
     change_document(path / "_dasksim" / "receipts" / "zarr.json", shape=[n, receipts["shape"][1]])
     (path / "_dasksim" / "receipts" / f"c.{n - 1}.0").write_bytes(receipt_files(path)[0].read_bytes())
     found = status(path)

@@ -45,7 +45,8 @@ def test_receipt_is_the_only_sign_of_completeness(tmp_path: Path) -> None:
     chunk_files(path, "theta")[1].write_bytes(b"rubbish")
     chunk_files(path, "theta")[2].write_bytes(b"rubbish")
     assert status(path).n_complete == 2
-    generate(simulator(), path, 20, **OPTIONS)
+    with pytest.raises(StoreError, match=r"damaged: chunk 2: 'theta' has a shard of 7 bytes, not \d+; .*repair=True"):
+        generate(simulator(), path, 20, **OPTIONS)
     after = array_bytes(path)
     changed = {name for name in before if after[name] != before[name]}
     assert changed == {str(chunk_files(path, "theta")[2].relative_to(path))}  # it had a receipt, and so was left

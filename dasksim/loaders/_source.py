@@ -12,7 +12,9 @@ from dasksim.loaders._request import VALID, Request
 from dasksim.store import (
     Location,
     ShardReader,
+    check_arrays,
     check_documents,
+    check_shards,
     explained,
     open_receipts,
     read_record,
@@ -86,6 +88,8 @@ class Source:
         self.check_unchanged()
         check_documents(self.location, _record(self.location), is_whole=True)
         visible = visible_variables(self.record)
+        check_arrays(self.location, self.record, visible, is_whole=True)
+        check_shards(self.location, self.record, snapshot.chunks)
         with explained(f"cannot open the store at {self.location.name!r}"):
             group = zarr.open_group(self.location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
             readers = {name: ShardReader(self.location, group[name]) for name in visible}  # type: ignore[arg-type]

@@ -14,8 +14,8 @@ from dasksim.store._kept import ATTRIBUTE
 from dasksim.store._layout import ArrayLayout, StoreLayout, choose_inner_rows, stored_dtypes
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location, explained
-from dasksim.store._metadata import forget_metadata
-from dasksim.store._read import Status, open_dataset, open_part, status
+from dasksim.store._metadata import check_arrays, forget_metadata, restore_derived
+from dasksim.store._read import Status, check_shards, open_dataset, open_part, status
 from dasksim.store._receipts import Receipt, Receipts, digest_rows, open_receipts
 from dasksim.store._record import FORMAT, check_documents, read_record, visible_variables
 from dasksim.store._root import create_root, finish_store, remove_store, replace_root
@@ -39,7 +39,9 @@ __all__ = [
     "StoredRows",
     "begin_derivation",
     "cast",
+    "check_arrays",
     "check_documents",
+    "check_shards",
     "check_store",
     "choose_inner_rows",
     "create_arrays",
@@ -62,6 +64,7 @@ __all__ = [
     "remove_derivation",
     "remove_store",
     "replace_root",
+    "restore_derived",
     "status",
     "stored_dtypes",
     "visible_variables",

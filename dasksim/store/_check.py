@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.core.sync import sync
 
 from dasksim._failures import VALID
 from dasksim.errors import StoreError
+from dasksim.store._damage import ShardSizes
 from dasksim.store._location import Location, explained
 from dasksim.store._metadata import damaged_metadata
-from dasksim.store._receipts import digest_rows, key_of, open_receipts
+from dasksim.store._receipts import digest_rows, open_receipts
 from dasksim.store._record import derived_view
 from dasksim.store._write import cast
 
@@ -49,6 +49,7 @@ class ChunkChecker:
         with explained(f"cannot open the store at {location.name!r}"):
             group = zarr.open_group(location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
             found = {name: group.get(name) for name in record["variables"]}
+        self._sizes = ShardSizes(location, record["variables"], self.complete)
         self.arrays = {name: array for name, array in found.items() if isinstance(array, zarr.Array)}
 
     def rows(self, chunk: int) -> slice:
@@ -68,7 +69,7 @@ class ChunkChecker:
         found = [
             f"{name!r} {problem}"
             for name, array in self.arrays.items()
-            if (problem := self._problem(name, array, chunk, rows, receipt.get(f"digest:{name}")))
+            if (problem := self._sizes.problem(name, chunk, receipt) or self._problem(name, array, rows, receipt))
         ]
         return found if self._counts_failures(chunk, receipt) else [*found, "its list of failures is damaged"]
 
@@ -82,18 +83,14 @@ class ChunkChecker:
             return False
         return "failed" not in receipt or sum(failure.count for failure in failures) == receipt["failed"]
 
-    def _problem(self, name: str, array: zarr.Array[Any], chunk: int, rows: slice, digest: int | None) -> str:
-        exists = sync(array.store.exists(key_of(array, chunk)))
-        if name == VALID and not digest and not exists:
-            return ""  # made before samples could be masked
-        if not exists:
-            return "has no shard"
+    def _problem(self, name: str, array: zarr.Array[Any], rows: slice, receipt: Mapping[str, int]) -> str:
         try:
             values = np.asarray(array[rows])
         except Exception as error:  # noqa: BLE001
             return f"cannot be read: {_first_line(error)}"
-        if name == VALID and digest is None:
-            return ""  # receipts of older stores have no place for its digest
+        digest = receipt.get(f"digest:{name}")
+        if name == VALID and not digest:
+            return ""  # made before samples could be masked, or by an older version that had no place for its digest
         return "" if digest_rows(values) == digest else "differs from its receipt"
 
     def differences(self, chunk: int, made: Mapping[str, Array]) -> list[str]:

@@ -8,13 +8,13 @@ from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 from zarr.abc.store import Store
-from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore, ZipStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, ZipStore
 
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.store._icechunk import Branch, Repository, Session
 from dasksim.store._location import FolderStore, Location, explained
 from dasksim.store._steady import SteadyStore
+from dasksim.store._zarr_private import open_zip, unwrapped
 
 __all__ = ["StoreLike", "locate"]
 
@@ -76,7 +76,7 @@ def _of_path(path: Path) -> Location:
     store = ZipStore(path, mode="r")
     if path.exists():
         with explained(f"cannot read the zip file {str(path)!r}"):
-            sync(store._ensure_open())
+            open_zip(store)
     return Location(str(path), store, is_shared=False)
 
 
@@ -101,19 +101,13 @@ def _of_store(store: Store) -> Location:
         store = SteadyStore(store.store, read_only=store.read_only)
     if isinstance(store, ZipStore):
         with explained(f"cannot read the zip file {str(store.path)!r}"):
-            sync(store._ensure_open())
-    separator = "/" if hasattr(_inner(store), "session") else "."  # Icechunk knows no other keys of chunks
+            open_zip(store)
+    separator = "/" if hasattr(unwrapped(store), "session") else "."  # Icechunk knows no other keys of chunks
     return Location(_name(store), store, _is_shared(store), separator)
 
 
-def _inner(store: Store) -> Store:
-    while isinstance(store, WrapperStore):
-        store = store._store
-    return store
-
-
 def _name(store: Store) -> str:
-    store = _inner(store)
+    store = unwrapped(store)
     if isinstance(store, LocalStore):
         return str(store.root.absolute())
     if isinstance(store, ZipStore):
@@ -139,7 +133,7 @@ def _without_credentials(url: str) -> str:
 
 
 def _is_shared(store: Store) -> bool:
-    store = _inner(store)
+    store = unwrapped(store)
     if isinstance(store, MemoryStore) or (isinstance(store, FsspecStore) and _protocol(store.fs) == "memory"):
         return False  # the former would be copied
     try:

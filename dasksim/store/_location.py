@@ -15,13 +15,13 @@ from pathlib import Path
 
 from zarr.abc.buffer import Buffer as ZarrBuffer
 from zarr.abc.store import Store
+from zarr.buffer import default_buffer_prototype
 from zarr.buffer.cpu import Buffer
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 from zarr.errors import ZarrUserWarning
 from zarr.storage import LocalStore, ZipStore
 
 from dasksim.errors import ArgumentError, DasksimError, StoreError
+from dasksim.store._zarr_private import sync
 
 __all__ = ["ROOT", "FolderStore", "Location", "expected_warnings", "explained"]
 

@@ -1,24 +1,93 @@
 """Check that the metadata of a store's arrays are there, and go with what the store says of itself."""
 
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import xarray as xr
 import zarr
 from zarr.abc.store import Store
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
+from zarr.storage import MemoryStore
 
+from dasksim._failures import VALID
+from dasksim.errors import StoreError
+from dasksim.store._document import document_of, key_prefix, list_of, mapping_of
+from dasksim.store._layout import ArrayLayout, choose_inner_rows
 from dasksim.store._location import ROOT, Location, explained
-from dasksim.store._receipts import FAILURES, FOLDER, RECEIPTS, folder_of
+from dasksim.store._objects import names_below
+from dasksim.store._receipts import FAILURES, FOLDER, KEY, RECEIPTS, Receipts, fields_of, folder_of
+from dasksim.store._record import derived_view, read_document
+from dasksim.store._write import create_array
+from dasksim.store._zarr_private import sync
 
-__all__ = ["damaged_metadata", "forget_metadata"]
+__all__ = ["are_labels", "check_arrays", "damaged_metadata", "forget_metadata", "restore_derived"]
 
 _Node = zarr.Array[Any] | zarr.Group | None
 
 
+def check_arrays(
+    location: Location, record: Mapping[str, Any], variables: Mapping[str, Any], *, is_whole: bool
+) -> None:
+    """Check that shards lie where they are looked for, and that samples which nobody wrote read as none.
+
+    What codecs there are is left to whoever reads: each chunk of what dasksim writes has its checksums.
+
+    Parameters
+    ----------
+    location, record
+        Where the store is, and what it says of itself.
+    variables
+        Which of its variables, with what it says of them.
+    is_whole
+        Whether arrays may not be missing.
+
+    Raises
+    ------
+    StoreError
+        If an array is another one than the record describes.
+    """
+    for name, variable in variables.items():
+        document = read_document(location, name)
+        if document is None and (not is_whole or name == VALID):  # which comes later than the others
+            continue
+        wrong = _first_other(document, _made(record, name, variable, record["chunk_size"]))
+        if wrong:
+            raise StoreError(
+                f"the metadata of {name!r} in the store at {location.name!r} are lost or damaged: {wrong}; "
+                "generate(..., repair=True) makes them again"
+            )
+
+
+def _first_other(found: Mapping[str, Any] | None, made: Mapping[str, Any]) -> str:
+    """Return what an array's document has otherwise than dasksim writes it, or nothing."""
+    if found is None:
+        return "there are none"
+    if found.get("storage_transformers"):
+        return "they name storage_transformers"
+    for key in ("chunk_grid", "chunk_key_encoding", "fill_value"):
+        if found.get(key) != made[key]:
+            return f"{key} must be {made[key]}; got {str(found.get(key))[:200]}"
+    return ""
+
+
+def _made(record: Mapping[str, Any], name: str, variable: Mapping[str, Any], inner_rows: int) -> dict[str, Any]:
+    """Return the document that dasksim writes for a variable."""
+    group = zarr.create_group(MemoryStore())
+    create_array(group, _layout(record, name, variable, inner_rows))
+    return document_of(group[name])  # type: ignore[arg-type]
+
+
+def _layout(record: Mapping[str, Any], name: str, variable: Mapping[str, Any], inner_rows: int) -> ArrayLayout:
+    shape = (record["n_samples"], *variable["shape"])
+    dims, dtype = tuple(variable["dims"]), np.dtype(variable["dtype"])
+    return ArrayLayout(name, shape, dims, dtype, record["chunk_size"], inner_rows)
+
+
 def damaged_metadata(location: Location, record: Mapping[str, Any], derivation: str | None = None) -> list[str]:
-    """Return the paths in a store of arrays whose metadata are lost, unreadable or others than its record says.
+    """Return the paths in a store of arrays whose metadata are lost, unreadable or others than dasksim writes them.
 
     The empty path stands for the metadata that are gathered in the root, which are a copy.
     """
@@ -27,9 +96,16 @@ def damaged_metadata(location: Location, record: Mapping[str, Any], derivation: 
     groups = [folder] if derivation is None else []  # which a removal that is cut off takes from under receipts
     own = [*groups, f"{folder}/{RECEIPTS}", f"{folder}/{FAILURES}"]
     own = [name for name in own if not sync(store.is_empty(name))]
-    found = {name: _opened(store, name) for name in [*record["variables"], *record.get("coords", ()), *own]}
-    bad = [name for name, node in found.items() if not _fits(node, name, record)]
-    return bad or ([] if derivation is not None or _is_gathered_well(store, found) else [""])
+    coords = record.get("coords", {})
+    found = {name: _opened(store, name) for name in [*record["variables"], *coords, *own]}
+    copies = _gathered(location)
+    bad = [name for name in record["variables"] if not _fits(found[name], name, record, copies)]
+    bad += [name for name in own if not _is_own(found[name], name, record)]
+    bad += [n for n in coords if found[n] is None or not are_labels(_labels(found[n], n), coords[n])]
+    if bad or derivation is not None or copies is None:
+        return bad
+    arrays = {name: read_document(location, name) for name, node in found.items() if isinstance(node, zarr.Array)}
+    return [] if all(copies.get(name) == document for name, document in arrays.items()) else [""]
 
 
 def forget_metadata(location: Location, record: Mapping[str, Any]) -> None:
@@ -41,51 +117,108 @@ def forget_metadata(location: Location, record: Mapping[str, Any]) -> None:
         If the store cannot be written.
     """
     with explained(f"cannot write to the store at {location.name!r}"):
-        for name in filter(None, damaged_metadata(location, record)):
-            sync(location.store.delete(f"{name}/{ROOT}"))
+        views = [(derived_view(record, key) or record, key) for key in record.get("derived", {})]
+        for view, derivation in [(record, None), *views]:
+            for name in filter(None, damaged_metadata(location, view, derivation)):
+                sync(location.store.delete(f"{name}/{ROOT}"))
+
+
+def restore_derived(location: Location, record: Mapping[str, Any]) -> None:
+    """Create what is missing of the arrays of derivations, which a store's record describes.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written.
+    """
+    with explained(f"cannot write to the store at {location.name!r}"):
+        group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
+        for key in record.get("derived", {}):
+            view = derived_view(record, key) or record
+            for name, variable in view["variables"].items():
+                create_array(group, _layout(view, name, variable, _inner_rows(view)))
+            n_chunks = -(-record["n_samples"] // record["chunk_size"])
+            names = dict.fromkeys([*view["variables"], VALID])
+            Receipts.create(group, n_chunks, list(names), location.key_separator, folder_of(key))
 
 
 def _opened(store: Store, name: str) -> _Node:
     try:
-        return zarr.open_group(store, mode="r", use_consolidated=False)[name]
-    except (ValueError, TypeError, KeyError):
+        return zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)[name]
+    except Exception:  # noqa: BLE001  # whatever Zarr and codecs make of what stands there
         return None
 
 
-def _fits(node: _Node, name: str, record: Mapping[str, Any]) -> bool:
-    variable, coord = record["variables"].get(name), record.get("coords", {}).get(name)
-    if name == FOLDER:
-        return isinstance(node, zarr.Group)
+def _fits(node: _Node, name: str, record: Mapping[str, Any], copies: Mapping[str, Any] | None) -> bool:
+    """Whether an array is as dasksim makes it, in inner chunks as they are chosen now, or as the copy says."""
     if not isinstance(node, zarr.Array):
         return False
-    if variable is None and coord is None:
-        return True
-    if variable is None:
-        return bool(_strings(node) == coord)
-    dims = list(getattr(node.metadata, "dimension_names", None) or ())
-    found = {"dims": dims, "shape": list(node.shape[1:]), "dtype": node.dtype.name}
-    if found != variable or node.shards is None:
+    found, rows = document_of(node), int(node.chunks[0])
+    if rows != _inner_rows(record) and (copies or {}).get(name, found) != found:
         return False
-    return bool(node.shards[0] == record["chunk_size"])
+    if rows < 1 or record["chunk_size"] % rows:
+        return False
+    return _compared(found) == _compared(_made(record, name, record["variables"][name], rows))
 
 
-def _strings(coord: zarr.Array[Any]) -> list[str] | None:
+def _compared(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document without what may differ: attributes that somebody set, and the number of samples."""
+    others = {key: value for key, value in document.items() if key not in ("attributes", "shape")}
+    return {**others, "row_shape": list_of(document, "shape")[1:]}
+
+
+def _inner_rows(record: Mapping[str, Any]) -> int:
+    variables = record.get("of", record["variables"]).values()
+    row_bytes = max(math.prod(v["shape"]) * np.dtype(v["dtype"]).itemsize for v in variables)
+    rows = choose_inner_rows(record["chunk_size"], record["sub_batch_size"], row_bytes)
+    return math.gcd(rows, record["chunk_size"])
+
+
+def _is_own(node: _Node, name: str, record: Mapping[str, Any]) -> bool:
+    """Whether a group or an array of dasksim's own is as it makes it; older versions made fewer fields."""
+    if not isinstance(node, zarr.Array):
+        return name == FOLDER and isinstance(node, zarr.Group)
+    known: dict[str, Any] = {"data_type": "string", "fill_value": "", "dimension_names": ["chunk"]}
+    sizes = [1]
+    if name.endswith(f"/{RECEIPTS}"):
+        fields = list_of(node.attrs, "fields")
+        if fields != [f for f in fields_of(dict.fromkeys([*record["variables"], VALID])) if f in fields]:
+            return False
+        known = {"data_type": "uint64", "fill_value": 0, "dimension_names": ["chunk", "field"]}
+        sizes = [1, len(fields)]
+    known["chunk_grid"] = {"name": "regular", "configuration": {"chunk_shape": sizes}}
+    document = document_of(node)
+    separators = {found["separator"] for key in names_below(node.store, name) if (found := KEY.fullmatch(key))}
+    has_other_keys = any(not key_prefix(document).endswith(separator) for separator in separators)
+    return not has_other_keys and all(document.get(key) == value for key, value in known.items())
+
+
+def _labels(node: _Node, name: str) -> npt.NDArray[Any]:
+    """Return coordinates as xarray decodes them; none if it cannot."""
     try:
-        return [str(value) for value in np.asarray(coord[:])]
-    except ValueError:
+        stored = (name, np.asarray(node[:]), dict(node.attrs))  # type: ignore[index, union-attr]
+        return np.asarray(xr.decode_cf(xr.Dataset(coords={name: stored}))[name].values)
+    except Exception:  # noqa: BLE001  # whatever Zarr, codecs and xarray make of what stands there
+        return np.zeros(0)
+
+
+def are_labels(values: npt.NDArray[Any], labels: list[str]) -> bool:
+    """Whether coordinates are those that a record has as strings."""
+    if values.dtype.kind == "m":  # as strings they have the unit in which they were given, which is not kept
+        return len(values) == len(labels)
+    if values.dtype.kind == "M":
+        try:
+            return np.array_equal(values, np.array(labels, values.dtype), equal_nan=True)
+        except ValueError:
+            return False
+    return [str(value) for value in values] == labels
+
+
+def _gathered(location: Location) -> dict[str, Any] | None:
+    """Return the copies of all documents that the root of a complete store has, or None if there are none."""
+    try:
+        root = json.loads(location.read(ROOT) or b"{}")
+    except (ValueError, RecursionError):
         return None
-
-
-def _is_gathered_well(store: Store, found: Mapping[str, _Node]) -> bool:
-    try:
-        gathered = zarr.open_group(store, mode="r").metadata.consolidated_metadata
-    except (ValueError, TypeError, KeyError):
-        return False
-    arrays = {name: node.metadata for name, node in found.items() if isinstance(node, zarr.Array)}
-    copies = {} if gathered is None else gathered.flattened_metadata
-    return gathered is None or all(name in copies and _text(copies[name]) == _text(arrays[name]) for name in arrays)
-
-
-def _text(metadata: Any) -> bytes:
-    text: bytes = metadata.to_buffer_dict(default_buffer_prototype())[ROOT].to_bytes()
-    return text
+    gathered = root.get("consolidated_metadata") if isinstance(root, dict) else None
+    return None if gathered is None else mapping_of(gathered, "metadata")

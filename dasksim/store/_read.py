@@ -3,23 +3,28 @@
 import itertools
 import json
 import math
-from collections.abc import Mapping
+import uuid
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import xarray as xr
 import zarr
-from zarr.abc.store import Store
 
 from dasksim._failures import Failure
 from dasksim.errors import IncompleteStoreError, StoreError
+from dasksim.store._damage import Columns, damaged_shards, refuse_damage
 from dasksim.store._kept import ATTRIBUTE
+from dasksim.store._lazy import lazy_variable
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location, expected_warnings, explained
-from dasksim.store._receipts import open_receipts, runs
+from dasksim.store._metadata import are_labels, check_arrays
+from dasksim.store._receipts import no_columns, open_receipts, runs, totals_of
 from dasksim.store._record import check_documents, read_record, visible_variables
+from dasksim.store._shards import ShardReader
 
-__all__ = ["Status", "open_dataset", "open_part", "status"]
+__all__ = ["Status", "check_shards", "open_dataset", "open_part", "status"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,9 @@ class Status:
         Runs of chunks that are missing, each as its first and last one.
     derived
         Complete chunks of each derivation, by the names of its variables.
+    damaged
+        What is wrong with the shards of complete chunks, those of derived variables included, by chunk: missing, or of
+        another size than when they were written. :func:`verify` also reads them.
     """
 
     path: str
@@ -68,6 +76,7 @@ class Status:
     failures: tuple[Failure, ...] = ()
     missing: tuple[tuple[int, int], ...] = ()
     derived: Mapping[str, int] = field(default_factory=dict)
+    damaged: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def n_failed(self) -> int:
@@ -81,12 +90,16 @@ class Status:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all chunks are complete."""
-        return self.n_complete == self.n_chunks
+        """Whether all chunks are complete, and none is known to be damaged."""
+        return self.n_complete == self.n_chunks and not self.damaged
 
     def __str__(self) -> str:
         state = (
-            "complete" if self.is_complete else "incomplete; run generate again with the same arguments to finish it"
+            "damaged; generate(..., repair=True), or derive for derived variables, makes damaged chunks again"
+            if self.damaged
+            else "complete"
+            if self.is_complete
+            else "incomplete; run generate again with the same arguments to finish it"
         )
         rate = f", {self.n_complete_samples / self.seconds:,.0f} samples/s a worker" if self.seconds else ""
         lines = [
@@ -95,9 +108,14 @@ class Status:
             f"  chunks   {self.n_complete:,} of {self.n_chunks:,} (of {self.chunk_size:,} samples)",
         ]
         if self.missing:
-            runs = [str(first) if first == last else f"{first}-{last}" for first, last in self.missing]
-            more = f", and {len(runs) - _MOST_RUNS} more runs" if len(runs) > _MOST_RUNS else ""
-            lines.append(f"  missing  {', '.join(runs[:_MOST_RUNS])}{more}")
+            gaps = [str(first) if first == last else f"{first}-{last}" for first, last in self.missing]
+            more = f", and {len(gaps) - _MOST_RUNS} more runs" if len(gaps) > _MOST_RUNS else ""
+            lines.append(f"  missing  {', '.join(gaps[:_MOST_RUNS])}{more}")
+        damaged = [f"chunk {chunk}: {', '.join(found)}" for chunk, found in self.damaged.items()]
+        rest = [f"and {len(damaged) - _MOST_RUNS:,} more chunks"] if len(damaged) > _MOST_RUNS else []
+        lines += [
+            f"  {'damaged ' if i == 0 else '        '} {line}" for i, line in enumerate(damaged[:_MOST_RUNS] + rest)
+        ]
         lines += [
             f"  seed     {self.seed} (sub-batches of {self.sub_batch_size:,} samples)",
             f"  time     {self.seconds:,.1f} s{rate}",
@@ -112,7 +130,7 @@ class Status:
         return "\n".join(lines)
 
 
-# Runs of missing chunks that are listed.
+# Runs of missing chunks, and damaged chunks, that are listed.
 _MOST_RUNS = 8
 
 
@@ -131,9 +149,20 @@ def status(store: StoreLike) -> Status:
     """
     location, record = _existing(store)
     receipts = open_receipts(location)
-    complete = receipts.complete_chunks() if receipts else set()
-    totals = receipts.totals() if receipts else dict.fromkeys(("proposals", "accepted", "nanoseconds"), 0)
+    columns = receipts.columns() if receipts else no_columns()
+    with explained(f"cannot read {location.name!r}"):
+        check_arrays(location, record, record["variables"], is_whole=len(columns["chunk"]) > 0)
     n, size = record["n_samples"], record["chunk_size"]
+    complete = set(columns["chunk"].tolist())
+    totals = totals_of(columns)
+    damaged = damaged_shards(location, record["variables"], columns)
+    derived = {}
+    for key, entry in record.get("derived", {}).items():
+        others = _columns_of(location, key)
+        derived[", ".join(entry["variables"])] = len(others["chunk"])
+        if entry["n_samples"] == n:
+            for chunk, found in damaged_shards(location, entry["variables"], others).items():
+                damaged[chunk] = (*damaged.get(chunk, ()), *found)
     return Status(
         path=location.name,
         n_samples=n,
@@ -146,15 +175,17 @@ def status(store: StoreLike) -> Status:
         seconds=totals["nanoseconds"] / 1e9,
         n_proposals=totals["proposals"],
         n_accepted=totals["accepted"],
-        failures=receipts.failures() if receipts else (),
+        failures=receipts.failures(columns) if receipts else (),
         missing=_gaps(complete, -(-n // size)),
-        derived={", ".join(e["variables"]): _n_derived(location, key) for key, e in record.get("derived", {}).items()},
+        derived=derived,
+        damaged=dict(sorted(damaged.items())),
     )
 
 
-def _n_derived(location: Location, key: str) -> int:
-    receipts = open_receipts(location, key)
-    return len(receipts.complete_chunks()) if receipts else 0
+def _columns_of(location: Location, derivation: str | None = None) -> Columns:
+    """Return what the receipts of complete chunks say."""
+    receipts = open_receipts(location, derivation)
+    return receipts.columns() if receipts else no_columns()
 
 
 def _gaps(complete: set[int], n_chunks: int) -> tuple[tuple[int, int], ...]:
@@ -187,53 +218,90 @@ def open_dataset(store: StoreLike) -> xr.Dataset:
         If chunks are missing.
     """
     location, record = _existing(store)
-    receipts = open_receipts(location)
+    columns = _columns_of(location)
     n_chunks = -(-record["n_samples"] // record["chunk_size"])
-    n_complete = len(receipts.complete_chunks()) if receipts else 0
+    n_complete = len(columns["chunk"])
     if n_complete < n_chunks:
         raise IncompleteStoreError(
             f"the store at {location.name!r} has {n_complete} of {n_chunks} chunks; run generate again with the same "
             "arguments to finish it"
         )
     dataset = open_part(location)
-    totals = receipts.totals() if receipts else {}
-    if totals and totals["accepted"] != totals["proposals"]:
+    check_shards(location, record, columns=columns)
+    totals = totals_of(columns)
+    if totals["accepted"] != totals["proposals"]:
         dataset.attrs["acceptance_rate"] = totals["accepted"] / totals["proposals"]
     return dataset
 
 
+def check_shards(
+    location: Location,
+    record: Mapping[str, Any],
+    chunks: Collection[int] | None = None,
+    columns: Columns | None = None,
+) -> None:
+    """Check that the shards of complete chunks, and of derived variables that are complete, are as they were written.
+
+    Parameters
+    ----------
+    location, record
+        Where the store is, and what it says of itself.
+    chunks
+        Which chunks; by default all that are complete.
+    columns
+        What the receipts of simulated chunks say, if it is known already.
+
+    Raises
+    ------
+    StoreError
+        If one is missing, or has another size.
+    """
+    for key, entry in {None: record, **record.get("derived", {})}.items():
+        if entry["n_samples"] == record["n_samples"]:
+            found = _columns_of(location, key) if key or columns is None else columns
+            wanted = slice(None) if chunks is None else np.isin(found["chunk"], list(chunks))
+            chosen = {name: column[wanted] for name, column in found.items()}
+            refuse_damage(location, entry["variables"], chosen, "derive" if key else "generate")
+
+
 def open_part(store: StoreLike) -> xr.Dataset:
-    """Open a store of which chunks may be missing, whose samples read as fill values."""
+    """Open a store of which chunks may be missing; reading one that is raises a StoreError."""
     location, record = _existing(store)
     check_documents(location, record, is_whole=True)
+    check_arrays(location, record, visible_variables(record), is_whole=True)
     with explained(f"cannot open the store at {location.name!r}"):
-        dataset = _opened(location.for_reading(), record)
+        dataset = _opened(location, record)
     dataset.attrs[ATTRIBUTE] = json.dumps(record)  # the root's may have been changed by others
-    return dataset.isel(batch=slice(record["n_samples"]))  # arrays may be longer, where another run has made them so
+    return dataset
 
 
-def _opened(store: Store, record: Mapping[str, Any]) -> xr.Dataset:
+def _opened(location: Location, record: Mapping[str, Any]) -> xr.Dataset:
     """Return variables as they are stored, whatever attributes they have, and labels as xarray encodes them."""
     described, labels = visible_variables(record), set(record["coords"])
-    variables = list(described)
-    sizes = {dim: -1 for variable in described.values() for dim in variable["dims"]}
-    how: dict[str, Any] = {"consolidated": False, "zarr_format": 3}
+    store = location.for_reading()
+    how: dict[str, Any] = {"chunks": None, "consolidated": False, "zarr_format": 3}
     with expected_warnings():
-        names = set(zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False).array_keys())
-        dataset: xr.Dataset = xr.open_zarr(
-            store,
-            chunks={**sizes, "batch": record["chunk_size"]},
-            decode_cf=False,
-            drop_variables=names - set(variables),
-            **how,
-        )
+        group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
+        names = set(group.array_keys())
+        dataset: xr.Dataset = xr.open_zarr(store, decode_cf=False, drop_variables=names - set(described), **how)
         if labels:
-            coords = xr.open_zarr(store, chunks=None, decode_coords=False, drop_variables=names - labels, **how)
+            coords = xr.open_zarr(store, decode_coords=False, drop_variables=names - labels, **how)
             dataset = dataset.assign_coords(coords.coords)
+    for dim in labels:
+        if not are_labels(dataset[dim].values, record["coords"][dim]):
+            raise StoreError(
+                f"the labels of {dim!r} in the store at {location.name!r} are others than its record says; "
+                "generate(..., repair=True) writes them again"
+            )
     for name, variable in described.items():
         if dataset[name].dtype != variable["dtype"]:  # an attribute of its name may say so
             raise StoreError(f"{name!r} has the attribute dtype, by which xarray reads it as {dataset[name].dtype}")
-    return dataset[variables]
+    dataset = dataset[list(described)].isel(batch=slice(record["n_samples"]))  # another run may have made it longer
+    for name in described:
+        reader = ShardReader(location, group[name])  # type: ignore[arg-type]
+        dataset[name] = lazy_variable(dataset.variables[name], reader)
+    chunks = {dim: record["chunk_size"] if dim == "batch" else -1 for dim in dataset.dims}
+    return dataset.chunk(chunks, token=uuid.uuid4().hex)  # what is there when it is opened again may be other bytes
 
 
 def _existing(store: StoreLike) -> tuple[Location, dict[str, Any]]:

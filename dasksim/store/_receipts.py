@@ -8,8 +8,9 @@ import contextlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import google_crc32c
@@ -17,14 +18,16 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec
-from zarr.core.sync import sync
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from dasksim._failures import Failure, summed
 from dasksim.errors import StoreError
+from dasksim.store._document import document_of, has_checksums, key_of, key_prefix
 from dasksim.store._kept import FOLDER, folder_of
 from dasksim.store._location import Location, explained
+from dasksim.store._objects import contents_of, names_below
 from dasksim.store._record import read_document, read_record
+from dasksim.store._zarr_private import sync
 
 __all__ = [
     "FOLDER",
@@ -33,17 +36,27 @@ __all__ = [
     "Receipts",
     "create_or_grow",
     "digest_rows",
+    "fields_of",
     "folder_of",
-    "key_of",
+    "no_columns",
     "open_receipts",
     "runs",
+    "totals_of",
 ]
 
 #: Names of the arrays there: that of receipts, and that which holds, for chunks in which samples failed, how; JSON.
 RECEIPTS, FAILURES = "receipts", "failures"
 
 _FIELDS = ("complete", "proposals", "accepted", "failed", "nanoseconds")
-_KEY = re.compile(r"c[./](0|[1-9][0-9]{0,18})(?:[./]0)?", re.ASCII)
+
+_CHECKSUM_BYTES = 4
+_STRING_HEADER_BYTES = 8
+
+# What failed is told in some hundred bytes for each kind of failure.
+_MOST_TEXT_BYTES = 1 << 26
+
+#: Keys of receipts, and of failures: the number of the chunk, and what stands before it.
+KEY = re.compile(r"c(?P<separator>[./])(?P<chunk>0|[1-9][0-9]{0,18})(?:[./]0)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,8 @@ class Receipt:
         CRC32C of the stored values, by variable.
     failures
         What failed.
+    sizes
+        Bytes of its shards, by variable.
     """
 
     chunk: int
@@ -75,6 +90,7 @@ class Receipt:
     nanoseconds: int
     digests: Mapping[str, int]
     failures: tuple[Failure, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def n_failed(self) -> int:
@@ -90,6 +106,8 @@ def digest_rows(values: npt.NDArray[Any]) -> int:
 
 class Receipts:
     """The receipts of one store.
+
+    They are read without Zarr, which takes a millisecond for each: all at once, and decoded as its documents say.
 
     Parameters
     ----------
@@ -107,16 +125,21 @@ class Receipts:
         self._array = _array(group, f"{folder}/{RECEIPTS}")
         failures = f"{folder}/{FAILURES}"
         self._failures = _array(group, failures) if failures in group else None  # older stores have none
+        self._store = group.store
         self._record = record
         self._name = name
         self._fields: list[str] = list(self._array.attrs["fields"])  # type: ignore[arg-type]
+        document = document_of(self._array)
+        self._prefix = f"{folder}/{RECEIPTS}/{key_prefix(document)}"
+        self._has_checksums = has_checksums(document)
+        self._failures_prefix = f"{failures}/{key_prefix(document_of(self._failures))}" if self._failures else ""
 
     @classmethod
     def create(
         cls, group: zarr.Group, n_chunks: int, variables: Sequence[str], key_separator: str, folder: str = FOLDER
     ) -> None:
         """Create the arrays of receipts in a store, or let them grow."""
-        fields = [*_FIELDS, *(f"digest:{name}" for name in variables)]
+        fields = fields_of(variables)
         for path in itertools.accumulate(folder.split("/"), lambda *parts: "/".join(parts)):
             with contextlib.suppress(ContainsGroupError):  # Zarr makes it with the array, but a kill may come between
                 group.create_group(path)
@@ -155,6 +178,7 @@ class Receipts:
             "nanoseconds": receipt.nanoseconds,
         }
         values |= {f"digest:{name}": digest for name, digest in receipt.digests.items()}
+        values |= {f"bytes:{name}": n_bytes for name, n_bytes in receipt.sizes.items()}
         if self._failures is not None and receipt.failures:
             self._failures[receipt.chunk] = json.dumps([asdict(failure) for failure in receipt.failures])
         self._array[receipt.chunk] = np.array([values.get(field, 0) for field in self._fields], "uint64")
@@ -168,7 +192,11 @@ class Receipts:
             If it cannot be read.
         """
         with explained(f"cannot read the receipt of chunk {chunk} of {self._name!r}"):
-            return dict(zip(self._fields, np.asarray(self._array[chunk]).tolist(), strict=True))
+            (content,) = contents_of(self._store, [self._key(chunk)], self._n_bytes)
+            row = bytes(8 * len(self._fields)) if content is None else self._decoded(content)
+            if row is None:
+                raise ValueError("it differs from its checksum")
+        return dict(zip(self._fields, np.frombuffer(row, "<u8").tolist(), strict=True))
 
     def read_if_sound(self, chunk: int) -> dict[str, int]:
         """Return the fields of a receipt, none if it cannot be read."""
@@ -184,9 +212,9 @@ class Receipts:
 
     def remove(self, chunk: int) -> None:
         """Remove a receipt, so that its chunk is simulated again."""
-        sync(self._array.store.delete(key_of(self._array, chunk)))
+        sync(self._store.delete(self._key(chunk)))
         if self._failures is not None:
-            sync(self._failures.store.delete(key_of(self._failures, chunk)))
+            sync(self._store.delete(self._failures_key(chunk)))
 
     def complete_chunks(self) -> set[int]:
         """Return the numbers of the complete chunks, from the names of the receipts alone.
@@ -198,8 +226,7 @@ class Receipts:
         StoreError
             If they cannot be listed.
         """
-        with explained(f"cannot list the receipts of {self._name!r}"):
-            listed = sync(_listed(self._array))
+        listed = self._listed(self._array)
         n, size = self._record["n_samples"], self._record["chunk_size"]
         complete = {chunk for chunk in listed if chunk * size < n}
         once_last = {before // size for before in self._record.get("extended_from", ()) if before % size}
@@ -209,15 +236,14 @@ class Receipts:
         return self.read_if_sound(chunk).get("complete", n_rows) < n_rows  # a damaged one is there nevertheless
 
     def totals(self) -> dict[str, int]:
-        """Return the sums of all fields but ``complete`` over all complete chunks.
+        """Return the sums of all fields that count something over all complete chunks.
 
         Raises
         ------
         StoreError
             If they cannot be read.
         """
-        columns = self.columns()
-        return {field: int(columns[field].sum()) for field in _FIELDS[1:]}
+        return totals_of(self.columns())
 
     def columns(self) -> dict[str, npt.NDArray[np.uint64]]:
         """Return the fields of all complete chunks, in ascending order, and as ``chunk`` their numbers.
@@ -228,18 +254,24 @@ class Receipts:
             If they cannot be read.
         """
         chunks = sorted(self.complete_chunks())
-        try:
-            found = [np.asarray(self._array[first : last + 1]) for first, last in runs(chunks)]
-            rows = np.concatenate([np.zeros((0, len(self._fields)), "uint64"), *found])
-        except Exception as error:
-            raise self._unreadable("receipts", chunks, self.read) from error
-        columns = {field: rows[:, i] for i, field in enumerate(self._fields)}
+        with explained(f"cannot read the receipts of {self._name!r}"):
+            found = contents_of(self._store, [self._key(chunk) for chunk in chunks], self._n_bytes)
+        rows = [bytes(8 * len(self._fields)) if content is None else self._decoded(content) for content in found]
+        if None in rows:
+            raise self._damaged("receipts", [c for c, row in zip(chunks, rows, strict=True) if row is None])
+        table = np.frombuffer(b"".join(filter(None, rows)), "<u8").reshape(len(rows), len(self._fields))
+        columns = {field: table[:, i] for i, field in enumerate(self._fields)}
         columns.setdefault("accepted", columns["proposals"])  # older stores have no such fields
         columns.setdefault("failed", np.zeros(len(rows), "uint64"))
         return {**columns, "chunk": np.array(chunks, "uint64")}
 
-    def failures(self) -> tuple[Failure, ...]:
+    def failures(self, columns: Mapping[str, npt.NDArray[np.uint64]] | None = None) -> tuple[Failure, ...]:
         """Return what failed in all complete chunks, the most frequent first.
+
+        Parameters
+        ----------
+        columns
+            What :meth:`columns` gave, if it is known already.
 
         Raises
         ------
@@ -248,30 +280,98 @@ class Receipts:
         """
         if self._failures is None:
             return ()
-        chunks = sorted(sync(_listed(self._failures)) & self.complete_chunks())
-        try:
-            return summed(failure for chunk in chunks for failure in self.failures_of(chunk))
-        except Exception as error:
-            raise self._unreadable("failures", chunks, self.failures_of) from error
+        columns = self.columns() if columns is None else columns
+        chunks = columns["chunk"][columns["failed"] > 0].tolist()
+        if "failed" not in self._fields:  # receipts of older stores do not say
+            chunks = sorted(self._listed(self._failures).intersection(columns["chunk"].tolist()))
+        with explained(f"cannot read the failures of {self._name!r}"):
+            found = contents_of(self._store, [self._failures_key(chunk) for chunk in chunks], _MOST_TEXT_BYTES)
+        failures: dict[int, list[Failure]] = {}
+        for chunk, content in zip(chunks, found, strict=True):
+            with contextlib.suppress(Exception):
+                failures[chunk] = self._decoded_failures(content)
+        if bad := [chunk for chunk in chunks if chunk not in failures]:
+            raise self._damaged("failures", bad)
+        return summed(itertools.chain.from_iterable(failures.values()))
 
     def failures_of(self, chunk: int) -> tuple[Failure, ...]:
         """Return what failed in a chunk, as its receipt says that something did; else it is a former receipt's."""
         n_failed = self.read(chunk).get("failed")  # receipts of older stores do not say
-        text = str(self._failures[chunk]) if self._failures is not None and n_failed != 0 else ""
-        return tuple(_failure(**failure) for failure in json.loads(text)) if text or n_failed else ()
+        if self._failures is None or n_failed == 0:
+            return ()
+        (content,) = contents_of(self._store, [self._failures_key(chunk)], _MOST_TEXT_BYTES)
+        return () if content is None and n_failed is None else tuple(self._decoded_failures(content))
 
-    def _unreadable(self, what: str, chunks: Sequence[int], read: Callable[[int], Any]) -> StoreError:
+    def _decoded_failures(self, content: bytes | None) -> list[Failure]:
+        if self._failures is None or content is None:
+            raise ValueError("what failed is not there")
+        if has_checksums(document_of(self._failures)):
+            content = _checked(content)
+        return [_failure(**failure) for failure in json.loads(_text(content or b""))]
+
+    def _failures_key(self, chunk: int) -> str:
+        return key_of(self._failures_prefix, chunk, 1)
+
+    def _key(self, chunk: int) -> str:
+        return key_of(self._prefix, chunk, 2)
+
+    def _listed(self, array: zarr.Array[Any]) -> set[int]:
+        with explained(f"cannot list the receipts of {self._name!r}"):
+            names = names_below(self._store, array.path)
+        keys = [found for name in names if (found := KEY.fullmatch(name))]
+        if any(key["separator"] != self._prefix[-1] for key in keys):
+            raise StoreError(
+                f"the receipts of the store at {self._name!r} are damaged: they have other keys than their metadata "
+                "say; generate(..., repair=True) makes them again"
+            )
+        return {number for key in keys if (number := int(key["chunk"])) < array.shape[0]}
+
+    @property
+    def _n_bytes(self) -> int:
+        return 8 * len(self._fields) + (_CHECKSUM_BYTES if self._has_checksums else 0)
+
+    def _decoded(self, content: bytes) -> bytes | None:
+        """Return the bytes of a receipt's fields, or None if they differ from their checksum."""
+        if len(content) != self._n_bytes:
+            return None
+        return _checked(content) if self._has_checksums else content  # the oldest stores have none
+
+    def _damaged(self, what: str, chunks: Sequence[int]) -> StoreError:
         """Return the error that says of which chunks something cannot be read."""
-        bad = []
-        for chunk in chunks:
-            try:
-                read(chunk)
-            except Exception:  # noqa: BLE001
-                bad.append(chunk)
         return StoreError(
-            f"the {what} of the chunks {bad} in {self._name!r} are damaged; dasksim.verify lists all that is "
+            f"the {what} of the chunks {chunks} in {self._name!r} are damaged; dasksim.verify lists all that is "
             "damaged in a store, and generate(..., repair=True) simulates such chunks again"
         )
+
+
+def fields_of(variables: Iterable[str]) -> list[str]:
+    """Return the names of the fields of receipts."""
+    variables = list(variables)
+    return [*_FIELDS, *(f"digest:{name}" for name in variables), *(f"bytes:{name}" for name in variables)]
+
+
+def no_columns() -> dict[str, npt.NDArray[np.uint64]]:
+    """Return the fields of no receipts."""
+    return {name: np.zeros(0, "uint64") for name in ("chunk", *_FIELDS)}
+
+
+def totals_of(columns: Mapping[str, npt.NDArray[np.uint64]]) -> dict[str, int]:
+    """Return the sums of what receipts count."""
+    return {field: int(columns[field].sum()) for field in _FIELDS[1:]}
+
+
+def _checked(content: bytes) -> bytes | None:
+    """Return a content without its checksum, or None if it differs from that."""
+    values, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
+    return values if google_crc32c.value(values) == int.from_bytes(checksum, "little") else None
+
+
+def _text(content: bytes) -> str:
+    """Return the one string of a chunk as Zarr encodes it: how many there are, then the length and bytes of each."""
+    n_strings, n_bytes = struct.unpack_from("<II", content)
+    if n_strings != 1 or len(content) != _STRING_HEADER_BYTES + n_bytes:
+        raise ValueError("no chunk of one string")
+    return content[_STRING_HEADER_BYTES:].decode()
 
 
 def _failure(stage: object, kind: object, message: object, count: Any, sample: Any) -> Failure:
@@ -286,12 +386,6 @@ def create_or_grow(group: zarr.Group, path: str, **how: Any) -> None:
         array = _array(group, path)
         if array.shape[0] < how["shape"][0]:
             array.resize((how["shape"][0], *array.shape[1:]))  # receipts of older stores have fewer fields
-
-
-def key_of(array: zarr.Array[Any], chunk: int) -> str:
-    """Return the key under which a chunk of an array lies in its store."""
-    indices = (chunk, *(0 for _ in array.shape[1:]))
-    return f"{array.path}/{array.metadata.encode_chunk_key(indices)}"
 
 
 def _array(group: zarr.Group, path: str) -> zarr.Array[Any]:
@@ -354,10 +448,3 @@ def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
     grouped = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
     found = [[number for _, number in run] for _, run in grouped]
     return [(run[0], run[-1]) for run in found]
-
-
-async def _listed(array: zarr.Array[Any]) -> set[int]:
-    prefix = f"{array.path}/"
-    keys = [key async for key in array.store.list_prefix(prefix)]
-    numbers = {int(found[1]) for key in keys if (found := _KEY.fullmatch(key.removeprefix(prefix)))}
-    return {number for number in numbers if number < array.shape[0]}

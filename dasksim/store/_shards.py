@@ -11,16 +11,14 @@ import numcodecs.blosc
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.abc.codec import Codec
 from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
+from zarr.buffer import default_buffer_prototype
 
 from dasksim._failures import VALID
 from dasksim.errors import StoreError
+from dasksim.store._document import document_of, inner_codecs, key_of, key_prefix
 from dasksim.store._location import Location, explained
-from dasksim.store._receipts import key_of
+from dasksim.store._zarr_private import sync
 
 __all__ = ["ShardReader"]
 
@@ -30,6 +28,8 @@ Bytes = npt.NDArray[np.uint8]
 _CHECKSUM_BYTES = 4
 _INDEX_BYTES = 16  # of each inner chunk: its offset and its length
 _NOTHING = np.iinfo(np.uint64).max  # both, of an inner chunk that was not written
+
+_REPAIR = "dasksim.verify lists all that is damaged in a store, and generate(..., repair=True) simulates it again"
 
 # Read at once at most: what is read is a copy beside the one that it goes into.
 _RUN_BYTES = 1 << 23
@@ -58,7 +58,10 @@ class ShardReader:
         self._n_rows: int = array.shape[0]
         self._location = location
         self._array = array
-        self._codecs = _known_codecs(array)
+        document = document_of(array)
+        codecs = inner_codecs(document)
+        self._codecs = None if codecs is None else codecs[::-1]
+        self._key_prefix = key_prefix(document)
         self._indices: dict[int, Array] = {}  # needs no lock, which a forked process might find taken for ever
 
     @property
@@ -79,6 +82,25 @@ class ShardReader:
                 first = (chunk * self._n_inner + inner) * self.inner_rows
                 yield inner, values[: self._n_rows - first]
 
+    def rows(self, start: int, stop: int) -> Array:
+        """Return some samples.
+
+        Raises
+        ------
+        StoreError
+            If a chunk cannot be read, or differs from its checksum.
+        """
+        found = np.empty((stop - start, *self.row_shape), self.dtype)
+        for chunk in range(start // self.chunk_rows, -(-stop // self.chunk_rows)):
+            before = chunk * self.chunk_rows
+            last = min(stop - before, self.chunk_rows) - 1
+            inners = range(max(start - before, 0) // self.inner_rows, last // self.inner_rows + 1)
+            for inner, values in self.read(chunk, inners):
+                first = before + inner * self.inner_rows
+                wanted = slice(max(start - first, 0), min(stop - first, len(values)))
+                found[first + wanted.start - start : first + wanted.stop - start] = values[wanted]
+        return found
+
     def _read(self, chunk: int, inners: Sequence[int]) -> Iterator[tuple[int, Array]]:
         if self._codecs is None:
             for inner in inners:
@@ -96,7 +118,7 @@ class ShardReader:
     def _filled(self) -> Array:
         return np.full((self.inner_rows, *self.row_shape), self._array.fill_value, self.dtype)
 
-    def _again(self, chunk: int, inner: int, codecs: Sequence[Codec]) -> Array:
+    def _again(self, chunk: int, inner: int, codecs: Sequence[str]) -> Array:
         """Return an inner chunk of a shard that was replaced since its index was read, as extending a store does."""
         self._indices.pop(chunk, None)
         index = self._index(chunk)
@@ -106,6 +128,9 @@ class ShardReader:
             if values is not None:
                 return values
         raise self._error(chunk, "differs from its checksum; generate(..., repair=True) simulates it again")
+
+    def _key(self, chunk: int) -> str:
+        return f"{self.name}/{key_of(self._key_prefix, chunk, 1 + len(self.row_shape))}"
 
     def _error(self, chunk: int, problem: str) -> StoreError:
         return StoreError(f"{self.name!r} of chunk {chunk} of the store at {self._location.name!r} {problem}")
@@ -120,20 +145,20 @@ class ShardReader:
         if content is None and self.name == VALID:  # made before samples could be masked
             return None
         if content is None:
-            raise self._error(chunk, "has no shard, although its receipt is there; dasksim verify tells more")
+            raise self._error(chunk, f"has no shard; {_REPAIR}")
         checked = _checked(content) if len(content) == n_bytes else None
         if checked is None:
-            raise self._error(chunk, "has an index that differs from its checksum; dasksim verify tells more")
+            raise self._error(chunk, f"has an index that differs from its checksum; {_REPAIR}")
         index: Array = checked.view("<u8").reshape(self._n_inner, 2)
         self._indices[chunk] = index
         return index
 
-    def _decoded(self, content: Bytes | None, codecs: Sequence[Codec]) -> Array | None:
+    def _decoded(self, content: Bytes | None, codecs: Sequence[str]) -> Array | None:
         """Return the values of an inner chunk, or None if they differ from their checksum."""
         for codec in codecs:
             if content is None or len(content) < _CHECKSUM_BYTES:
                 return None
-            is_checksum = isinstance(codec, Crc32cCodec)
+            is_checksum = codec == "crc32c"
             content = _checked(content) if is_checksum else _as_bytes(numcodecs.blosc.decompress(content))
         if content is None:
             return None
@@ -142,8 +167,9 @@ class ShardReader:
     def _contents(self, chunk: int, entries: Array) -> Iterator[Bytes]:
         """Return inner chunks as they are stored; those that touch are read at once."""
         folder = self._location.folder
-        key = key_of(self._array, chunk)
-        with contextlib.nullcontext() if folder is None else (folder / key).open("rb", buffering=0) as file:
+        with (
+            contextlib.nullcontext() if folder is None else (folder / self._key(chunk)).open("rb", buffering=0) as file
+        ):
             for run in _runs([(offset, offset + length) for offset, length in entries.tolist()]):
                 first, last = run[0][0], run[-1][1]
                 if file is None:
@@ -157,14 +183,14 @@ class ShardReader:
             content = self._fetched(chunk, SuffixByteRequest(n_bytes))
             return content if len(content) else None
         try:
-            with (self._location.folder / key_of(self._array, chunk)).open("rb", buffering=0) as file:
+            with (self._location.folder / self._key(chunk)).open("rb", buffering=0) as file:
                 size = os.fstat(file.fileno()).st_size
                 return _as_bytes(os.pread(file.fileno(), n_bytes, max(size - n_bytes, 0)))
         except FileNotFoundError:
             return None
 
     def _fetched(self, chunk: int, request: ByteRequest) -> Bytes:
-        buffer = sync(self._array.store.get(key_of(self._array, chunk), default_buffer_prototype(), request))
+        buffer = sync(self._array.store.get(self._key(chunk), default_buffer_prototype(), request))
         return _as_bytes(b"" if buffer is None else buffer.to_bytes())
 
 
@@ -188,23 +214,3 @@ def _checked(content: Bytes) -> Bytes | None:
     values, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
     is_right = google_crc32c.value(values) == int.from_bytes(checksum.tobytes(), "little")
     return values if is_right else None
-
-
-def _known_codecs(array: zarr.Array[Any]) -> list[Codec] | None:
-    """Return the codecs of inner chunks after the one to bytes, as they are decoded, or None if some are not known."""
-    codecs: Any = array.metadata.codecs  # type: ignore[union-attr]
-    if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec) or codecs[0].index_location.value != "end":
-        return None
-    first, *others = codecs[0].codecs
-    index_first, *index_others = codecs[0].index_codecs
-    is_known = (
-        all(isinstance(codec, BytesCodec) and _is_little(codec) for codec in (first, index_first))
-        and [type(codec) for codec in index_others] == [Crc32cCodec]
-        and all(isinstance(codec, Crc32cCodec | BloscCodec) for codec in others)
-        and codecs[0].chunk_shape[1:] == array.shape[1:]
-    )
-    return others[::-1] if is_known else None
-
-
-def _is_little(codec: BytesCodec) -> bool:
-    return codec.endian is None or codec.endian.value == "little"

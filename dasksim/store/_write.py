@@ -12,13 +12,14 @@ import xarray as xr
 import zarr
 from zarr.abc.buffer import BufferPrototype
 from zarr.abc.store import ByteRequest, Store
+from zarr.buffer.cpu import Buffer
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.core.sync import sync
 from zarr.storage import MemoryStore, WrapperStore
 
 from dasksim._chunk import Chunk
 from dasksim._failures import VALID
 from dasksim.errors import OutputError, StoreError, StoreMismatchError
+from dasksim.store._document import shard_key
 from dasksim.store._layout import ArrayLayout, StoreLayout
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._receipts import (
@@ -32,11 +33,13 @@ from dasksim.store._receipts import (
     open_receipts,
 )
 from dasksim.store._record import check_documents, read_told, without_derivations
+from dasksim.store._zarr_private import sync
 
 __all__ = [
     "ChunkWriter",
     "cast",
     "check_store",
+    "create_array",
     "create_arrays",
     "forget_chunks",
 ]
@@ -70,7 +73,7 @@ def create_arrays(location: Location, layout: StoreLayout) -> None:
     with explained(f"cannot write a store at {location.name!r}"):
         group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
         for array in layout.arrays:
-            _create_array(group, array)
+            create_array(group, array)
         folder = folder_of(layout.derivation)
         is_begun = f"{folder}/{RECEIPTS}" in group
         if not is_begun or any(dim not in group for dim in layout.coords):  # creation may have been cut off
@@ -93,7 +96,8 @@ def _storable(values: Array) -> Array:
     return values.astype(object) if values.dtype.kind == "U" else values
 
 
-def _create_array(group: zarr.Group, array: ArrayLayout) -> None:
+def create_array(group: zarr.Group, array: ArrayLayout) -> None:
+    """Create the array of a variable; if it is there, let it grow to the shape."""
     features = array.shape[1:]
     is_float = array.dtype.kind in "fc"
     create_or_grow(
@@ -131,8 +135,16 @@ def forget_chunks(
 class _Unread(WrapperStore[Store]):
     """A store in which no shard can be read: Zarr then writes shards whole, and does not merge them with what is there.
 
-    What is there without a receipt may be anything.
+    What is there without a receipt may be anything. It remembers how many bytes were written.
     """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.sizes: dict[str, int] = {}
+
+    async def set(self, key: str, value: Buffer) -> None:  # type: ignore[override]
+        await super().set(key, value)
+        self.sizes[key] = len(value)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Any:
         is_readable = key.endswith(ROOT) or key.startswith(f"{FOLDER}/")
@@ -153,7 +165,7 @@ class ChunkWriter:
     def __init__(self, location: Location, layout: StoreLayout) -> None:
         self.location = location
         self.layout = layout
-        self._opened: tuple[dict[str, zarr.Array[Any]], Receipts] | None = None
+        self._opened: tuple[_Unread, dict[str, zarr.Array[Any]], Receipts] | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,8 +199,8 @@ class ChunkWriter:
 
     def _write(self, chunk: int, made: Chunk, start: int) -> Receipt:
         self.check_record(self.location)
-        arrays, receipts = self._open()
-        digests = {}
+        store, arrays, receipts = self._open()
+        digests, sizes = {}, {}
         first = chunk * self.layout.chunk_size
         n_rows = 0
         for array in self.layout.arrays:
@@ -196,6 +208,7 @@ class ChunkWriter:
             n_rows = len(rows)
             arrays[array.name][first : first + n_rows] = rows
             digests[array.name] = digest_rows(rows)
+            sizes[array.name] = store.sizes.pop(shard_key(array.name, chunk, len(array.shape)), 0)
         try:
             self.check_record(self.location)
         except StoreMismatchError:
@@ -203,7 +216,7 @@ class ChunkWriter:
                 receipts.remove(chunk)
             raise
         nanoseconds = time.perf_counter_ns() - start
-        receipt = Receipt(chunk, n_rows, made.n_proposals, made.n_accepted, nanoseconds, digests, made.failures)
+        receipt = Receipt(chunk, n_rows, made.n_proposals, made.n_accepted, nanoseconds, digests, made.failures, sizes)
         receipts.write(receipt)
         return receipt
 
@@ -215,14 +228,14 @@ class ChunkWriter:
                 "stopped, so as not to mix its samples in"
             )
 
-    def _open(self) -> tuple[dict[str, zarr.Array[Any]], Receipts]:
+    def _open(self) -> tuple[_Unread, dict[str, zarr.Array[Any]], Receipts]:
         with self._lock:
             if self._opened is None:
                 store = _Unread(self.location.store)
                 group = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
                 arrays = {array.name: _checked(_array(group, array.name), array) for array in self.layout.arrays}
                 folder = folder_of(self.layout.derivation)
-                self._opened = arrays, Receipts(group, self.layout.record, self.location.name, folder)
+                self._opened = store, arrays, Receipts(group, self.layout.record, self.location.name, folder)
             return self._opened
 
 
