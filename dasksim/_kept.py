@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from dasksim._arrays import as_host
 from dasksim._global_state import locked
+from dasksim._schema import is_supported
 
 __all__ = ["Turns", "are_kept", "are_new", "copied"]
 
@@ -94,6 +95,8 @@ def copied(value: Any) -> Any:
     try:
         array = np.array(as_host(value))
     except Exception:  # noqa: BLE001  # the check of the outputs says what it is
+        return value
+    if not is_supported(array.dtype):
         return value
     return array if hasattr(value, "dtype") else _Copy(array)
 
