@@ -286,7 +286,9 @@ class _Walk:
 
     def _of_keeper(self, obj: object) -> Iterator[_Edge]:
         cls = type(obj)
+        attributes = sorted(instance_attributes(obj).items())
         if is_engine(obj):
+            self.reach.n_bytes += sum(value.nbytes for _, value in attributes if isinstance(value, np.ndarray))
             if can_make_again(obj):
                 self.sources[id(obj)] = obj
             return
@@ -294,11 +296,15 @@ class _Walk:
         for seed in own_seeds(obj):
             if seed.name == "random_state" or not is_users:
                 yield _Edge(seed, _can_rebuild(cls))
-        for name, value in sorted(instance_attributes(obj).items()):
-            # what scikit-learn has fitted may be thousands of objects, each with a seed that has served its purpose
-            is_fitted = name.endswith("_") and isinstance(value, list | tuple | dict | np.ndarray)
-            if not (is_users or is_fitted):
+        for name, value in attributes:
+            if not (is_users or _is_fitted(name, value)):
                 yield _Edge(value, _can_rebuild(cls))
+
+
+def _is_fitted(name: str, value: object) -> bool:
+    """Whether an attribute is a collection of what scikit-learn has fitted, whose seeds have served their purpose."""
+    ends = {name[-1]} if isinstance(value, dict) else {name[0], name[-1]}
+    return isinstance(value, list | tuple | dict) and "_" in ends
 
 
 def _can_rebuild(cls: Any) -> bool:

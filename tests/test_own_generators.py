@@ -234,7 +234,7 @@ def latin_hypercube_that_is_centered() -> Draw:
 
 @case
 def poisson_disk() -> Draw:
-    engine = qmc.PoissonDisk(2, radius=0.001, seed=1)
+    engine = qmc.PoissonDisk(2, radius=0.02, seed=1)
     return lambda: engine.random(2)[0]
 
 
@@ -509,4 +509,5 @@ def test_an_integer_of_a_users_own_class_is_left_alone() -> None:
 def test_seeds_of_what_was_fitted_many_times_are_left_alone() -> None:
     forest = Estimator(3)
     vars(forest)["estimators_"] = [Estimator(i) for i in range(500)]
+    vars(forest)["_predictors"] = [[Estimator(i)] for i in range(500)]
     assert len(find_generators(lambda: forest).generators) == 1
