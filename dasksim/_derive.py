@@ -12,6 +12,7 @@ from dasksim._agreement import created, stage_differences, stored_record
 from dasksim._executors import check_scheduler, connect
 from dasksim._failures import VALID, Policy
 from dasksim._functions import FunctionStage
+from dasksim._own_data import refuse_own_functions
 from dasksim._pipeline import Pipeline
 from dasksim._plan import Plan, check_flag
 from dasksim._provenance import provenance
@@ -149,6 +150,8 @@ def derive(
     arrays = _arrays(pipeline, plan, dtypes, inner_rows_of(location, next(iter(record["variables"]))))
     _check_dims(arrays, dataset)
     entry = _entry(pipeline, plan, inputs, arrays)
+    if overwrite:
+        _refuse_own(fn, location, entry)
     found = _agreed(location, key, entry, **flags)
     if found is not None and found["n_samples"] == plan.n_samples and not flags["repair"]:
         end_derivation(location, key, plan.n_samples)  # a run may have been stopped just before its end
@@ -269,6 +272,35 @@ def _arrays(pipeline: Pipeline, plan: Plan, dtypes: Any, inner_rows: int) -> tup
     )
 
 
+def _refuse_own(fn: object, location: Location, entry: Mapping[str, Any]) -> None:
+    """Refuse a function that takes or keeps what is removed to make room for its variables.
+
+    Raises
+    ------
+    ArgumentError
+        If it does.
+    """
+    derived: dict[str, Any] = (read_record(location) or {}).get("derived", {})
+    removed = {name for key in _removed(derived, entry) for name in derived[key]["variables"]}
+    taken = sorted(removed & set(entry["inputs"]))
+    if taken:
+        raise ArgumentError(
+            f"the function takes {taken[0]!r}, which overwrite=True removes before the function runs; name the new "
+            "variables otherwise"
+        )
+    if removed:
+        refuse_own_functions(fn, location, removed)
+
+
+def _removed(derived: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
+    """Return the derivations that give way to another one: of the same variables, and those that take them."""
+    return _dependent(derived, _rivals(derived, entry))
+
+
+def _rivals(derived: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: e for k, e in derived.items() if set(e["variables"]) & set(entry["variables"])}
+
+
 def _agreed(
     location: Location, key: str, entry: Mapping[str, Any], *, overwrite: bool, allow_changed: bool, repair: bool
 ) -> dict[str, Any] | None:
@@ -280,9 +312,9 @@ def _agreed(
         If variables of the same names were derived otherwise.
     """
     derived: dict[str, Any] = (read_record(location) or {}).get("derived", {})
-    rivals = {k: e for k, e in derived.items() if set(e["variables"]) & set(entry["variables"])}
+    rivals = _rivals(derived, entry)
     if overwrite:
-        for rival in _dependent(derived, rivals):
+        for rival in _removed(derived, entry):
             remove_derivation(location, rival)
         return None
     for name in {*entry["variables"]}.difference(*(e["variables"] for e in derived.values())):

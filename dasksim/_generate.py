@@ -8,6 +8,7 @@ import xarray as xr
 from dasksim._agreement import agreed, check_lazy_conditions, extended, stored_device
 from dasksim._executors import check_scheduler, connect, lacks_gpus
 from dasksim._failures import Policy
+from dasksim._own_data import refuse_own_conditions, refuse_own_functions
 from dasksim._plan import as_shape, check_flag
 from dasksim._request import Request, scheduler_for
 from dasksim._streams import check_seed
@@ -63,7 +64,8 @@ def generate(
     seed
         Any integer >= 0. By default fresh entropy, or the seed of the store that is continued.
     conditions
-        Values of variables, as in :meth:`~dasksim.Simulator.sample`.
+        Values of variables, as in :meth:`~dasksim.Simulator.sample`. Lazy ones are computed chunk by chunk, and cannot
+        be read from the store itself.
     sub_batch_size, chunk_size
         Sizes in samples, as in :meth:`~dasksim.Simulator.sample`. A chunk is a shard of each array of the store.
     dtypes
@@ -87,7 +89,8 @@ def generate(
         are is up to the machine, so that a run in which it happens may not be repeatable.
         It costs some milliseconds a sub-batch. The probe, one or two samples before the run, is not timed.
     overwrite
-        Whether to remove a store made by dasksim that is there. Nothing else is ever removed.
+        Whether to remove a store made by dasksim that is there. Nothing else is ever removed, and no store that a
+        function of the simulator keeps arrays of.
     allow_changed
         Whether to go on with a store although the source of a stage has changed since it was made. The store then
         records both.
@@ -166,6 +169,10 @@ def generate(
         task = request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy, device)
         executor = check_scheduler(connected, task.pipeline.is_batched or task.on_gpu)
         task.check_machine(executor)
+        if found is not None:
+            refuse_own_conditions(task.pipeline.conditions, location)
+        if found is not None and overwrite:
+            refuse_own_functions(simulator, location)
         if found is not None and not overwrite:
             agreed(location, found, task.layout.record, request.allow_changed)
             request.check(found)
@@ -209,7 +216,8 @@ def extend(
     n_samples
         Number of samples that the store shall have, those that it has included.
     conditions
-        As given when the store was made; values with a batch axis must begin with those.
+        As given when the store was made; values with a batch axis must begin with those. Lazy ones cannot be read from
+        the store itself.
     allow_changed, timeout, part, scheduler, retries, progress
         As in :func:`generate`.
 
@@ -263,6 +271,7 @@ def extend(
             "is made for; a store cannot be made shorter, but a selection of it can be used"
         )
     task = request.resolve_again(found, shape[0])
+    refuse_own_conditions(task.pipeline.conditions, location)
     longer = extended(found, task.layout.record, task.pipeline)
     with connect(check_scheduler(scheduler, task.pipeline.is_batched or task.on_gpu)) as executor:
         task.check_machine(executor)

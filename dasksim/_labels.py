@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._schema import Variable
+from dasksim._schema import Variable, unstorable
 from dasksim.errors import ArgumentTypeError, SimulatorError, nearest
 
 __all__ = [
@@ -23,6 +23,8 @@ __all__ = [
 ]
 
 _COORD_KINDS = "biufMmU"
+
+_NO_COORDS = {".", "..", "_dasksim"}
 
 
 def check_labels(dims: Any, coords: Any) -> tuple[dict[str, tuple[str, ...]], dict[str, npt.NDArray[Any]]]:
@@ -45,6 +47,12 @@ def check_labels(dims: Any, coords: Any) -> tuple[dict[str, tuple[str, ...]], di
             )
     arrays = {dim: np.asarray(values) for dim, values in (coords or {}).items()}
     for dim, array in arrays.items():
+        wrong = unstorable(dim) if is_label(dim) else ""
+        if wrong or dim in _NO_COORDS:
+            raise ArgumentTypeError(
+                f"coords has labels of {dim[:100]!r}, whose name cannot "
+                f"{wrong or 'be that of a folder'}, since it names an array in a store"
+            )
         if array.dtype.kind not in _COORD_KINDS and not all(isinstance(value, str) for value in array.flat):
             raise ArgumentTypeError(f"coords[{dim!r}] must hold numbers, strings or times; got {array!r}")
     return {name: tuple(names) for name, names in given.items()}, arrays

@@ -181,6 +181,8 @@ class Request:
             )
         if self.repair:
             forget_metadata(place, record)
+        if now != record and record["n_samples"] == found["n_samples"]:
+            create_arrays(place, task.layout)  # that of a mask is there before the record names it
         if now != record or self.repair:  # a repaired store's root holds no gathered metadata, which may be damaged too
             replace_root(place, record)
         create_arrays(place, task.layout)

@@ -3,6 +3,7 @@
 import functools
 import math
 import operator
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,12 +22,16 @@ __all__ = [
     "check_name",
     "declared_variables",
     "is_supported",
+    "unstorable",
 ]
 
 #: Names that functions ask for and that no variable can have.
 RESERVED = frozenset({"rng", "seed", "xp", "batch_shape"})
 
 _NUMERIC_KINDS = "biufc"
+
+# File systems allow no more.
+_MOST_NAME_BYTES = 255
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,22 @@ def check_name(name: object, where: str, error: type[DasksimError] = OutputError
             f"{where} the variable {name!r}; a name cannot be empty, contain '/' or begin with '_' or '.', since it "
             "names an array in a store"
         )
+    wrong = unstorable(name)
+    if wrong:
+        raise error(f"{where} the variable {name[:100]!r}; a name cannot {wrong}, since it names an array in a store")
+
+
+def unstorable(name: str) -> str:
+    """Return why a folder, an object store or Zarr cannot hold an array of the name, or nothing."""
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        return "contain control characters or surrogates"
+    if "\\" in name:
+        return "contain '\\'"
+    if len(name.encode()) > _MOST_NAME_BYTES:
+        return f"be longer than {_MOST_NAME_BYTES} bytes"
+    if name == "zarr.json" or name.endswith(".partial"):
+        return "be 'zarr.json' or end with '.partial'"
+    return ""
 
 
 def as_values(value: Any, name: str, where: str, device: str = "cpu") -> Any:

@@ -1,13 +1,16 @@
 """Stores in folders, zip files, memory, buckets and Icechunk repositories: the same samples, and what is refused."""
 
 import errno
+import http.server
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
 import uuid
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,8 @@ import pytest
 import zarr
 from bits import array_bytes, bits, file_bytes
 from calls import Calls, counted_simulator
-from zarr.abc.store import Store
+from zarr.abc.store import Store, SuffixByteRequest
+from zarr.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, LoggingStore, MemoryStore, ObjectStore, ZipStore
 
 from dasksim import (
@@ -33,6 +37,7 @@ from dasksim import (
     status,
 )
 from dasksim.store import locate
+from dasksim.store._icechunk import BranchWriter
 
 N = 40
 OPTIONS: dict[str, Any] = {"seed": 1, "sub_batch_size": 4, "chunk_size": 8}
@@ -353,6 +358,85 @@ def test_an_exception_of_a_function_stays_itself() -> None:
     assert status(store).n_complete == 2
 
 
+# Answers that are cut off
+
+
+class CuttingServer(http.server.ThreadingHTTPServer):
+    """Serves a folder as a bucket does, and cuts some answers off in the middle."""
+
+    folder: Path
+    n_cut = 0
+    most_cuts = 0
+
+    @property
+    def store(self) -> ObjectStore[Any]:
+        host = f"http://127.0.0.1:{self.server_port}"
+        return ObjectStore(
+            obstore.store.S3Store(
+                "b", endpoint=host, region="x", skip_signature=True, client_options={"allow_http": True}
+            )
+        )
+
+
+class CuttingHandler(http.server.BaseHTTPRequestHandler):
+    """Answers with what a file holds, or its beginning."""
+
+    server: CuttingServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        file = self.server.folder / self.path.removeprefix("/b/")
+        content = file.read_bytes() if file.is_file() else b""
+        wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        part = content
+        if wanted:
+            first = int(wanted[1]) if wanted[1] else len(content) - int(wanted[2])
+            part = content[first : int(wanted[2]) + 1 if wanted[1] and wanted[2] else None]
+        self.send_response(206 if wanted else 200 if content else 404)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")  # no ETag, with which obstore goes on itself
+        self.end_headers()
+        is_cut = len(part) > 1 and self.server.n_cut < self.server.most_cuts
+        self.server.n_cut += is_cut
+        self.wfile.write(part[: len(part) // 2] if is_cut else part)
+        self.close_connection = is_cut
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[CuttingServer]:
+    with CuttingServer(("127.0.0.1", 0), CuttingHandler) as serving:
+        serving.folder = tmp_path
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield serving
+        serving.shutdown()
+        thread.join()
+
+
+def test_answer_of_a_bucket_that_is_cut_off_is_asked_for_again(server: CuttingServer) -> None:
+    (server.folder / "zarr.json").write_bytes(b"of a document" * 9)
+    location = locate(server.store)
+    for most in (0, 1, 3):
+        server.n_cut, server.most_cuts = 0, most
+        assert location.read("zarr.json") == b"of a document" * 9
+        assert server.n_cut == most
+        server.n_cut = 0
+        wanted = SuffixByteRequest(30)
+        found = zarr.core.sync.sync(location.for_reading().get("zarr.json", default_buffer_prototype(), wanted))
+        assert found is not None
+        assert found.to_bytes() == (b"of a document" * 9)[-30:]
+        assert server.n_cut == most
+    server.n_cut, server.most_cuts = 0, 99
+    with pytest.raises(Exception, match="response body"):
+        location.read("zarr.json")
+    assert server.n_cut == 4
+
+
 # Icechunk
 
 
@@ -385,6 +469,27 @@ def test_chunks_before_an_exception_are_committed(tmp_path: Path) -> None:
         generate(made, store, N, scheduler="synchronous", conditions={"i": np.arange(float(N))}, **OPTIONS)
 
     assert status(store).n_complete == 3  # all before the failing one
+
+
+def test_an_interrupt_is_not_lost_where_the_last_commit_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, tries = repository(tmp_path), [0]
+
+    def refuse(self: Any, forks: list[bytes]) -> None:
+        tries[0] += 1
+        raise StoreError("cannot commit: the disk is gone")
+
+    def interrupt(i: float, rng: np.random.Generator) -> dict[str, Any]:
+        if i == 30:
+            monkeypatch.setattr(BranchWriter, "_commit", refuse)
+            raise KeyboardInterrupt
+        return {"x": rng.normal()}
+
+    conditions = {"i": np.arange(float(N))}
+    made = make_simulator(interrupt, schema={"x": ((), "float64")})
+    with pytest.raises(KeyboardInterrupt) as caught:
+        generate(made, store, N, scheduler="synchronous", conditions=conditions, **OPTIONS)
+    assert "the last commit are lost: StoreError: cannot commit: the disk is gone" in str(caught.value.__notes__)
+    assert tries == [1]
 
 
 KILLED = """

@@ -237,3 +237,23 @@ def test_derived_variables_are_shown(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "angle" in page
     assert "derive/angle/&lt;lambda&gt;" in page
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs files that nobody can write")
+def test_path_that_cannot_be_written_is_refused_before_the_work(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ArgumentError, match="cannot write a report to '/dev/full': No space left on device"):
+        report(path, "/dev/full")
+    monkeypatch.setattr("dasksim._report.page.summarize", None)
+    for target in ("/proc/report.html", "/proc/version"):
+        with pytest.raises(ArgumentError, match=f"cannot write a report to '{target}': .*; give another path"):
+            report(path, target)
+    with pytest.raises(ArgumentError, match="File name too long; give another path"):
+        report(path, tmp_path / ("x" * 300))
+    (tmp_path / "old.html").write_text("of before")
+    for name in ("new.html", "old.html"):
+        with pytest.raises(TypeError, match="'NoneType' object is not callable"):  # what the work begins with
+            report(path, tmp_path / name)
+    assert not (tmp_path / "new.html").exists()
+    assert (tmp_path / "old.html").read_text() == "of before"

@@ -77,11 +77,30 @@ def report(store: StoreLike, path: str | os.PathLike[str] = "report.html") -> Pa
     'report.html'
     """
     path = Path(path)
+    _check_writable(path)
+    page = _render(_described(store))
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a path before the work to which no page could be written after it; what is there stays as it is."""
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise ArgumentError(f"cannot write a report to {str(path)!r}: give the path of a file in a folder that exists")
-    page = _render(_described(store))
-    path.write_text(page, encoding="utf-8")
-    return path
+    is_new = not path.exists()
+    try:
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ArgumentError:
+    return ArgumentError(f"cannot write a report to {str(path)!r}: {error.strerror or error}; give another path")
 
 
 def _render(content: Mapping[str, Any]) -> str:

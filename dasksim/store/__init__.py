@@ -20,6 +20,7 @@ from dasksim.store._receipts import Receipt, Receipts, digest_rows, open_receipt
 from dasksim.store._record import FORMAT, check_documents, read_record, visible_variables
 from dasksim.store._root import create_root, finish_store, remove_store, replace_root
 from dasksim.store._shards import ShardReader
+from dasksim.store._within import path_within
 from dasksim.store._write import ChunkWriter, cast, check_store, create_arrays, forget_chunks
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "open_receipts",
     "open_simulated",
     "open_writer",
+    "path_within",
     "read_record",
     "remove_derivation",
     "remove_store",

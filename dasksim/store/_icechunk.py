@@ -141,8 +141,13 @@ class BranchWriter(ChunkWriter):
 
         try:
             yield settle
-        finally:
-            self._commit(forks)
+        except BaseException as error:
+            try:
+                self._commit(forks)
+            except Exception as failed:  # noqa: BLE001, what ended the run must not be lost
+                error.add_note(f"Chunks since the last commit are lost: {type(failed).__name__}: {failed}")
+            raise
+        self._commit(forks)
 
     def _commit(self, forks: list[bytes]) -> None:
         if not forks:

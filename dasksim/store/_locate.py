@@ -13,6 +13,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, ZipS
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.store._icechunk import Branch, Repository, Session
 from dasksim.store._location import FolderStore, Location, explained
+from dasksim.store._steady import SteadyStore
 from dasksim.store._zarr_private import open_zip, unwrapped
 
 __all__ = ["StoreLike", "locate"]
@@ -51,7 +52,7 @@ def locate(store: StoreLike) -> Location:
     scheme, is_url, rest = path.partition("://")
     if is_url and scheme not in ("file", "local"):
         return _of_url(path)
-    return _of_path(Path(_local_path(path, rest) if is_url else path).absolute())
+    return _of_path(Path(_local_path(path, rest) if is_url else _at_home(path)).absolute())
 
 
 def _local_path(url: str, rest: str) -> str:
@@ -59,6 +60,14 @@ def _local_path(url: str, rest: str) -> str:
     if not path.startswith("/"):
         raise ArgumentError(f"store={url!r} must have the form 'file:///folder/train.zarr'")
     return unquote(path)
+
+
+def _at_home(path: str) -> str:
+    """Return a path with the home of a user in place of ``~``."""
+    expanded = os.path.expanduser(path)  # noqa: PTH111, pathlib takes "./~" for a home too
+    if expanded.startswith("~"):
+        raise ArgumentError(f"store={path!r} names the home of a user that is not known; a folder is './~name'")
+    return expanded
 
 
 def _of_path(path: Path) -> Location:
@@ -88,6 +97,8 @@ def _of_url(url: str) -> Location:
 def _of_store(store: Store) -> Location:
     if type(store) is LocalStore:
         return Location(_name(store), FolderStore(store.root.absolute(), read_only=store.read_only), is_shared=True)
+    if type(store) is ObjectStore:
+        store = SteadyStore(store.store, read_only=store.read_only)
     if isinstance(store, ZipStore):
         with explained(f"cannot read the zip file {str(store.path)!r}"):
             open_zip(store)

@@ -258,8 +258,8 @@ def check_shards(location: Location, record: Mapping[str, Any], chunks: Collecti
     StoreError
         If one is missing, or has another size.
     """
-    looked_at: dict[str | None, Any] = {None: record, **_complete_derivations(record)}
-    for key, entry in looked_at.items():
+    looked_at: list[tuple[str | None, Any]] = [(None, record), *_complete_derivations(record).items()]
+    for key, entry in looked_at:
         found = _columns_of(location, key)
         is_wanted = np.isin(found["chunk"], list(chunks))
         columns = {name: column[is_wanted] for name, column in found.items()}

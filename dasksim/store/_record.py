@@ -132,7 +132,8 @@ def _refuse_copy(location: Location, record: Mapping[str, Any]) -> None:
         if location.children(FOLDER):
             return
         is_gathered = bool(json.loads(location.read(ROOT) or b"{}").get("consolidated_metadata"))
-        is_copy = is_gathered or any(map(location.holds_data, record["variables"]))
+        arrays = [name for name in record["variables"] if location.read(f"{name}/{ROOT}")]
+        is_copy = is_gathered or any(map(location.holds_data, arrays))
     if is_copy:
         raise StoreError(
             f"{location.name!r} is no store of dasksim but a copy of one, such as xarray makes: it has data and no "

@@ -48,7 +48,8 @@ def create_root(location: Location, record: Mapping[str, Any]) -> dict[str, Any]
 def replace_root(location: Location, record: Mapping[str, Any]) -> None:
     """Replace the record of a store, and its root as a whole, without the gathered metadata of a complete one.
 
-    The record within comes first: it counts where a kill comes between the two.
+    The root comes first, so that nothing is gathered that does not go with the record within, which counts where a kill
+    comes between the two.
 
     Raises
     ------
@@ -56,8 +57,8 @@ def replace_root(location: Location, record: Mapping[str, Any]) -> None:
         If the store cannot be written.
     """
     with explained(f"cannot write to the store at {location.name!r}"):
-        keep_record(location, record)
         location.write(ROOT, _root(record, _others(location)))
+        keep_record(location, record)
 
 
 def finish_store(location: Location, record: Mapping[str, Any]) -> None:
