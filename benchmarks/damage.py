@@ -100,7 +100,7 @@ def make_extended(path: Path, **how: Any) -> None:
 
 
 def make_derived(path: Path, **how: Any) -> None:
-    """Make a store with a derived variable; repairing both is two calls, of which the first one may tell of the second."""
+    """Make a store with a derived variable; repairing is two calls, of which the first may tell of the second."""
     try:
         make_plain(path, **how)
     except dasksim.StoreError as error:
@@ -245,7 +245,8 @@ def check_open(path: Path, whole: Whole) -> str:
 
 def check_status(path: Path, whole: Whole) -> str:
     """Ask how far it is."""
-    if not dasksim.status(path).is_complete:
+    found = dasksim.status(path)
+    if not found.is_complete or any(n_complete < found.n_chunks for n_complete in found.derived.values()):
         return "error"
     return "right" if told_by_status(path) == whole.status else "wrong"
 

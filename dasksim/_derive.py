@@ -37,6 +37,7 @@ from dasksim.store import (
     forget_chunks,
     inner_rows_of,
     open_dataset,
+    open_simulated,
     open_writer,
     read_record,
     remove_derivation,
@@ -130,7 +131,7 @@ def derive(
     retries, progress = check_retries(retries), progress if progress is None else check_flag("progress", progress)
     location, record = stored_record(store)
     scheduler = scheduler_for(scheduler, location)
-    dataset = open_dataset(location)
+    dataset = open_simulated(location) if repair else open_dataset(location)
     simulator = make_simulator(fn, is_batched=is_batched, dims=dims)
     inputs = _inputs(simulator.lower().stages, dataset, record)
 

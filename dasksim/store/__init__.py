@@ -15,7 +15,7 @@ from dasksim.store._layout import ArrayLayout, StoreLayout, choose_inner_rows, s
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location, explained
 from dasksim.store._metadata import check_arrays, forget_metadata, restore_derived
-from dasksim.store._read import Status, check_shards, open_dataset, open_part, status
+from dasksim.store._read import Status, check_shards, open_dataset, open_part, open_simulated, status
 from dasksim.store._receipts import Receipt, Receipts, digest_rows, open_receipts
 from dasksim.store._record import FORMAT, check_documents, read_record, visible_variables
 from dasksim.store._root import create_root, finish_store, remove_store, replace_root
@@ -58,6 +58,7 @@ __all__ = [
     "open_dataset",
     "open_part",
     "open_receipts",
+    "open_simulated",
     "open_writer",
     "path_within",
     "read_record",

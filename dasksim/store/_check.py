@@ -81,6 +81,9 @@ class ChunkChecker:
             failures = self.receipts.failures_of(chunk) if self.receipts else ()
         except Exception:  # noqa: BLE001
             return False
+        rows = self.rows(chunk)
+        if any(not rows.start <= failure.sample < rows.stop for failure in failures):
+            return False  # they are another chunk's
         return "failed" not in receipt or sum(failure.count for failure in failures) == receipt["failed"]
 
     def _problem(self, name: str, array: zarr.Array[Any], rows: slice, receipt: Mapping[str, int]) -> str:

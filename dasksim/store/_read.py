@@ -24,7 +24,7 @@ from dasksim.store._receipts import no_columns, open_receipts, runs, totals_of
 from dasksim.store._record import check_documents, read_record, visible_variables
 from dasksim.store._shards import ShardReader
 
-__all__ = ["Status", "check_shards", "open_dataset", "open_part", "status"]
+__all__ = ["Status", "check_shards", "open_dataset", "open_part", "open_simulated", "status"]
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,15 @@ def open_dataset(store: StoreLike) -> xr.Dataset:
         If chunks are missing.
     """
     location, record = _existing(store)
+    dataset = open_simulated(location)
+    for key, entry in _complete_derivations(record).items():
+        refuse_damage(location, entry["variables"], _columns_of(location, key), "derive")
+    return dataset
+
+
+def open_simulated(store: StoreLike) -> xr.Dataset:
+    """Open a complete store in which shards of derived variables may be missing; reading these raises a StoreError."""
+    location, record = _existing(store)
     columns = _columns_of(location)
     n_chunks = -(-record["n_samples"] // record["chunk_size"])
     n_complete = len(columns["chunk"])
@@ -227,19 +236,14 @@ def open_dataset(store: StoreLike) -> xr.Dataset:
             "arguments to finish it"
         )
     dataset = open_part(location)
-    check_shards(location, record, columns=columns)
+    refuse_damage(location, record["variables"], columns)
     totals = totals_of(columns)
     if totals["accepted"] != totals["proposals"]:
         dataset.attrs["acceptance_rate"] = totals["accepted"] / totals["proposals"]
     return dataset
 
 
-def check_shards(
-    location: Location,
-    record: Mapping[str, Any],
-    chunks: Collection[int] | None = None,
-    columns: Columns | None = None,
-) -> None:
+def check_shards(location: Location, record: Mapping[str, Any], chunks: Collection[int]) -> None:
     """Check that the shards of complete chunks, and of derived variables that are complete, are as they were written.
 
     Parameters
@@ -247,21 +251,24 @@ def check_shards(
     location, record
         Where the store is, and what it says of itself.
     chunks
-        Which chunks; by default all that are complete.
-    columns
-        What the receipts of simulated chunks say, if it is known already.
+        Which chunks.
 
     Raises
     ------
     StoreError
         If one is missing, or has another size.
     """
-    for key, entry in {None: record, **record.get("derived", {})}.items():
-        if entry["n_samples"] == record["n_samples"]:
-            found = _columns_of(location, key) if key or columns is None else columns
-            wanted = slice(None) if chunks is None else np.isin(found["chunk"], list(chunks))
-            chosen = {name: column[wanted] for name, column in found.items()}
-            refuse_damage(location, entry["variables"], chosen, "derive" if key else "generate")
+    looked_at: list[tuple[str | None, Any]] = [(None, record), *_complete_derivations(record).items()]
+    for key, entry in looked_at:
+        found = _columns_of(location, key)
+        is_wanted = np.isin(found["chunk"], list(chunks))
+        columns = {name: column[is_wanted] for name, column in found.items()}
+        refuse_damage(location, entry["variables"], columns, "derive" if key else "generate")
+
+
+def _complete_derivations(record: Mapping[str, Any]) -> dict[str, Any]:
+    derived = record.get("derived", {})
+    return {key: entry for key, entry in derived.items() if entry["n_samples"] == record["n_samples"]}
 
 
 def open_part(store: StoreLike) -> xr.Dataset:
