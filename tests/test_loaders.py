@@ -1,6 +1,7 @@
 """Batches of real stores: each sample once, whatever the store and however it changes."""
 
 import gc
+import os
 import pickle
 import shutil
 import subprocess
@@ -318,6 +319,17 @@ def test_a_store_removed_while_it_is_read_is_noticed(store: Path) -> None:
     shutil.rmtree(store)
 
     with pytest.raises(dasksim.StoreError, match=r"removed or made anew|cannot read|has no shard|is no store"):
+        list(batches)
+
+
+@pytest.mark.parametrize("part", ["zarr.json", "_dasksim"])
+def test_a_store_that_is_being_removed_is_said_to_be(store: Path, part: str) -> None:
+    batches = loaders.batches(store, 8)
+    list(batches)
+    remove = shutil.rmtree if (store / part).is_dir() else os.unlink
+    remove(store / part)
+
+    with pytest.raises(dasksim.StoreMismatchError, match="removed or made anew while it is being read"):
         list(batches)
 
 

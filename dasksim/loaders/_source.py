@@ -136,7 +136,7 @@ class Source:
 
     def check_unchanged(self) -> None:
         """Raise a StoreMismatchError if the store was made anew since it was opened; longer it may be."""
-        now = read_record(self.location)
+        now = self._now()
         if now == self.record:
             return
         if now is None or any(now.get(key) != self.record.get(key) for key in _IDENTITY):
@@ -144,6 +144,15 @@ class Source:
                 f"the store at {self.location.name!r} was removed or made anew while it is being read; its samples are "
                 "others now, so make a new loader"
             )
+
+    def _now(self) -> dict[str, Any] | None:
+        """Return what the store says of itself, or None if a part of that is gone: it is being removed."""
+        try:
+            return read_record(self.location)
+        except StoreError:
+            if all(self.location.read(document) for document in ("zarr.json", "_dasksim/zarr.json")):
+                raise
+            return None
 
     def check_length(self) -> None:
         """Raise a StoreMismatchError if the store was extended since it was opened."""
