@@ -7,10 +7,11 @@ from typing import Any
 
 import zarr
 from zarr.abc.store import Store
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore
 
 from dasksim.store._icechunk import Branch
 from dasksim.store._location import Location
+from dasksim.store._zarr_private import unwrapped
 
 __all__ = ["path_within"]
 
@@ -63,8 +64,7 @@ def _below(base: PurePath, path: PurePath) -> str | None:
 
 def _address(store: Store) -> tuple[Any, PurePath]:
     """Return what kind of place a store is in, to be compared, and its path there."""
-    while isinstance(store, WrapperStore):
-        store = store._store
+    store = unwrapped(store)
     if isinstance(store, LocalStore):
         return "file", store.root.resolve()
     if isinstance(store, FsspecStore):
