@@ -18,7 +18,7 @@ from dasksim._pipeline import Pipeline, explain, run_steps
 from dasksim._plan import default_sub_batch
 from dasksim._schema import RESERVED, Variable, brief
 from dasksim._stage import Binding, Stage, SubBatch
-from dasksim._steps import Lowering, differ_in_size
+from dasksim._steps import Lowering, differing_sizes
 from dasksim.errors import OutputError, SimulatorError, nearest
 
 __all__ = ["FilterStage"]
@@ -228,7 +228,7 @@ class FilterStage(NestedStage):
         values = {name: made[pipeline.sources[name]][name] for name in names}
         for name in names:
             if isinstance(values[name], PaddedRows):
-                raise differ_in_size(name, self.name)
+                raise SimulatorError(differing_sizes(name, self.name))
         values = {name: read_only(value if name in shared else put(value)) for name, value in values.items()}
         if failed.any():
             values = {n: value if n in shared else without(failed, value) for n, value in values.items()}

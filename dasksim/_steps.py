@@ -17,7 +17,7 @@ from dasksim._stage import Binding, Plate, Stage, SubBatch
 from dasksim._streams import Address
 from dasksim.errors import SimulatorError
 
-__all__ = ["Lowering", "Place", "Step", "aligned", "differ_in_size", "sub_batch_of"]
+__all__ = ["Lowering", "Place", "Step", "aligned", "differing_sizes", "sub_batch_of"]
 
 Array = npt.NDArray[Any]
 
@@ -167,7 +167,7 @@ def sub_batch_of(
     python = set()
     for name, (variable, value) in inputs.items():
         if isinstance(value, PaddedRows):
-            raise differ_in_size(name, step.stage.name)
+            raise SimulatorError(differing_sizes(name, step.stage.name))
         if variable.is_shared:
             shared[name] = value.item() if variable.is_python and hasattr(value, "item") else read_only(value)
             continue
@@ -189,9 +189,9 @@ def sub_batch_of(
     )
 
 
-def differ_in_size(name: str, stage: str) -> SimulatorError:
+def differing_sizes(name: str, stage: str) -> str:
     """Return what to say where a function takes rows that differ in size."""
-    return SimulatorError(
+    return (
         f"stage {stage!r} takes {name!r}, whose size differs between the samples of a sub-batch; compute what follows "
         f"from it in the function that makes {name!r}, or let that return arrays of one size"
     )

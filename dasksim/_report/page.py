@@ -82,7 +82,7 @@ def report(store: StoreLike, path: str | os.PathLike[str] = "report.html") -> Pa
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise ArgumentError(_unwritable(path, error)) from error
     return path
 
 
@@ -96,11 +96,11 @@ def _check_writable(path: Path) -> None:
         if is_new:
             path.unlink()
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise ArgumentError(_unwritable(path, error)) from error
 
 
-def _unwritable(path: Path, error: OSError) -> ArgumentError:
-    return ArgumentError(f"cannot write a report to {str(path)!r}: {error.strerror or error}; give another path")
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"cannot write a report to {str(path)!r}: {error.strerror or error}; give another path"
 
 
 def _render(content: Mapping[str, Any]) -> str:

@@ -195,7 +195,9 @@ class Receipts:
             (content,) = contents_of(self._store, [self._key(chunk)], self._n_bytes)
             row = bytes(8 * len(self._fields)) if content is None else self._decoded(content)
             if row is None:
-                raise ValueError("it differs from its checksum")
+                raise StoreError(
+                    f"cannot read the receipt of chunk {chunk} of {self._name!r}: it differs from its checksum"
+                )
         return dict(zip(self._fields, np.frombuffer(row, "<u8").tolist(), strict=True))
 
     def read_if_sound(self, chunk: int) -> dict[str, int]:
@@ -304,7 +306,7 @@ class Receipts:
 
     def _decoded_failures(self, content: bytes | None) -> list[Failure]:
         if self._failures is None or content is None:
-            raise ValueError("what failed is not there")
+            raise StoreError(f"what failed in a chunk of {self._name!r} is not there")
         if has_checksums(document_of(self._failures)):
             content = _checked(content)
         return [_failure(**failure) for failure in json.loads(_text(content or b""))]

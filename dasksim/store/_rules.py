@@ -75,6 +75,7 @@ def _is_derivation(entry: object) -> bool:
 
 
 def is_int(value: object, least: int) -> bool:
+    """Whether a value is an integer of some size at least, that NumPy can hold."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= _MAX_SIZE
 
 
