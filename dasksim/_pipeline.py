@@ -24,7 +24,7 @@ from dasksim._stage import SubBatch
 from dasksim._steps import Place, Step, sub_batch_of
 from dasksim.errors import SimulatorError
 
-__all__ = ["Pipeline", "explain", "run_steps", "to_rows"]
+__all__ = ["Pipeline", "explain", "run_steps", "to_rows", "without_exit"]
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -149,7 +149,7 @@ class Pipeline:
             batch = sub_batch_of(step, place, n_rows, self.inputs(step, given), watch, failures)
             self.check_plates(step, batch)
             try:
-                made = _without_exit(step.stage.simulate, step.binding, batch, step.outputs)
+                made = without_exit(step.stage.simulate, step.binding, batch, step.outputs)
             except Exception as error:
                 explain(error, self.how_to_reproduce(failures.raised_at, plan, step.stage.name))
                 raise
@@ -261,7 +261,7 @@ def run_steps(
         batch = sub_batch_of(step, place, n_rows, pipeline.inputs(step, inputs), watch, failures)
         pipeline.check_plates(step, batch)
         try:
-            values[index] = _without_exit(evaluate, step, batch)
+            values[index] = without_exit(evaluate, step, batch)
         except Exception as error:
             error.add_note(f"raised in stage {step.stage.name!r}")
             raise
@@ -316,7 +316,7 @@ def _padded(part: Any, shape: tuple[int, ...], dtype: np.dtype[Any], fill_value:
     return array
 
 
-def _without_exit(call: Callable[..., T], *arguments: Any) -> T:
+def without_exit(call: Callable[..., T], *arguments: Any) -> T:
     """Return what a call returns; where a function ends the process, which would say nothing, raise an exception."""
     try:
         return call(*arguments)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._functions import FunctionStage
-from dasksim._pipeline import explain
+from dasksim._pipeline import explain, without_exit
 from dasksim._schema import Variable
 from dasksim._stage import SubBatch
 from dasksim._steps import Lowering, Place, Step, sub_batch_of
@@ -142,8 +142,8 @@ def _run_twice(step: Step, batch: SubBatch) -> Probe:
     """Probe a stage, and again with the same seed to notice randomness that no seed reaches."""
     stage = step.stage
     try:
-        variables, values = stage.probe(step.binding, batch)
-        again = stage.probe(step.binding, batch)
+        variables, values = without_exit(stage.probe, step.binding, batch)
+        again = without_exit(stage.probe, step.binding, batch)
     except Exception as error:
         explain(error, f"while stage {stage.name!r} was probed, before any sample was simulated")
         raise

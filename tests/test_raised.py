@@ -407,3 +407,13 @@ def test_cache_keeps_the_latest_for_several_threads() -> None:
     assert cache.get("new", lambda: 3) == cache.get("new", lambda: 4) == 3
     assert cache.pop("new") == 3
     assert cache.pop("new") is None
+
+
+def test_a_function_that_exits_at_the_probe_does_not_end_the_script() -> None:
+    def leave(rng: np.random.Generator) -> dict[str, float]:
+        sys.exit(3)
+
+    with pytest.raises(RuntimeError, match=r"SystemExit\(3\), which would have ended this process") as caught:
+        dasksim.make_simulator(leave).sample(10)
+
+    assert "while stage 'leave' was probed" in caught.value.__notes__[-1]
