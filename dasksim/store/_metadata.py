@@ -15,6 +15,7 @@ from zarr.storage import MemoryStore
 from dasksim._failures import VALID
 from dasksim.errors import StoreError
 from dasksim.store._document import document_of, key_prefix, list_of, mapping_of
+from dasksim.store._kept import group_document, kept_entry
 from dasksim.store._layout import ArrayLayout, choose_inner_rows
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._objects import names_below
@@ -99,13 +100,14 @@ def damaged_metadata(location: Location, record: Mapping[str, Any], derivation: 
     coords = record.get("coords", {})
     found = {name: _opened(store, name) for name in [*record["variables"], *coords, *own]}
     copies = _gathered(location)
-    bad = [name for name in record["variables"] if not _fits(found[name], name, record, copies)]
-    bad += [name for name in own if not _is_own(found[name], name, record)]
+    documents = {name: read_document(location, name) or {} for name, node in found.items() if node is not None}
+    bad = [n for n in record["variables"] if not _fits(found[n], documents.get(n, {}), n, record, copies)]
+    bad += [n for n in own if not _is_own(found[n], documents.get(n, {}), n, record)]
     bad += [n for n in coords if found[n] is None or not are_labels(_labels(found[n], n), coords[n])]
     if bad or derivation is not None or copies is None:
         return bad
-    arrays = {name: read_document(location, name) for name, node in found.items() if isinstance(node, zarr.Array)}
-    return [] if all(copies.get(name) == document for name, document in arrays.items()) else [""]
+    arrays = [name for name, node in found.items() if isinstance(node, zarr.Array)]
+    return [] if all(copies.get(name) == documents[name] for name in arrays) else [""]
 
 
 def forget_metadata(location: Location, record: Mapping[str, Any]) -> None:
@@ -121,6 +123,17 @@ def forget_metadata(location: Location, record: Mapping[str, Any]) -> None:
         for view, derivation in [(record, None), *views]:
             for name in filter(None, damaged_metadata(location, view, derivation)):
                 sync(location.store.delete(f"{name}/{ROOT}"))
+        _mend_groups(location, record)
+
+
+def _mend_groups(location: Location, record: Mapping[str, Any]) -> None:
+    """Write the documents of groups of derivations again, as far as they say what they shall and are damaged beside."""
+    told: dict[str, Any] = {folder_of(key): kept_entry(location, key) for key in record.get("derived", {})}
+    known = {path: entry for path, entry in told.items() if entry is not None}
+    for path, entry in {**({f"{FOLDER}/derived": None} if told else {}), **known}.items():
+        key, made = f"{path}/{ROOT}", group_document(entry)
+        if _parsed(location.read(key)) != json.loads(made):
+            location.write(key, made)
 
 
 def restore_derived(location: Location, record: Mapping[str, Any]) -> None:
@@ -149,11 +162,13 @@ def _opened(store: Store, name: str) -> _Node:
         return None
 
 
-def _fits(node: _Node, name: str, record: Mapping[str, Any], copies: Mapping[str, Any] | None) -> bool:
+def _fits(
+    node: _Node, found: Mapping[str, Any], name: str, record: Mapping[str, Any], copies: Mapping[str, Any] | None
+) -> bool:
     """Whether an array is as dasksim makes it, in inner chunks as they are chosen now, or as the copy says."""
     if not isinstance(node, zarr.Array):
         return False
-    found, rows = document_of(node), int(node.chunks[0])
+    rows = int(node.chunks[0])
     if rows != _inner_rows(record) and (copies or {}).get(name, found) != found:
         return False
     if rows < 1 or record["chunk_size"] % rows:
@@ -163,7 +178,7 @@ def _fits(node: _Node, name: str, record: Mapping[str, Any], copies: Mapping[str
 
 def _compared(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a document without what may differ: attributes that somebody set, and the number of samples."""
-    others = {key: value for key, value in document.items() if key not in ("attributes", "shape")}
+    others = {key: value for key, value in document.items() if key not in ("attributes", "shape") and value != []}
     return {**others, "row_shape": list_of(document, "shape")[1:]}
 
 
@@ -174,23 +189,26 @@ def _inner_rows(record: Mapping[str, Any]) -> int:
     return math.gcd(rows, record["chunk_size"])
 
 
-def _is_own(node: _Node, name: str, record: Mapping[str, Any]) -> bool:
+def _is_own(node: _Node, found: Mapping[str, Any], name: str, record: Mapping[str, Any]) -> bool:
     """Whether a group or an array of dasksim's own is as it makes it; older versions made fewer fields."""
     if not isinstance(node, zarr.Array):
         return name == FOLDER and isinstance(node, zarr.Group)
-    known: dict[str, Any] = {"data_type": "string", "fill_value": "", "dimension_names": ["chunk"]}
-    sizes = [1]
+    prefix = key_prefix(found)
+    keys = filter(None, map(KEY.fullmatch, names_below(node.store, name)))
+    if any(key["separator"] != prefix[-1] for key in keys):
+        return False
+    variables, sizes = list(dict.fromkeys([*record["variables"], VALID])), [1]
     if name.endswith(f"/{RECEIPTS}"):
         fields = list_of(node.attrs, "fields")
-        if fields != [f for f in fields_of(dict.fromkeys([*record["variables"], VALID])) if f in fields]:
-            return False
-        known = {"data_type": "uint64", "fill_value": 0, "dimension_names": ["chunk", "field"]}
         sizes = [1, len(fields)]
-    known["chunk_grid"] = {"name": "regular", "configuration": {"chunk_shape": sizes}}
-    document = document_of(node)
-    separators = {found["separator"] for key in names_below(node.store, name) if (found := KEY.fullmatch(key))}
-    has_other_keys = any(not key_prefix(document).endswith(separator) for separator in separators)
-    return not has_other_keys and all(document.get(key) == value for key, value in known.items())
+        if fields != [field for field in fields_of(variables) if field in fields]:
+            return False
+    group = zarr.create_group(MemoryStore())
+    Receipts.create(group, 1, variables, prefix[-1], FOLDER)
+    made = document_of(group[f"{FOLDER}/{name.rpartition('/')[2]}"])  # type: ignore[arg-type]
+    made |= {"shape": sizes, "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": sizes}}}
+    oldest = {**made, "codecs": made["codecs"][:1]}  # without checksums
+    return _compared(found) in (_compared(made), _compared(oldest))
 
 
 def _labels(node: _Node, name: str) -> npt.NDArray[Any]:
@@ -216,9 +234,13 @@ def are_labels(values: npt.NDArray[Any], labels: list[str]) -> bool:
 
 def _gathered(location: Location) -> dict[str, Any] | None:
     """Return the copies of all documents that the root of a complete store has, or None if there are none."""
-    try:
-        root = json.loads(location.read(ROOT) or b"{}")
-    except (ValueError, RecursionError):
-        return None
+    root = _parsed(location.read(ROOT))
     gathered = root.get("consolidated_metadata") if isinstance(root, dict) else None
     return None if gathered is None else mapping_of(gathered, "metadata")
+
+
+def _parsed(content: bytes | None) -> object:
+    try:
+        return json.loads(content or b"")
+    except (ValueError, RecursionError):
+        return None
