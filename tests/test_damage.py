@@ -225,6 +225,24 @@ def test_icechunk_tells_what_is_not_there(tmp_path: Path) -> None:
     assert status(repository).damaged == {1: ("'x' has no shard",)}
 
 
+def test_receipts_are_read_all_at_once_and_not_by_zarr(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(MemoryStore):
+        n_gets = 0
+
+        async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
+            Counting.n_gets += key.startswith("_dasksim/receipts/c")
+            return await super().get(key, *arguments, **options)
+
+    store = Counting()
+    generate(SIMULATOR, store, N, **OPTIONS)
+    monkeypatch.delattr(zarr.Array, "__getitem__")
+    for call in (open_dataset, status):
+        Counting.n_gets = 0
+        call(store)
+        call(path)
+        assert Counting.n_gets == 5
+
+
 # What is read lazily
 
 
