@@ -209,8 +209,8 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "mask": (
         lambda x: {"valid": x[0] > 0},
-        ArgumentError,
-        "returns 'valid', a name that the store has already, or keeps",
+        OutputError,
+        "returned the variable 'valid', the name of the mask that stores have",
     ),
     "dim": (lambda x: {"time": x}, ArgumentError, "returns 'time', a name that the store has already"),
     "no function": (3, ArgumentTypeError, "fn must be a function or a Simulator; got 3"),

@@ -99,12 +99,13 @@ def end_derivation(location: Location, key: str, n_samples: int) -> None:
 def remove_derivation(location: Location, key: str) -> None:
     """Remove a derivation.
 
-    It becomes incomplete first, then its receipts go, and its entry last: a removal that is cut off leaves no receipts
-    for others.
+    It becomes incomplete first, for readers of the root too, then its receipts go, and its entry last: a removal that is
+    cut off leaves no receipts for others.
     """
     with location.changing(f"remove {key}") as place:
         entry = _entry(place, key)
         _enter(place, key, {**entry, "n_samples": 0})
+        finish_store(place, _record(place))
         folder = folder_of(key)
         with explained(f"cannot remove {key!r} of the store at {location.name!r}"):
             receipts = [f"{folder}/{name}" for name in place.children(folder) if name != ROOT]
