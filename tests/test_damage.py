@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import numcodecs.zstd
 import numpy as np
 import pytest
 import zarr
@@ -336,6 +337,21 @@ def test_labels_are_compared_with_the_record(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"the labels of 't' in the store at .* are others than its record says"):
         open_dataset(path)
     assert generate(simulator, path, N, repair=True, **ALONE).t.values.tolist() == [0.5, 1.0, 2.0]
+
+
+def test_texts_that_say_that_they_are_more_are_not_let_loose(tmp_path: Path) -> None:
+    simulator = make_simulator(lambda rng: {"x": rng.normal(size=3)}, dims={"x": ["t"]}, coords={"t": ["a", "b", "c"]})
+    path = tmp_path / "s.zarr"
+    generate(simulator, path, N, **OPTIONS)
+    file = path / "t" / "c" / "0"
+    texts = bytearray(numcodecs.zstd.decompress(file.read_bytes()))
+    texts[:4] = (1_000_000).to_bytes(4, "little")  # 4 000 million would take 32 GB
+    file.write_bytes(numcodecs.zstd.compress(bytes(texts)))
+    with pytest.raises(StoreError, match=r"the labels of 't' in the store at .* are others than its record says"):
+        open_dataset(path)
+    with pytest.raises(StoreError, match=r"the metadata of 't' in the store at .* are lost or damaged"):
+        verify(path)
+    assert generate(simulator, path, N, repair=True, **ALONE).t.values.tolist() == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("values", [np.array(["2025-01-01", "2025-06-30"], "datetime64[s]"), [True, False]], ids=str)

@@ -99,8 +99,8 @@ def end_derivation(location: Location, key: str, n_samples: int) -> None:
 def remove_derivation(location: Location, key: str) -> None:
     """Remove a derivation.
 
-    It becomes incomplete first, for readers of the root too, then its receipts go, and its entry last: a removal that is
-    cut off leaves no receipts for others.
+    It becomes incomplete first, for readers of the root too, then its receipts go, and its entry last: a removal that
+    is cut off leaves no receipts for others.
     """
     with location.changing(f"remove {key}") as place:
         entry = _entry(place, key)

@@ -6,7 +6,19 @@ from typing import Any
 
 import zarr
 
-__all__ = ["document_of", "has_checksums", "inner_codecs", "key_of", "key_prefix", "list_of", "mapping_of", "shard_key"]
+from dasksim.errors import StoreError
+
+__all__ = [
+    "codec_names",
+    "document_of",
+    "has_checksums",
+    "inner_codecs",
+    "key_of",
+    "key_prefix",
+    "list_of",
+    "mapping_of",
+    "shard_key",
+]
 
 
 def document_of(array: zarr.Array[Any]) -> dict[str, Any]:
@@ -31,13 +43,13 @@ def key_prefix(document: Mapping[str, Any]) -> str:
 
     Raises
     ------
-    ValueError
+    StoreError
         If the keys are formed in another way than the default one.
     """
     encoding = document.get("chunk_key_encoding")
     name = encoding if isinstance(encoding, str) else mapping_of(document, "chunk_key_encoding").get("name")
     if name != "default":
-        raise ValueError(f"chunks have keys of the kind {name!r}, not 'default'")
+        raise StoreError(f"chunks have keys of the kind {name!r}, not 'default'")
     return f"c{mapping_of(encoding, 'configuration').get('separator', '/')}"
 
 
@@ -62,14 +74,19 @@ def has_checksums(document: Mapping[str, Any]) -> bool:
 
     Raises
     ------
-    ValueError
+    StoreError
         If they are encoded in another way.
     """
     values, *others = list_of(document, "codecs") or [None]
     names = [_name(codec) for codec in others]
     if not (_is_little(values) or _name(values) == "vlen-utf8") or names not in ([], ["crc32c"]):
-        raise ValueError(f"chunks are encoded by {str(document.get('codecs'))[:200]}")
+        raise StoreError(f"chunks are encoded by {str(document.get('codecs'))[:200]}")
     return bool(names)
+
+
+def codec_names(document: Mapping[str, Any]) -> list[str]:
+    """Return the names of an array's codecs, in the order of writing."""
+    return [_name(codec) for codec in list_of(document, "codecs")]
 
 
 def inner_codecs(document: Mapping[str, Any]) -> list[str] | None:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numcodecs.zstd
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -14,7 +15,7 @@ from zarr.storage import MemoryStore
 
 from dasksim._failures import VALID
 from dasksim.errors import StoreError
-from dasksim.store._document import document_of, key_prefix, list_of, mapping_of
+from dasksim.store._document import codec_names, document_of, key_of, key_prefix, list_of, mapping_of
 from dasksim.store._kept import group_document, kept_entry
 from dasksim.store._layout import ArrayLayout, choose_inner_rows
 from dasksim.store._location import ROOT, Location, explained
@@ -24,7 +25,7 @@ from dasksim.store._record import derived_view, read_document
 from dasksim.store._write import create_array
 from dasksim.store._zarr_private import sync
 
-__all__ = ["are_labels", "check_arrays", "damaged_metadata", "forget_metadata", "restore_derived"]
+__all__ = ["are_countable", "are_labels", "check_arrays", "damaged_metadata", "forget_metadata", "restore_derived"]
 
 _Node = zarr.Array[Any] | zarr.Group | None
 
@@ -103,7 +104,8 @@ def damaged_metadata(location: Location, record: Mapping[str, Any], derivation: 
     documents = {name: read_document(location, name) or {} for name, node in found.items() if node is not None}
     bad = [n for n in record["variables"] if not _fits(found[n], documents.get(n, {}), n, record, copies)]
     bad += [n for n in own if not _is_own(found[n], documents.get(n, {}), n, record)]
-    bad += [n for n in coords if found[n] is None or not are_labels(_labels(found[n], n), coords[n])]
+    is_sane = {n: found[n] is not None and are_countable(location, n) for n in coords}
+    bad += [n for n in coords if not is_sane[n] or not are_labels(_labels(found[n], n), coords[n])]
     if bad or derivation is not None or copies is None:
         return bad
     arrays = [name for name, node in found.items() if isinstance(node, zarr.Array)]
@@ -209,6 +211,26 @@ def _is_own(node: _Node, found: Mapping[str, Any], name: str, record: Mapping[st
     made |= {"shape": sizes, "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": sizes}}}
     oldest = {**made, "codecs": made["codecs"][:1]}  # without checksums
     return _compared(found) in (_compared(made), _compared(oldest))
+
+
+def are_countable(location: Location, name: str) -> bool:
+    """Whether the texts of a coordinate are as many as they shall be, so that Zarr can be let at them.
+
+    It makes room for as many as they say, and a number that is damaged may be one for which no memory suffices.
+    """
+    document = read_document(location, name) or {}
+    if codec_names(document) != ["vlen-utf8", "zstd"]:  # not as dasksim writes them
+        return True
+    size = list_of(mapping_of(mapping_of(document, "chunk_grid"), "configuration"), "chunk_shape")[0]
+    for chunk in range(-(-document["shape"][0] // size)):
+        content = location.read(f"{name}/{key_of(key_prefix(document), chunk, 1)}")
+        try:
+            texts = b"" if content is None else bytes(numcodecs.zstd.decompress(content))
+        except (RuntimeError, MemoryError):
+            return False
+        if content is not None and int.from_bytes(texts[:4], "little") != size:
+            return False
+    return True
 
 
 def _labels(node: _Node, name: str) -> npt.NDArray[Any]:

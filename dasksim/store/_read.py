@@ -19,7 +19,7 @@ from dasksim.store._kept import ATTRIBUTE
 from dasksim.store._lazy import lazy_variable
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location, expected_warnings, explained
-from dasksim.store._metadata import are_labels, check_arrays
+from dasksim.store._metadata import are_countable, are_labels, check_arrays
 from dasksim.store._receipts import no_columns, open_receipts, runs, totals_of
 from dasksim.store._record import check_documents, read_record, visible_variables
 from dasksim.store._shards import ShardReader
@@ -291,11 +291,11 @@ def _opened(location: Location, record: Mapping[str, Any]) -> xr.Dataset:
         group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
         names = set(group.array_keys())
         dataset: xr.Dataset = xr.open_zarr(store, decode_cf=False, drop_variables=names - set(described), **how)
-        if labels:
+        if labels and all(are_countable(location, dim) for dim in labels):
             coords = xr.open_zarr(store, decode_coords=False, drop_variables=names - labels, **how)
             dataset = dataset.assign_coords(coords.coords)
     for dim in labels:
-        if not are_labels(dataset[dim].values, record["coords"][dim]):
+        if dim not in dataset.coords or not are_labels(dataset[dim].values, record["coords"][dim]):
             raise StoreError(
                 f"the labels of {dim!r} in the store at {location.name!r} are others than its record says; "
                 "generate(..., repair=True) writes them again"

@@ -372,7 +372,7 @@ def _text(content: bytes) -> str:
     """Return the one string of a chunk as Zarr encodes it: how many there are, then the length and bytes of each."""
     n_strings, n_bytes = struct.unpack_from("<II", content)
     if n_strings != 1 or len(content) != _STRING_HEADER_BYTES + n_bytes:
-        raise ValueError("no chunk of one string")
+        raise StoreError("what failed is written in another way than dasksim writes it")
     return content[_STRING_HEADER_BYTES:].decode()
 
 
