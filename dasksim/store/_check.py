@@ -12,7 +12,8 @@ from dasksim.errors import StoreError
 from dasksim.store._damage import ShardSizes
 from dasksim.store._location import Location, explained
 from dasksim.store._metadata import damaged_metadata
-from dasksim.store._receipts import digest_rows, open_receipts
+from dasksim.store._receipt import digest_rows
+from dasksim.store._receipts import open_receipts
 from dasksim.store._record import derived_view
 from dasksim.store._write import cast
 

@@ -19,7 +19,8 @@ from dasksim.store._kept import group_document, kept_entry
 from dasksim.store._layout import ArrayLayout, choose_inner_rows
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._objects import names_below
-from dasksim.store._receipts import FAILURES, FOLDER, KEY, RECEIPTS, Receipts, fields_of, folder_of
+from dasksim.store._receipt import KEY, fields_of
+from dasksim.store._receipts import FAILURES, FOLDER, RECEIPTS, Receipts, folder_of
 from dasksim.store._record import derived_view, read_document
 from dasksim.store._write import create_array
 from dasksim.store._zarr_private import sync

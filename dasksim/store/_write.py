@@ -22,13 +22,12 @@ from dasksim.errors import OutputError, StoreError, StoreMismatchError
 from dasksim.store._document import shard_key
 from dasksim.store._layout import ArrayLayout, StoreLayout
 from dasksim.store._location import ROOT, Location, explained
+from dasksim.store._receipt import Receipt, digest_rows
 from dasksim.store._receipts import (
     FOLDER,
     RECEIPTS,
-    Receipt,
     Receipts,
     create_or_grow,
-    digest_rows,
     folder_of,
     open_receipts,
 )
