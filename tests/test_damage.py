@@ -316,6 +316,15 @@ def test_receipts_under_other_keys_are_found(file: str, path: Path, original: Pa
     assert sorted(map(str, receipt_files(path))) == sorted(map(str, receipt_files(original)))
 
 
+def test_a_lost_list_of_failures_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    damage.make_masked(path)
+    assert status(path).failures
+    (path / "_dasksim" / "failures" / "zarr.json").unlink()
+    with pytest.raises(StoreError, match=r"the failures of the chunks \[.*\] in .* are damaged; .*repair=True"):
+        status(path)
+
+
 def test_metadata_of_derived_variables_are_made_again(path: Path) -> None:
     def mean(x: Any) -> dict[str, Any]:
         return {"mean": x.mean()}
@@ -336,6 +345,23 @@ def test_labels_are_compared_with_the_record(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"the labels of 't' in the store at .* are others than its record says"):
         open_dataset(path)
     assert generate(simulator, path, N, repair=True, **ALONE).t.values.tolist() == [0.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("labels", [["a", "b", "c"], [0.5, 1.0, 2.0], np.array([1, 2, 3], "timedelta64[s]")], ids=str)
+def test_damaged_bytes_of_labels_are_found_by_their_checksum(labels: Any, tmp_path: Path) -> None:
+    simulator = make_simulator(lambda rng: {"x": rng.normal(size=3)}, dims={"x": ["t"]}, coords={"t": labels})
+    path = tmp_path / "s.zarr"
+    generate(simulator, path, N, **OPTIONS)
+    file = path / "t" / "c" / "0"
+    for place in range(file.stat().st_size):
+        content = bytearray(file.read_bytes())
+        content[place] ^= 64
+        file.write_bytes(content)
+        with pytest.raises(StoreError, match=r"(?i)checksum"):
+            open_dataset(path)
+        content[place] ^= 64
+        file.write_bytes(content)
+    assert open_dataset(path).t.size == 3
 
 
 @pytest.mark.parametrize("values", [np.array(["2025-01-01", "2025-06-30"], "datetime64[s]"), [True, False]], ids=str)

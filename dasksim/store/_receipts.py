@@ -218,10 +218,12 @@ class Receipts:
         StoreError
             If it cannot be read.
         """
-        if self._failures is None:
-            return ()
         columns = self.columns() if columns is None else columns
         chunks = columns["chunk"][columns["failed"] > 0].tolist()
+        if self._failures is None and chunks:
+            raise self._damaged("failures", chunks)
+        if self._failures is None:
+            return ()
         if "failed" not in self._fields:  # receipts of older stores do not say
             chunks = sorted(self._listed(self._failures).intersection(columns["chunk"].tolist()))
         with explained(f"cannot read the failures of {self._name!r}"):
