@@ -316,6 +316,15 @@ def test_receipts_under_other_keys_are_found(file: str, path: Path, original: Pa
     assert sorted(map(str, receipt_files(path))) == sorted(map(str, receipt_files(original)))
 
 
+@pytest.mark.parametrize("file", ["_dasksim", "_dasksim/receipts", "_dasksim/failures", "x"])
+def test_metadata_of_another_array_are_found(file: str, path: Path) -> None:
+    shutil.copy(path / "k" / "zarr.json", path / file / "zarr.json")
+    with pytest.raises(StoreError, match=r"damaged.*repair=True"):
+        verify(path)
+    assert bits(generate(SIMULATOR, path, N, repair=True, **ALONE)) == WANTED
+    assert verify(path).is_good
+
+
 def test_a_lost_list_of_failures_is_said(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     damage.make_masked(path)

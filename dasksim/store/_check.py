@@ -41,7 +41,9 @@ class ChunkChecker:
         self.record = record
         self.receipts = open_receipts(location, derivation)
         self.complete = sorted(self.receipts.complete_chunks()) if self.receipts else []
-        if bad := damaged_metadata(location, record, derivation) if self.complete else []:
+        with explained(f"cannot read the metadata of the store at {location.name!r}"):
+            bad = damaged_metadata(location, record, derivation) if self.complete else []
+        if bad:
             what = ", ".join(map(repr, bad)) if any(bad) else "its arrays, as gathered in its root,"
             raise StoreError(
                 f"the metadata of {what} in the store at {location.name!r} are lost or damaged; "

@@ -192,9 +192,12 @@ def _inner_rows(record: Mapping[str, Any]) -> int:
 
 def _is_own(node: _Node, found: Mapping[str, Any], name: str, record: Mapping[str, Any]) -> bool:
     """Whether a group or an array of dasksim's own is as it makes it; older versions made fewer fields."""
-    if not isinstance(node, zarr.Array):
+    if name == FOLDER or not isinstance(node, zarr.Array):
         return name == FOLDER and isinstance(node, zarr.Group)
-    prefix = key_prefix(found)
+    try:
+        prefix = key_prefix(found)
+    except ValueError:
+        return False
     keys = filter(None, map(KEY.fullmatch, names_below(node.store, name)))
     if any(key["separator"] != prefix[-1] for key in keys):
         return False
