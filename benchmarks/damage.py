@@ -303,6 +303,7 @@ def run(n_damages: int, seed: int, folder: Path) -> tuple[dict[tuple[str, str], 
             counts[call, found.partition(" ")[0] if found.startswith("raw") else found] += 1
             if found.startswith(("wrong", "raw")):
                 faults.append(f"{number} {kind}: {how}: {call}: {found}"[:400])
+                print(faults[-1], flush=True)
         shutil.rmtree(path)
     return counts, faults
 
@@ -316,7 +317,6 @@ def main(n_damages: int, seed: int) -> None:
     print(f"{'':<14}" + "".join(f"{column:>17}" for column in columns))
     for call in CALLS:
         print(f"{call:<14}" + "".join(f"{counts.get((call, column), 0):>17,}" for column in columns))
-    print("\n".join(faults))
     sys.exit(bool(faults))
 
 

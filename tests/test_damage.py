@@ -317,6 +317,24 @@ def test_receipts_under_other_keys_are_found(file: str, path: Path, original: Pa
     assert sorted(map(str, receipt_files(path))) == sorted(map(str, receipt_files(original)))
 
 
+@pytest.mark.parametrize("file", ["_dasksim", "_dasksim/receipts", "_dasksim/failures", "x"])
+def test_metadata_of_another_array_are_found(file: str, path: Path) -> None:
+    shutil.copy(path / "k" / "zarr.json", path / file / "zarr.json")
+    with pytest.raises(StoreError, match=r"damaged.*repair=True"):
+        verify(path)
+    assert bits(generate(SIMULATOR, path, N, repair=True, **ALONE)) == WANTED
+    assert verify(path).is_good
+
+
+def test_a_lost_list_of_failures_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    damage.make_masked(path)
+    assert status(path).failures
+    (path / "_dasksim" / "failures" / "zarr.json").unlink()
+    with pytest.raises(StoreError, match=r"the failures of the chunks \[.*\] in .* are damaged; .*repair=True"):
+        status(path)
+
+
 def test_metadata_of_derived_variables_are_made_again(path: Path) -> None:
     def mean(x: Any) -> dict[str, Any]:
         return {"mean": x.mean()}
@@ -339,10 +357,24 @@ def test_labels_are_compared_with_the_record(tmp_path: Path) -> None:
     assert generate(simulator, path, N, repair=True, **ALONE).t.values.tolist() == [0.5, 1.0, 2.0]
 
 
-def test_texts_that_say_that_they_are_more_are_not_let_loose(tmp_path: Path) -> None:
+def without_checksums(path: Path, dim: str) -> None:
+    """Have labels be as older versions wrote them."""
+    own, root = (json.loads((path / name).read_text()) for name in (f"{dim}/zarr.json", "zarr.json"))
+    for document in (own, root["consolidated_metadata"]["metadata"][dim]):
+        assert document["codecs"].pop()["name"] == "crc32c"
+    (path / dim / "zarr.json").write_text(json.dumps(own))
+    (path / "zarr.json").write_text(json.dumps(root))
+    file = path / dim / "c" / "0"
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def test_texts_of_older_stores_that_say_that_they_are_more_are_not_let_loose(tmp_path: Path) -> None:
     simulator = make_simulator(lambda rng: {"x": rng.normal(size=3)}, dims={"x": ["t"]}, coords={"t": ["a", "b", "c"]})
     path = tmp_path / "s.zarr"
     generate(simulator, path, N, **OPTIONS)
+    without_checksums(path, "t")
+    assert open_dataset(path).t.values.tolist() == ["a", "b", "c"]
+    assert verify(path).is_good
     file = path / "t" / "c" / "0"
     texts = bytearray(numcodecs.zstd.decompress(file.read_bytes()))
     texts[:4] = (1_000_000).to_bytes(4, "little")  # 4 000 million would take 32 GB
@@ -352,6 +384,23 @@ def test_texts_that_say_that_they_are_more_are_not_let_loose(tmp_path: Path) -> 
     with pytest.raises(StoreError, match=r"the metadata of 't' in the store at .* are lost or damaged"):
         verify(path)
     assert generate(simulator, path, N, repair=True, **ALONE).t.values.tolist() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("labels", [["a", "b", "c"], [0.5, 1.0, 2.0], np.array([1, 2, 3], "timedelta64[s]")], ids=str)
+def test_damaged_bytes_of_labels_are_found_by_their_checksum(labels: Any, tmp_path: Path) -> None:
+    simulator = make_simulator(lambda rng: {"x": rng.normal(size=3)}, dims={"x": ["t"]}, coords={"t": labels})
+    path = tmp_path / "s.zarr"
+    generate(simulator, path, N, **OPTIONS)
+    file = path / "t" / "c" / "0"
+    for place in range(file.stat().st_size):
+        content = bytearray(file.read_bytes())
+        content[place] ^= 64
+        file.write_bytes(content)
+        with pytest.raises(StoreError, match=r"(?i)checksum"):
+            open_dataset(path)
+        content[place] ^= 64
+        file.write_bytes(content)
+    assert open_dataset(path).t.size == 3
 
 
 @pytest.mark.parametrize("values", [np.array(["2025-01-01", "2025-06-30"], "datetime64[s]"), [True, False]], ids=str)

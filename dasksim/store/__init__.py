@@ -15,11 +15,13 @@ from dasksim.store._layout import ArrayLayout, StoreLayout, choose_inner_rows, s
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location, explained
 from dasksim.store._metadata import check_arrays, forget_metadata, restore_derived
-from dasksim.store._read import Status, check_shards, open_dataset, open_part, open_simulated, status
-from dasksim.store._receipts import Receipt, Receipts, digest_rows, open_receipts
+from dasksim.store._read import check_shards, open_dataset, open_part, open_simulated
+from dasksim.store._receipt import Receipt, digest_rows
+from dasksim.store._receipts import Receipts, open_receipts
 from dasksim.store._record import FORMAT, check_documents, read_record, visible_variables
 from dasksim.store._root import create_root, finish_store, remove_store, replace_root
 from dasksim.store._shards import ShardReader
+from dasksim.store._status import Status, status
 from dasksim.store._within import path_within
 from dasksim.store._write import ChunkWriter, cast, check_store, create_arrays, forget_chunks
 

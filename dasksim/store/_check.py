@@ -12,7 +12,8 @@ from dasksim.errors import StoreError
 from dasksim.store._damage import ShardSizes
 from dasksim.store._location import Location, explained
 from dasksim.store._metadata import damaged_metadata
-from dasksim.store._receipts import digest_rows, open_receipts
+from dasksim.store._receipt import digest_rows
+from dasksim.store._receipts import open_receipts
 from dasksim.store._record import derived_view
 from dasksim.store._write import cast
 
@@ -40,7 +41,9 @@ class ChunkChecker:
         self.record = record
         self.receipts = open_receipts(location, derivation)
         self.complete = sorted(self.receipts.complete_chunks()) if self.receipts else []
-        if bad := damaged_metadata(location, record, derivation) if self.complete else []:
+        with explained(f"cannot read the metadata of the store at {location.name!r}"):
+            bad = damaged_metadata(location, record, derivation) if self.complete else []
+        if bad:
             what = ", ".join(map(repr, bad)) if any(bad) else "its arrays, as gathered in its root,"
             raise StoreError(
                 f"the metadata of {what} in the store at {location.name!r} are lost or damaged; "

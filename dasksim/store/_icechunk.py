@@ -13,7 +13,7 @@ from dasksim._chunk import Chunk
 from dasksim.errors import ArgumentError
 from dasksim.store._layout import StoreLayout
 from dasksim.store._location import Location, explained
-from dasksim.store._receipts import Receipt
+from dasksim.store._receipt import Receipt
 from dasksim.store._write import ChunkWriter
 
 __all__ = ["Branch", "Repository", "Session", "open_writer"]

@@ -20,7 +20,8 @@ from dasksim.store._kept import group_document, kept_entry
 from dasksim.store._layout import ArrayLayout, choose_inner_rows
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._objects import names_below
-from dasksim.store._receipts import FAILURES, FOLDER, KEY, RECEIPTS, Receipts, fields_of, folder_of
+from dasksim.store._receipt import KEY, fields_of
+from dasksim.store._receipts import FAILURES, FOLDER, RECEIPTS, Receipts, folder_of
 from dasksim.store._record import derived_view, read_document
 from dasksim.store._write import create_array
 from dasksim.store._zarr_private import sync
@@ -193,9 +194,12 @@ def _inner_rows(record: Mapping[str, Any]) -> int:
 
 def _is_own(node: _Node, found: Mapping[str, Any], name: str, record: Mapping[str, Any]) -> bool:
     """Whether a group or an array of dasksim's own is as it makes it; older versions made fewer fields."""
-    if not isinstance(node, zarr.Array):
+    if name == FOLDER or not isinstance(node, zarr.Array):
         return name == FOLDER and isinstance(node, zarr.Group)
-    prefix = key_prefix(found)
+    try:
+        prefix = key_prefix(found)
+    except ValueError:
+        return False
     keys = filter(None, map(KEY.fullmatch, names_below(node.store, name)))
     if any(key["separator"] != prefix[-1] for key in keys):
         return False

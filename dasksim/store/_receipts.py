@@ -7,13 +7,10 @@ its presence alone says that the chunk is complete: it is written after the data
 import contextlib
 import itertools
 import json
-import re
-import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import zarr
@@ -26,82 +23,25 @@ from dasksim.store._document import document_of, has_checksums, key_of, key_pref
 from dasksim.store._kept import FOLDER, folder_of
 from dasksim.store._location import Location, explained
 from dasksim.store._objects import contents_of, names_below
+from dasksim.store._receipt import CHECKSUM_BYTES, KEY, Receipt, checked, failures_in, fields_of, totals_of
 from dasksim.store._record import read_document, read_record
 from dasksim.store._zarr_private import sync
 
 __all__ = [
+    "FAILURES",
     "FOLDER",
     "RECEIPTS",
-    "Receipt",
     "Receipts",
     "create_or_grow",
-    "digest_rows",
-    "fields_of",
     "folder_of",
-    "no_columns",
     "open_receipts",
-    "runs",
-    "totals_of",
 ]
 
 #: Names of the arrays there: that of receipts, and that which holds, for chunks in which samples failed, how; JSON.
 RECEIPTS, FAILURES = "receipts", "failures"
 
-_FIELDS = ("complete", "proposals", "accepted", "failed", "nanoseconds")
-
-_CHECKSUM_BYTES = 4
-_STRING_HEADER_BYTES = 8
-
 # What failed is told in some hundred bytes for each kind of failure.
 _MOST_TEXT_BYTES = 1 << 26
-
-#: Keys of receipts, and of failures: the number of the chunk, and what stands before it.
-KEY = re.compile(r"c(?P<separator>[./])(?P<chunk>0|[1-9][0-9]{0,18})(?:[./]0)?", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """The record that one chunk is complete.
-
-    Parameters
-    ----------
-    chunk
-        Number of the chunk.
-    n_rows
-        Its samples.
-    n_proposals
-        Samples that were proposed to fill it.
-    n_accepted
-        How many of them were accepted; some may have been one too many.
-    nanoseconds
-        Time taken to simulate and write it.
-    digests
-        CRC32C of the stored values, by variable.
-    failures
-        What failed.
-    sizes
-        Bytes of its shards, by variable.
-    """
-
-    chunk: int
-    n_rows: int
-    n_proposals: int
-    n_accepted: int
-    nanoseconds: int
-    digests: Mapping[str, int]
-    failures: tuple[Failure, ...] = ()
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def n_failed(self) -> int:
-        """How many times a sample failed."""
-        return sum(failure.count for failure in self.failures)
-
-
-def digest_rows(values: npt.NDArray[Any]) -> int:
-    """Return the CRC32C of an array's little-endian bytes in C order."""
-    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-    return int(google_crc32c.value(np.ascontiguousarray(little)))
 
 
 class Receipts:
@@ -280,10 +220,12 @@ class Receipts:
         StoreError
             If it cannot be read.
         """
-        if self._failures is None:
-            return ()
         columns = self.columns() if columns is None else columns
         chunks = columns["chunk"][columns["failed"] > 0].tolist()
+        if self._failures is None and chunks:
+            raise self._damaged("failures", chunks)
+        if self._failures is None:
+            return ()
         if "failed" not in self._fields:  # receipts of older stores do not say
             chunks = sorted(self._listed(self._failures).intersection(columns["chunk"].tolist()))
         with explained(f"cannot read the failures of {self._name!r}"):
@@ -308,8 +250,8 @@ class Receipts:
         if self._failures is None or content is None:
             raise StoreError(f"what failed in a chunk of {self._name!r} is not there")
         if has_checksums(document_of(self._failures)):
-            content = _checked(content)
-        return [_failure(**failure) for failure in json.loads(_text(content or b""))]
+            content = checked(content)
+        return failures_in(content or b"")
 
     def _failures_key(self, chunk: int) -> str:
         return key_of(self._failures_prefix, chunk, 1)
@@ -330,13 +272,13 @@ class Receipts:
 
     @property
     def _n_bytes(self) -> int:
-        return 8 * len(self._fields) + (_CHECKSUM_BYTES if self._has_checksums else 0)
+        return 8 * len(self._fields) + (CHECKSUM_BYTES if self._has_checksums else 0)
 
     def _decoded(self, content: bytes) -> bytes | None:
         """Return the bytes of a receipt's fields, or None if they differ from their checksum."""
         if len(content) != self._n_bytes:
             return None
-        return _checked(content) if self._has_checksums else content  # the oldest stores have none
+        return checked(content) if self._has_checksums else content  # the oldest stores have none
 
     def _damaged(self, what: str, chunks: Sequence[int]) -> StoreError:
         """Return the error that says of which chunks something cannot be read."""
@@ -344,40 +286,6 @@ class Receipts:
             f"the {what} of the chunks {chunks} in {self._name!r} are damaged; dasksim.verify lists all that is "
             "damaged in a store, and generate(..., repair=True) simulates such chunks again"
         )
-
-
-def fields_of(variables: Iterable[str]) -> list[str]:
-    """Return the names of the fields of receipts."""
-    variables = list(variables)
-    return [*_FIELDS, *(f"digest:{name}" for name in variables), *(f"bytes:{name}" for name in variables)]
-
-
-def no_columns() -> dict[str, npt.NDArray[np.uint64]]:
-    """Return the fields of no receipts."""
-    return {name: np.zeros(0, "uint64") for name in ("chunk", *_FIELDS)}
-
-
-def totals_of(columns: Mapping[str, npt.NDArray[np.uint64]]) -> dict[str, int]:
-    """Return the sums of what receipts count."""
-    return {field: int(columns[field].sum()) for field in _FIELDS[1:]}
-
-
-def _checked(content: bytes) -> bytes | None:
-    """Return a content without its checksum, or None if it differs from that."""
-    values, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
-    return values if google_crc32c.value(values) == int.from_bytes(checksum, "little") else None
-
-
-def _text(content: bytes) -> str:
-    """Return the one string of a chunk as Zarr encodes it: how many there are, then the length and bytes of each."""
-    n_strings, n_bytes = struct.unpack_from("<II", content)
-    if n_strings != 1 or len(content) != _STRING_HEADER_BYTES + n_bytes:
-        raise StoreError("what failed is written in another way than dasksim writes it")
-    return content[_STRING_HEADER_BYTES:].decode()
-
-
-def _failure(stage: object, kind: object, message: object, count: Any, sample: Any) -> Failure:
-    return Failure(str(stage), str(kind), str(message), int(count), int(sample))
 
 
 def create_or_grow(group: zarr.Group, path: str, **how: Any) -> None:
@@ -437,16 +345,3 @@ def _first_wrong(document: Mapping[str, Any], record: Mapping[str, Any]) -> str:
         return f"there must be {lengths[0]} of {len(fields)} fields; they have shape {str(shape)[:100]}"
     one = {"name": "regular", "configuration": {"chunk_shape": [1, len(fields)]}}
     return "" if grid == one else f"each must be a chunk; got {str(grid)[:200]}"
-
-
-def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Return ascending numbers as runs, each with its first and last one.
-
-    Examples
-    --------
-    >>> runs([0, 1, 2, 5])
-    [(0, 2), (5, 5)]
-    """
-    grouped = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
-    found = [[number for _, number in run] for _, run in grouped]
-    return [(run[0], run[-1]) for run in found]

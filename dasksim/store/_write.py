@@ -13,7 +13,7 @@ import zarr
 from zarr.abc.buffer import BufferPrototype
 from zarr.abc.store import ByteRequest, Store
 from zarr.buffer.cpu import Buffer
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore, WrapperStore
 
 from dasksim._chunk import Chunk
@@ -22,13 +22,12 @@ from dasksim.errors import OutputError, StoreError, StoreMismatchError
 from dasksim.store._document import shard_key
 from dasksim.store._layout import ArrayLayout, StoreLayout
 from dasksim.store._location import ROOT, Location, explained
+from dasksim.store._receipt import Receipt, digest_rows
 from dasksim.store._receipts import (
     FOLDER,
     RECEIPTS,
-    Receipt,
     Receipts,
     create_or_grow,
-    digest_rows,
     folder_of,
     open_receipts,
 )
@@ -86,7 +85,9 @@ def _write_coords(store: Store, coords: Mapping[str, Array]) -> None:
     """Write coordinates as xarray encodes them, file by whole file, so that two writers do each other no harm."""
     encoded: dict[str, Any] = {}
     values = {dim: _storable(value) for dim, value in coords.items()}
-    xr.Dataset(coords=values).to_zarr(MemoryStore(encoded), consolidated=False, zarr_format=3)
+    # a length among damaged bytes may be that of gigabytes, so that the checksum comes first when they are read
+    how = {dim: {"compressors": (ZstdCodec(), Crc32cCodec())} for dim in values}
+    xr.Dataset(coords=values).to_zarr(MemoryStore(encoded), consolidated=False, zarr_format=3, encoding=how)
     for key in sorted(encoded.keys() - {ROOT}, key=lambda key: (not key.endswith(ROOT), key)):  # as Icechunk needs it
         sync(store.set(key, encoded[key]))
 

@@ -1,0 +1,136 @@
+"""One receipt: its fields, and the bytes in which they lie in a store."""
+
+import itertools
+import json
+import re
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._failures import Failure
+from dasksim.errors import StoreError
+
+__all__ = [
+    "CHECKSUM_BYTES",
+    "KEY",
+    "Receipt",
+    "checked",
+    "digest_rows",
+    "failures_in",
+    "fields_of",
+    "no_columns",
+    "runs",
+    "totals_of",
+]
+
+_FIELDS = ("complete", "proposals", "accepted", "failed", "nanoseconds")
+
+#: Bytes of a CRC32C.
+CHECKSUM_BYTES = 4
+_STRING_HEADER_BYTES = 8
+
+#: Keys of receipts, and of failures: the number of the chunk, and what stands before it.
+KEY = re.compile(r"c(?P<separator>[./])(?P<chunk>0|[1-9][0-9]{0,18})(?:[./]0)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The record that one chunk is complete.
+
+    Parameters
+    ----------
+    chunk
+        Number of the chunk.
+    n_rows
+        Its samples.
+    n_proposals
+        Samples that were proposed to fill it.
+    n_accepted
+        How many of them were accepted; some may have been one too many.
+    nanoseconds
+        Time taken to simulate and write it.
+    digests
+        CRC32C of the stored values, by variable.
+    failures
+        What failed.
+    sizes
+        Bytes of its shards, by variable.
+    """
+
+    chunk: int
+    n_rows: int
+    n_proposals: int
+    n_accepted: int
+    nanoseconds: int
+    digests: Mapping[str, int]
+    failures: tuple[Failure, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def n_failed(self) -> int:
+        """How many times a sample failed."""
+        return sum(failure.count for failure in self.failures)
+
+
+def digest_rows(values: npt.NDArray[Any]) -> int:
+    """Return the CRC32C of an array's little-endian bytes in C order."""
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return int(google_crc32c.value(np.ascontiguousarray(little)))
+
+
+def fields_of(variables: Iterable[str]) -> list[str]:
+    """Return the names of the fields of receipts."""
+    variables = list(variables)
+    return [*_FIELDS, *(f"digest:{name}" for name in variables), *(f"bytes:{name}" for name in variables)]
+
+
+def no_columns() -> dict[str, npt.NDArray[np.uint64]]:
+    """Return the fields of no receipts."""
+    return {name: np.zeros(0, "uint64") for name in ("chunk", *_FIELDS)}
+
+
+def totals_of(columns: Mapping[str, npt.NDArray[np.uint64]]) -> dict[str, int]:
+    """Return the sums of what receipts count."""
+    return {field: int(columns[field].sum()) for field in _FIELDS[1:]}
+
+
+def checked(content: bytes) -> bytes | None:
+    """Return a content without its checksum, or None if it differs from that."""
+    values, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
+    return values if google_crc32c.value(values) == int.from_bytes(checksum, "little") else None
+
+
+def failures_in(content: bytes) -> list[Failure]:
+    """Return what failed, from a chunk of one string as Zarr encodes it: how many there are, its length, its bytes.
+
+    Raises
+    ------
+    Exception
+        Of whatever kind, if it is nothing of the sort.
+    """
+    n_strings, n_bytes = struct.unpack_from("<II", content)
+    if n_strings != 1 or len(content) != _STRING_HEADER_BYTES + n_bytes:
+        raise StoreError("what failed is written in another way than dasksim writes it")
+    return [_failure(**failure) for failure in json.loads(content[_STRING_HEADER_BYTES:])]
+
+
+def _failure(stage: object, kind: object, message: object, count: Any, sample: Any) -> Failure:
+    return Failure(str(stage), str(kind), str(message), int(count), int(sample))
+
+
+def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Return ascending numbers as runs, each with its first and last one.
+
+    Examples
+    --------
+    >>> runs([0, 1, 2, 5])
+    [(0, 2), (5, 5)]
+    """
+    grouped = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
+    found = [[number for _, number in run] for _, run in grouped]
+    return [(run[0], run[-1]) for run in found]

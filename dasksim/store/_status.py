@@ -1,0 +1,202 @@
+"""Say how far a store is."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dasksim._failures import Failure
+from dasksim.errors import StoreError
+from dasksim.store._damage import Columns, damaged_shards
+from dasksim.store._locate import StoreLike, locate
+from dasksim.store._location import Location, explained
+from dasksim.store._metadata import check_arrays
+from dasksim.store._receipt import no_columns, runs, totals_of
+from dasksim.store._receipts import open_receipts
+from dasksim.store._record import read_record
+
+__all__ = ["Status", "columns_of", "existing_record", "status"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a store is.
+
+    Parameters
+    ----------
+    path
+        Where the store is.
+    n_samples
+        Samples that it is made for.
+    n_complete_samples
+        Samples in complete chunks.
+    n_chunks
+        Chunks that it is made of.
+    n_complete
+        Complete chunks.
+    seed
+        The seed.
+    sub_batch_size, chunk_size
+        Sizes in samples.
+    seconds
+        Time spent on the complete chunks, summed over workers.
+    n_proposals, n_accepted
+        Proposals made and accepted for the complete chunks; the same unless the simulator rejects some.
+    failures
+        What failed, and was masked or drawn again, in the complete chunks; the most frequent first.
+    missing
+        Runs of chunks that are missing, each as its first and last one.
+    derived
+        Complete chunks of each derivation, by the names of its variables.
+    damaged
+        What is wrong with the shards of complete chunks, those of derived variables included, by chunk: missing, or of
+        another size than when they were written. :func:`verify` also reads them.
+    """
+
+    path: str
+    n_samples: int
+    n_complete_samples: int
+    n_chunks: int
+    n_complete: int
+    seed: int
+    sub_batch_size: int
+    chunk_size: int
+    seconds: float
+    n_proposals: int
+    n_accepted: int
+    failures: tuple[Failure, ...] = ()
+    missing: tuple[tuple[int, int], ...] = ()
+    derived: Mapping[str, int] = field(default_factory=dict)
+    damaged: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def n_failed(self) -> int:
+        """How many times a sample failed."""
+        return sum(failure.count for failure in self.failures)
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Accepted proposals divided by proposals; NaN if there are none."""
+        return self.n_accepted / self.n_proposals if self.n_proposals else math.nan
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all chunks are complete, and none is known to be damaged."""
+        return self.n_complete == self.n_chunks and not self.damaged
+
+    def __str__(self) -> str:
+        state = (
+            "damaged; generate(..., repair=True), or derive for derived variables, makes damaged chunks again"
+            if self.damaged
+            else "complete"
+            if self.is_complete
+            else "incomplete; run generate again with the same arguments to finish it"
+        )
+        rate = f", {self.n_complete_samples / self.seconds:,.0f} samples/s a worker" if self.seconds else ""
+        lines = [
+            f"{self.path}: {state}",
+            f"  samples  {self.n_complete_samples:,} of {self.n_samples:,}",
+            f"  chunks   {self.n_complete:,} of {self.n_chunks:,} (of {self.chunk_size:,} samples)",
+        ]
+        if self.missing:
+            gaps = [str(first) if first == last else f"{first}-{last}" for first, last in self.missing]
+            more = f", and {len(gaps) - _MOST_RUNS} more runs" if len(gaps) > _MOST_RUNS else ""
+            lines.append(f"  missing  {', '.join(gaps[:_MOST_RUNS])}{more}")
+        damaged = [f"chunk {chunk}: {', '.join(found)}" for chunk, found in self.damaged.items()]
+        rest = [f"and {len(damaged) - _MOST_RUNS:,} more chunks"] if len(damaged) > _MOST_RUNS else []
+        lines += [
+            f"  {'damaged ' if i == 0 else '        '} {line}" for i, line in enumerate(damaged[:_MOST_RUNS] + rest)
+        ]
+        lines += [
+            f"  seed     {self.seed} (sub-batches of {self.sub_batch_size:,} samples)",
+            f"  time     {self.seconds:,.1f} s{rate}",
+        ]
+        if self.n_accepted != self.n_proposals:
+            accepted = f"{self.n_accepted:,} of {self.n_proposals:,} proposals ({self.acceptance_rate:.3g})"
+            lines.append(f"  accepted {accepted}")
+        lines += [f"  {'failed  ' if i == 0 else '        '} {failure}" for i, failure in enumerate(self.failures)]
+        for names, n_complete in self.derived.items():
+            state = "" if n_complete == self.n_chunks else f": {n_complete:,} of {self.n_chunks:,} chunks; derive again"
+            lines.append(f"  derived  {names}{state}")
+        return "\n".join(lines)
+
+
+# Runs of missing chunks, and damaged chunks, that are listed.
+_MOST_RUNS = 8
+
+
+def status(store: StoreLike) -> Status:
+    """Return how far a store is, from its receipts.
+
+    Parameters
+    ----------
+    store
+        Where the store is, in any form that :func:`~dasksim.generate` takes, or the path of a zip file of a store.
+
+    Raises
+    ------
+    StoreError
+        If there is no store made by dasksim, or it cannot be read.
+    """
+    location, record = existing_record(store)
+    receipts = open_receipts(location)
+    columns = receipts.columns() if receipts else no_columns()
+    with explained(f"cannot read {location.name!r}"):
+        check_arrays(location, record, record["variables"], is_whole=len(columns["chunk"]) > 0)
+    n, size = record["n_samples"], record["chunk_size"]
+    complete = set(columns["chunk"].tolist())
+    totals = totals_of(columns)
+    damaged = damaged_shards(location, record["variables"], columns)
+    derived = {}
+    for key, entry in record.get("derived", {}).items():
+        others = columns_of(location, key)
+        derived[", ".join(entry["variables"])] = len(others["chunk"])
+        if entry["n_samples"] == n:
+            for chunk, found in damaged_shards(location, entry["variables"], others).items():
+                damaged[chunk] = (*damaged.get(chunk, ()), *found)
+    return Status(
+        path=location.name,
+        n_samples=n,
+        n_complete_samples=sum(min(size, n - chunk * size) for chunk in complete),
+        n_chunks=-(-n // size),
+        n_complete=len(complete),
+        seed=record["seed"],
+        sub_batch_size=record["sub_batch_size"],
+        chunk_size=size,
+        seconds=totals["nanoseconds"] / 1e9,
+        n_proposals=totals["proposals"],
+        n_accepted=totals["accepted"],
+        failures=receipts.failures(columns) if receipts else (),
+        missing=_gaps(complete, -(-n // size)),
+        derived=derived,
+        damaged=dict(sorted(damaged.items())),
+    )
+
+
+def _gaps(complete: set[int], n_chunks: int) -> tuple[tuple[int, int], ...]:
+    """Return the runs of chunks that are missing, which may be far more than can be listed."""
+    borders = [(-1, -1), *runs(sorted(complete)), (n_chunks, n_chunks)]
+    pairs = itertools.pairwise(borders)
+    return tuple((before[1] + 1, after[0] - 1) for before, after in pairs if after[0] - before[1] > 1)
+
+
+def columns_of(location: Location, derivation: str | None = None) -> Columns:
+    """Return what the receipts of complete chunks say."""
+    receipts = open_receipts(location, derivation)
+    return receipts.columns() if receipts else no_columns()
+
+
+def existing_record(store: StoreLike) -> tuple[Location, dict[str, Any]]:
+    """Return where a store is, and its record.
+
+    Raises
+    ------
+    StoreError
+        If there is none.
+    """
+    location = locate(store)
+    record = read_record(location)
+    if record is None:
+        raise StoreError(f"there is no store at {location.name!r}")
+    return location, record
