@@ -570,9 +570,10 @@ def test_names_of_policies_are_checked(tmp_path: Path) -> None:
 )
 def test_name_of_the_mask_is_taken(outputs: dict[str, Any], labels: dict[str, Any], tmp_path: Path) -> None:
     simulator = make_simulator(lambda: outputs, **labels)
-    with pytest.raises(ArgumentError, match=r"'valid', the name of the mask that .* rename it"):
-        made(simulator, tmp_path / "s.zarr", 8, on_error="mask")
-    assert made(simulator, tmp_path / "s.zarr", 8, on_error="redraw").sizes["batch"] == 8
+    for on_error in ("mask", "redraw", "raise"):
+        with pytest.raises((OutputError, SimulatorError), match=r"'valid'.* the name of the mask that .* rename "):
+            made(simulator, tmp_path / "s.zarr", 8, on_error=on_error)
+    assert not list(tmp_path.iterdir())
 
 
 def test_probe_that_fails_is_made_on_another_sample(tmp_path: Path) -> None:

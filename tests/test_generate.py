@@ -349,9 +349,9 @@ def test_line_in_the_note_reproduces_the_exception_with_further_axes_and_conditi
 
 
 @pytest.mark.parametrize("scheduler", ["processes", "cluster"])
-def test_exception_that_cannot_be_pickled_says_the_same(scheduler: str, tmp_path: Path, request: Any) -> None:
+def test_exception_that_cannot_be_pickled_comes_back_as_itself(scheduler: str, tmp_path: Path, request: Any) -> None:
     where = request.getfixturevalue("two_workers") if scheduler == "cluster" else scheduler
-    with pytest.raises(RuntimeError, match="UnpicklableError: 1 and 2") as caught:
+    with pytest.raises(UnpicklableError, match="1 and 2") as caught:
         generate(failing(_raise_unpicklable), tmp_path / "s.zarr", N, conditions=NUMBERS, scheduler=where, **SIZES)
     assert "raised by stage 'prior' at sample 777" in "\n".join(_notes(caught.value))
 
@@ -515,9 +515,9 @@ def test_store_made_between_two_looks_is_not_taken_for_something_else(
 
     def read_before_another_writes(self: Location, key: str) -> bytes | None:
         content = read(self, key)
-        if others:
+        if others and key == "zarr.json":
             others.clear()
-            assert (key, content) == ("zarr.json", None)
+            assert content is None
             generate(row_simulator(), path, N, **OPTIONS)
         return content
 

@@ -208,7 +208,9 @@ def test_damaged_data_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     shard = next(file for file in (tmp_path / "s.zarr" / "theta" / "c").rglob("*") if file.is_file())
     shard.write_bytes(shard.read_bytes()[:8] + b"damaged!" + shard.read_bytes()[16:])
 
-    with pytest.raises(StoreError, match=r"'theta' of chunk 0 of the store at .* differs from its checksum; generate\("):
+    with pytest.raises(
+        StoreError, match=r"'theta' of chunk 0 of the store at .* differs from its checksum; generate\("
+    ):
         report(tmp_path / "s.zarr", tmp_path / "report.html")
 
 
