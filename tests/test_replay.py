@@ -141,7 +141,7 @@ def test_exceptions_of_workers_keep_what_they_say(two_workers: Client, tmp_path:
             raise KeyError("unknown", theta)
         return {"x": theta}
 
-    with pytest.raises(TypeError, match="cannot pickle '_thread.lock' object"):
+    with pytest.raises(TypeError, match=r"cannot pickle '_thread\.lock' object"):
         pickle.dumps(HasALockError(""))
     conditions = {"theta": np.arange(20.0)}
     for kind, text in ((KeyError, "unknown"), (HasALockError, "theta = ")):

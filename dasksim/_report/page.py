@@ -88,10 +88,12 @@ def report(store: StoreLike, path: str | os.PathLike[str] = "report.html") -> Pa
 
 def _check_writable(path: Path) -> None:
     """Refuse a path before the work to which no page could be written after it; what is there stays as it is."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ArgumentError(f"cannot write a report to {str(path)!r}: give the path of a file in a folder that exists")
-    is_new = not path.exists()
     try:
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise ArgumentError(
+                f"cannot write a report to {str(path)!r}: give the path of a file in a folder that exists"
+            )
+        is_new = not path.exists()
         path.open("ab").close()
         if is_new:
             path.unlink()
