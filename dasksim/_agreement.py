@@ -29,10 +29,9 @@ from dasksim.store import (
     cast,
     choose_inner_rows,
     digest_rows,
-    locate,
     open_receipts,
-    read_record,
     stored_dtypes,
+    stored_record,
 )
 
 __all__ = [
@@ -46,7 +45,6 @@ __all__ = [
     "store_layout",
     "stored_device",
     "stored_policy",
-    "stored_record",
     "stored_request",
 ]
 
@@ -92,21 +90,6 @@ def again_dtypes(record: Mapping[str, Any], pipeline: Pipeline) -> dict[str, str
     stored = {name: variable["dtype"] for name, variable in record["variables"].items()}
     made = {v.name: v.dtype for v in pipeline.variables}
     return {n: stored[n] for n in made if n in stored and np.can_cast(made[n], stored[n], "same_kind")}
-
-
-def stored_record(store: StoreLike) -> tuple[Location, dict[str, Any]]:
-    """Return where a store is, and its record.
-
-    Raises
-    ------
-    StoreError
-        If there is none.
-    """
-    location = locate(store)
-    record = read_record(location)
-    if record is None:
-        raise StoreError(f"there is no store at {location.name!r}")
-    return location, record
 
 
 def stored_request(store: StoreLike, simulator: Any, conditions: Mapping[str, Any] | None) -> StoredRequest:

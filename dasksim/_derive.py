@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray as xr
 
-from dasksim._agreement import created, stage_differences, stored_record
+from dasksim._agreement import created, stage_differences
 from dasksim._executors import check_scheduler, connect
 from dasksim._failures import VALID, Policy
 from dasksim._functions import FunctionStage
@@ -42,6 +42,7 @@ from dasksim.store import (
     read_record,
     remove_derivation,
     stored_dtypes,
+    stored_record,
 )
 
 __all__ = ["derive"]

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from dasksim._agreement import StoredRequest, stored_record, stored_request
+from dasksim._agreement import StoredRequest, stored_request
 from dasksim._chunk import in_memory, simulate_chunk
 from dasksim._plan import check_flag
 from dasksim._progress import Progress
 from dasksim._tracebacks import shortened
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators import Simulator
-from dasksim.store import ChunkChecker, StoreLike
+from dasksim.store import ChunkChecker, StoreLike, stored_record
 
 __all__ = ["Verification", "bad_chunks", "verify"]
 

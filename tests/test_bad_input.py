@@ -40,6 +40,11 @@ def exactly(message: str) -> str:
     return f"^{re.escape(message)}$"
 
 
+def without_addresses(text: str) -> str:
+    """What is said of a value, the same in each process: pytest-xdist compares the names of tests."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
 # The number of samples
 
 
@@ -366,7 +371,7 @@ def test_names_that_a_variable_cannot_have_are_refused(name: Any, rule: str) -> 
         np.zeros(2, [("a", int)]),
         pytest.param(np.longdouble(1), marks=pytest.mark.skipif(np.longdouble(1).itemsize == 8, reason="is float64")),
     ],
-    ids=repr,
+    ids=lambda value: without_addresses(repr(value)),
 )
 def test_values_that_are_no_numbers_are_refused(value: Any) -> None:
     with pytest.raises(OutputError, match=r"(?s)returned 'x' as .* of dtype .*; variables must be boolean or numeric"):
@@ -833,7 +838,7 @@ BAD_CALLS: Sequence[tuple[dict[str, Any], type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("bad", "error", "message"), BAD_CALLS, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("bad", "error", "message"), BAD_CALLS, ids=lambda value: without_addresses(str(value)[:60]))
 def test_generate_checks_its_arguments_before_it_removes_a_store(
     bad: dict[str, Any], error: type[Exception], message: str, store: Path
 ) -> None:
@@ -844,7 +849,7 @@ def test_generate_checks_its_arguments_before_it_removes_a_store(
     assert file_bytes(store) == before
 
 
-@pytest.mark.parametrize(("bad", "error", "message"), BAD_CALLS, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("bad", "error", "message"), BAD_CALLS, ids=lambda value: without_addresses(str(value)[:60]))
 def test_generate_checks_its_arguments_before_it_makes_a_store(
     bad: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
 ) -> None:

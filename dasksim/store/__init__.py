@@ -21,7 +21,7 @@ from dasksim.store._receipts import Receipts, open_receipts
 from dasksim.store._record import FORMAT, check_documents, read_record, visible_variables
 from dasksim.store._root import create_root, finish_store, remove_store, replace_root
 from dasksim.store._shards import ShardReader
-from dasksim.store._status import Status, status
+from dasksim.store._status import Status, status, stored_record
 from dasksim.store._within import path_within
 from dasksim.store._write import ChunkWriter, cast, check_store, create_arrays, forget_chunks
 
@@ -70,5 +70,6 @@ __all__ = [
     "restore_derived",
     "status",
     "stored_dtypes",
+    "stored_record",
     "visible_variables",
 ]

@@ -19,7 +19,7 @@ from dasksim.store._metadata import are_countable, are_labels, check_arrays
 from dasksim.store._receipt import totals_of
 from dasksim.store._record import check_documents, visible_variables
 from dasksim.store._shards import ShardReader
-from dasksim.store._status import columns_of, existing_record
+from dasksim.store._status import columns_of, stored_record
 
 __all__ = ["check_shards", "open_dataset", "open_part", "open_simulated"]
 
@@ -46,7 +46,7 @@ def open_dataset(store: StoreLike) -> xr.Dataset:
     IncompleteStoreError
         If chunks are missing.
     """
-    location, record = existing_record(store)
+    location, record = stored_record(store)
     dataset = open_simulated(location)
     for key, entry in _complete_derivations(record).items():
         refuse_damage(location, entry["variables"], columns_of(location, key), "derive")
@@ -55,7 +55,7 @@ def open_dataset(store: StoreLike) -> xr.Dataset:
 
 def open_simulated(store: StoreLike) -> xr.Dataset:
     """Open a complete store in which shards of derived variables may be missing; reading these raises a StoreError."""
-    location, record = existing_record(store)
+    location, record = stored_record(store)
     columns = columns_of(location)
     n_chunks = -(-record["n_samples"] // record["chunk_size"])
     n_complete = len(columns["chunk"])
@@ -102,7 +102,7 @@ def _complete_derivations(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def open_part(store: StoreLike) -> xr.Dataset:
     """Open a store of which chunks may be missing; reading one that is raises a StoreError."""
-    location, record = existing_record(store)
+    location, record = stored_record(store)
     check_documents(location, record, is_whole=True)
     check_arrays(location, record, visible_variables(record), is_whole=True)
     with explained(f"cannot open the store at {location.name!r}"):

@@ -16,7 +16,7 @@ from dasksim.store._receipt import no_columns, runs, totals_of
 from dasksim.store._receipts import open_receipts
 from dasksim.store._record import read_record
 
-__all__ = ["Status", "columns_of", "existing_record", "status"]
+__all__ = ["Status", "columns_of", "status", "stored_record"]
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def status(store: StoreLike) -> Status:
     StoreError
         If there is no store made by dasksim, or it cannot be read.
     """
-    location, record = existing_record(store)
+    location, record = stored_record(store)
     receipts = open_receipts(location)
     columns = receipts.columns() if receipts else no_columns()
     with explained(f"cannot read {location.name!r}"):
@@ -187,7 +187,7 @@ def columns_of(location: Location, derivation: str | None = None) -> Columns:
     return receipts.columns() if receipts else no_columns()
 
 
-def existing_record(store: StoreLike) -> tuple[Location, dict[str, Any]]:
+def stored_record(store: StoreLike) -> tuple[Location, dict[str, Any]]:
     """Return where a store is, and its record.
 
     Raises
