@@ -67,6 +67,8 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "receipt truncated": ("receipt", halve),
     "receipt emptied": ("receipt", empty),
 }
+#: What shows when a complete store is opened: shards that are missing, or of another size than their receipt says.
+SHOWN = {"truncated", "emptied", "lost"}
 
 
 def prior(rng: np.random.Generator) -> dict[str, Any]:
@@ -174,6 +176,13 @@ class StoreMachine(RuleBasedStateMachine):
             return oracle(self.seed, self.policy if self.simulator is FRAGILE else "raise")
         return {**oracle(self.seed, "raise"), "valid": np.ones(MOST, bool)}
 
+    def _hurt(self, what: str) -> set[int]:
+        """Return the chunks of which that is damaged."""
+        return {chunk for chunk, damage in self.bad.items() if DAMAGES[damage][0] == what}
+
+    def _shown(self) -> set[int]:
+        return {chunk for chunk, damage in self.bad.items() if damage in SHOWN}
+
     def _rows(self, chunk: int) -> slice:
         return slice(chunk * SIZE, min((chunk + 1) * SIZE, self.n))
 
@@ -199,7 +208,7 @@ class StoreMachine(RuleBasedStateMachine):
             except StoreError:
                 if stop != "crash":  # opened at the end, to say how many proposals there were
                     assert part is None
-                    assert "receipt" in self.bad.values()
+                    assert self._hurt("receipt") or self._shown()
                     least = most
             else:
                 least = most
@@ -235,7 +244,7 @@ class StoreMachine(RuleBasedStateMachine):
             with stopping(stop, after), pytest.raises(StoreError, match="cannot write to the store"):
                 extend(self.path, self.simulator, n, **ALONE)
             return
-        if n > self.n and self.n % SIZE and "receipt" not in self.bad.get(last, ""):
+        if n > self.n and self.n % SIZE and last not in self._hurt("receipt"):
             self.complete.discard(last)
             self.bad.pop(last, None)
         self.n = n
@@ -254,7 +263,7 @@ class StoreMachine(RuleBasedStateMachine):
             chunk = sound[pick % len(sound)]
             what, how = DAMAGES[damage]
             how((receipt_files(self.path) if what == "receipt" else chunk_files(self.path, what))[chunk])
-            self.bad[chunk] = what
+            self.bad[chunk] = damage
 
     @rule(pick=st.integers(0, 99))
     def lose_receipt(self, pick: int) -> None:
@@ -287,12 +296,12 @@ class StoreMachine(RuleBasedStateMachine):
         found = verify(self.path)
         assert found.problems.keys() == self.bad.keys()
         assert found.n_checked == len(self.complete)
-        for chunk, what in self.bad.items():
-            assert what in found.problems[chunk][0]
+        for chunk, damage in self.bad.items():
+            assert DAMAGES[damage][0] in found.problems[chunk][0]
 
     @invariant()
     def status_counts_and_what_is_opened_has_the_values(self) -> None:
-        if "receipt" in self.bad.values():
+        if self._hurt("receipt"):
             for call in (status, open_dataset):
                 with pytest.raises((StoreError, IncompleteStoreError), match=r"are damaged; .*repair|of \d+ chunks"):
                     call(self.path)
@@ -306,10 +315,15 @@ class StoreMachine(RuleBasedStateMachine):
         assert found.n_complete_samples == found.n_proposals == sum(sizes)
         if self.policy == "mask":
             assert found.n_failed == sum(int((~self._values()["valid"][self._rows(c)]).sum()) for c in self.complete)
+        assert found.damaged.keys() == self._shown()
+        assert found.is_complete == (len(self.complete) == found.n_chunks and not found.damaged)
         if found.is_complete:
             self._check_values(open_dataset(self.path), slice(0, self.n))
             if not self.bad and not self.has_switched and self.simulator is FRAGILE:
                 assert finished_bytes(self.path) == at_once(self.seed, self.policy, self.n)
+        elif len(self.complete) == found.n_chunks:
+            with pytest.raises(StoreError, match=r"is damaged: chunk .*repair=True"):
+                open_dataset(self.path)
         else:
             with pytest.raises(IncompleteStoreError, match=f"has {len(self.complete)} of {found.n_chunks} chunks"):
                 open_dataset(self.path)
