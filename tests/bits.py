@@ -104,7 +104,7 @@ def as_if_older(path: Path) -> None:
 
 def receipt_files(path: Path) -> dict[int, Path]:
     """Return the files of a store's receipts, by chunk."""
-    files = (path / "_dasksim" / "receipts").glob("c.*")
+    files = (path / "_dasksim" / "receipts").glob("c.*.0")  # not what a killed run left half written
     return {int(file.name.split(".")[1]): file for file in files}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bits import age_unfinished, array_bytes, finished_bytes
-from processes import ended
+from processes import ended, run_python
 
 import dasksim
 from dasksim.cli import FAILED, INCOMPLETE, INTERRUPTED, OK, main
@@ -51,8 +51,7 @@ def generate(target: str, store: str, *options: str) -> int:
 
 
 def run(*arguments: str, cwd: Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", "dasksim", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+    return run_python("-W", "error", "-m", "dasksim", *arguments, cwd=cwd, timeout=timeout)
 
 
 # generate

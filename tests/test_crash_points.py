@@ -1,10 +1,9 @@
 """A run killed just before any of its changes to the file system is finished by the same call, to the same bytes."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 MODES = ["new", "overwrite", "overwrite_derived", "extend", "derive", "derive_anew", "mask", "changed"]
 #: Where a run makes few changes, each is tried: what a store says of itself is changed in several.
@@ -13,9 +12,7 @@ SCRIPT = Path(__file__).parent / "crash_points.py"
 
 
 def check_crash_points(folder: Path, mode: str, first: int, step: int) -> None:
-    strict = ["-W", "error", "-W", "ignore::DeprecationWarning"]  # Python 3.12 deprecates forks beside threads
-    arguments = [str(folder), mode, str(first), str(step)]
-    run = subprocess.run([sys.executable, *strict, str(SCRIPT), *arguments], capture_output=True, text=True)
+    run = run_python("-W", "error", SCRIPT, folder, mode, str(first), str(step), cwd=folder, timeout=1800)
     assert run.returncode == 0, run.stderr
     least = 3 if mode == "changed" else 10 if mode == "mask" else 50 if mode in ("new", "overwrite") else 30
     assert int(run.stdout) > least, "a run made fewer changes than there are files, so some were not counted"

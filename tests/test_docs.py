@@ -3,11 +3,10 @@
 import importlib.util
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,7 +31,7 @@ def test_python_blocks_run_as_one_script(page: Path, tmp_path: Path) -> None:
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks(page, "python")))
 
-    run = subprocess.run([sys.executable, "-W", "error", script], cwd=tmp_path, capture_output=True, text=True)
+    run = run_python("-W", "error", script, cwd=tmp_path)
 
     assert run.returncode == 0, run.stderr
 
@@ -48,7 +47,7 @@ def test_bash_blocks_run(page: Path, tmp_path: Path) -> None:
             continue
         words = shlex.split(command)
         assert words[0] == "dasksim", f"{command!r} is not tested"
-        run = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True)
+        run = run_python("-m", *words, cwd=tmp_path)
         assert run.returncode == 0, run.stderr
 
 
@@ -58,7 +57,7 @@ def test_examples_run(example: Path, tmp_path: Path) -> None:
     if package and importlib.util.find_spec(package) is None:
         pytest.skip(f"needs {package}")
     strict = [] if package else ["-W", "error"]
-    run = subprocess.run([sys.executable, *strict, example], cwd=tmp_path, capture_output=True, text=True)
+    run = run_python(*strict, example, cwd=tmp_path)
 
     assert run.returncode == 0, run.stderr
     assert run.stdout

@@ -20,7 +20,7 @@ import xarray as xr
 from bits import array_bytes, bits, chunk_files, file_bytes, receipt_files
 from calls import Calls, counted_simulator
 from distributed import Client
-from processes import run_at_once
+from processes import run_at_once, run_python
 
 from dasksim import (
     ArgumentError,
@@ -169,7 +169,7 @@ def test_changed_comment_is_no_mismatch(tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text(source)
         code = f"import dasksim, sys; sys.path.insert(0, {str(tmp_path)!r}); from {name} import f; "
         code += f"dasksim.generate(dasksim.make_simulator(f), {str(tmp_path / 's.zarr')!r}, 10, seed=1)"
-        subprocess.run([sys.executable, "-c", code], check=True)
+        assert run_python("-c", code, cwd=tmp_path).returncode == 0
 
 
 def test_overwrite_makes_the_store_anew(tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ import gc
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +17,7 @@ import zarr
 from bits import chunk_files, receipt_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_python
 from test_layers import MODULES, imports, own_imports
 from zarr.storage import MemoryStore
 
@@ -476,9 +475,9 @@ def test_an_abandoned_loader_leaves_no_thread(original: Path) -> None:
 def test_the_interpreter_ends_in_the_middle_of_an_epoch(original: Path) -> None:
     how = f"{str(original)!r}, 8, buffer_bytes=8192"
     code = f"from dasksim import loaders; batches = iter(loaders.batches({how})); print(len(next(batches)))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    run = run_python("-c", code, cwd=original.parent, timeout=60)
 
-    assert run.stderr == ""
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_loaders_need_neither_simulators_nor_dask() -> None:

@@ -21,6 +21,7 @@ import pytest
 import zarr
 from bits import array_bytes, bits, file_bytes
 from calls import Calls, counted_simulator
+from processes import run_python
 from zarr.abc.store import Store, SuffixByteRequest
 from zarr.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, LoggingStore, MemoryStore, ObjectStore, ZipStore
@@ -586,13 +587,12 @@ def test_a_repository_in_a_folder_of_such_a_name_is_none_in_memory(tmp_path: Pat
 
 def test_the_command_line_takes_urls_and_paths_with_any_letters(tmp_path: Path) -> None:
     path = tmp_path / "données 数据.zarr"
-    command = [sys.executable, "-W", "error", "-m", "dasksim"]
+    command = ["-W", "error", "-m", "dasksim"]
     for store in (str(path), path.as_uri(), path.name):
-        made = [*command, "generate", "two_moons", store, "-n", "40", "--seed", "1"]
-        run = subprocess.run(made, capture_output=True, text=True, cwd=tmp_path)
+        run = run_python(*command, "generate", "two_moons", store, "-n", "40", "--seed", "1", cwd=tmp_path)
         assert run.returncode == 0, run.stderr
-        found = subprocess.run([*command, "status", store], capture_output=True, text=True, cwd=tmp_path)
+        found = run_python(*command, "status", store, cwd=tmp_path)
         assert found.stdout.startswith(f"{path}: complete"), found
-    run = subprocess.run([*command, "status", "memory://nothing"], capture_output=True, text=True)
+    run = run_python(*command, "status", "memory://nothing", cwd=tmp_path)
     assert (run.returncode, run.stderr) == (2, "dasksim: there is no store at 'memory://nothing'\n")
     assert sorted(array_bytes(path))

@@ -66,9 +66,9 @@ def test_sources_and_versions_are_looked_up_once(monkeypatch: pytest.MonkeyPatch
     def refuse(*_: Any) -> Any:
         raise AssertionError("looked up again")
 
-    monkeypatch.setattr(told.importlib.metadata, "version", refuse)
-    monkeypatch.setattr(told.inspect, "getsource", refuse)
-    monkeypatch.setattr(told.inspect, "findsource", refuse)
+    monkeypatch.setattr("importlib.metadata.version", refuse)
+    monkeypatch.setattr("inspect.getsource", refuse)
+    monkeypatch.setattr("inspect.findsource", refuse)
     assert simulator.sample(10, seed=1).attrs["dasksim"] == first
 
 

@@ -1,14 +1,13 @@
 """Plots: that they show what is in a store, say what they leave out, and refuse what they cannot draw."""
 
 import io
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from processes import run_python
 
 import dasksim
 from dasksim import ArgumentError, ArgumentTypeError, IncompleteStoreError, StoreError, generate, make_simulator, plots
@@ -251,7 +250,7 @@ def test_without_matplotlib_the_error_says_how_to_get_it(tmp_path: Path) -> None
         "import sys; sys.modules['matplotlib'] = None; import dasksim; "
         "dasksim.plots.marginals(dasksim.models.two_moons().sample(10, seed=1))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    run = run_python("-c", code, cwd=tmp_path)
 
     assert run.returncode == 1
     assert "plots need the package matplotlib: pip install 'dasksim[plots]'" in run.stderr

@@ -2,7 +2,6 @@
 
 import itertools
 import pickle
-import subprocess
 import sys
 import threading
 import traceback
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 from distributed import Client
+from processes import run_python
 
 import dasksim._run
 from dasksim import StoreError, generate, make_simulator, replay
@@ -305,8 +305,7 @@ def failing(rng):
 def test_command_line_shows_few_lines(scheduler: str, tmp_path: Path) -> None:
     (tmp_path / "target.py").write_text(TARGET)
     options = ["-n", "200", "--seed", "1", "--scheduler", scheduler, "--no-progress"]
-    command = [sys.executable, "-m", "dasksim", "generate", "target.py:failing", "s.zarr", *options]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    run = run_python("-m", "dasksim", "generate", "target.py:failing", "s.zarr", *options, cwd=tmp_path)
 
     assert run.returncode == 1
     shown = run.stderr.splitlines()

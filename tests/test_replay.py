@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from bits import file_bytes, receipt_files
 from distributed import Client
+from processes import run_python
 from test_every_class import Kind, kinds
 from test_failures import MASK, POLICIES, chain, comparison, failing, made
 
@@ -286,32 +287,31 @@ def observe(theta, rng):
 """
 
 
-def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "dasksim", *words], capture_output=True, text=True, **options)
-
-
 def test_command_line_replays_and_debugs(tmp_path: Path) -> None:
     (tmp_path / "target.py").write_text(f"{TARGET}\nsimulator = [prior, observe]\n")
     target, store = f"{tmp_path / 'target.py'}:simulator", str(tmp_path / "s.zarr")
-    done = run("generate", target, store, "-n", "100", "--seed", "1", "--on-error", "mask", "--scheduler", "threads")
+    command = ["-m", "dasksim", "replay", target, store]
+    options = ["-n", "100", "--seed", "1", "--on-error", "mask", "--scheduler", "threads"]
+    done = run_python("-m", "dasksim", "generate", target, store, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     dataset = dasksim.open_dataset(store)
     good, bad = int(np.argmax(dataset.valid.values)), int(np.argmin(dataset.valid.values))
 
-    shown = run("replay", target, store, str(good))
+    shown = run_python(*command, str(good), cwd=tmp_path)
     assert shown.returncode == 0
     assert shown.stdout.splitlines()[0] == f"sample {good} of sub-batch 0: the same in the store, bit by bit"
 
-    failed = run("replay", target, store, str(bad))
+    failed = run_python(*command, str(bad), cwd=tmp_path)
     assert failed.returncode == 1
     assert "in observe" in failed.stderr
     assert "is more than 2" in failed.stderr
 
-    debugged = run("replay", target, store, str(bad), "--pdb", input="p theta\nq\n")
+    asked = [sys.executable, *command, str(bad), "--pdb"]
+    debugged = subprocess.run(asked, capture_output=True, text=True, check=False, input="p theta\nq\n")
     assert debugged.returncode == 2
     assert "raise ValueError" in debugged.stderr
     assert "(Pdb) 2." in debugged.stdout
 
-    missing = run("replay", target, store, "100")
+    missing = run_python(*command, "100", cwd=tmp_path)
     assert missing.returncode == 2
     assert missing.stderr == "dasksim: sample must be a number from 0 to 99; got 100\n"

@@ -3,7 +3,6 @@
 import html.parser
 import json
 import re
-import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -13,6 +12,7 @@ import dask
 import numpy as np
 import pytest
 from bits import change_record
+from processes import run_python
 
 import dasksim
 from dasksim import ArgumentError, StoreError, generate, make_simulator, report
@@ -183,7 +183,7 @@ def test_plots_are_those_that_suit_the_store(page: Page, tmp_path: Path) -> None
 
 def test_without_matplotlib_a_report_says_how_to_get_plots(path: Path, tmp_path: Path) -> None:
     code = f"import sys; sys.modules['matplotlib'] = None; import dasksim; dasksim.report({str(path)!r})"
-    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True)
+    assert run_python("-W", "error", "-c", code, cwd=tmp_path).returncode == 0
 
     page = Page(tmp_path / "report.html")
     assert page.pictures == []

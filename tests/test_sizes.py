@@ -43,7 +43,7 @@ def test_sizes_by_sample_are_filled_up() -> None:
 
 @pytest.mark.parametrize("sub_batch_size", [1, 7, 100])
 def test_sizes_by_sample_leave_values_what_they_are(sub_batch_size: int) -> None:
-    options = {"seed": 1, "sub_batch_size": sub_batch_size}
+    options: dict[str, Any] = {"seed": 1, "sub_batch_size": sub_batch_size}
     simulator = make_simulator(series, max_sizes={"y_dim_0": 10})
     whole = simulator.sample(100, **options).compute(scheduler="synchronous")
     for scheduler in ("threads", "synchronous"):
@@ -146,7 +146,7 @@ def test_sizes_by_sample_within_filters_and_models(wrap: Callable[..., Any]) -> 
 
 
 @pytest.mark.parametrize("policy", [{"on_error": "redraw"}, {"on_nonfinite": "redraw"}, {"on_nonfinite": "mask"}])
-def test_sizes_by_sample_with_samples_that_fail(policy: dict[str, str], tmp_path: Path) -> None:
+def test_sizes_by_sample_with_samples_that_fail(policy: dict[str, Any], tmp_path: Path) -> None:
     """What fills up is no failure of its sample, and a sample that is drawn again has a size of its own."""
 
     def simulate(rng: Rng) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def trial(rng: Rng) -> dict[str, Any]:
 
 @pytest.mark.parametrize("function", [trial, lambda rng: {"valid": rng.normal()}])
 @pytest.mark.parametrize("policy", [{}, {"on_error": "mask"}])
-def test_variable_of_the_name_is_refused(function: Any, policy: dict[str, str], tmp_path: Path) -> None:
+def test_variable_of_the_name_is_refused(function: Any, policy: dict[str, Any], tmp_path: Path) -> None:
     message = "returned the variable 'valid', the name of the mask .*; rename the variable"
     with pytest.raises(OutputError, match=message):
         make_simulator(function).sample(10)
