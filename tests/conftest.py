@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 
+import dask
 import pytest
 from distributed import Client, LocalCluster
 from hypothesis import settings
@@ -14,6 +15,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # How long an example takes says nothing on a machine that does other work too.
 settings.register_profile("without_deadline", deadline=None)
 settings.load_profile("without_deadline")
+
+# What clusters do while nothing runs on them, many times a second.
+dask.config.set(
+    {
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.tick.interval": "500ms",
+        "distributed.admin.system-monitor.interval": "10s",
+        "distributed.scheduler.active-memory-manager.start": False,
+    }
+)
 
 
 def _client(n_workers: int) -> Iterator[Client]:

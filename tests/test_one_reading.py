@@ -11,7 +11,6 @@ from bits import bits
 
 import dasksim._provenance as told
 from dasksim import ArgumentError, generate, make_simulator, verify
-from dasksim._probes import _MOST_PROBES
 
 Rng = np.random.Generator
 
@@ -36,15 +35,25 @@ def test_lazy_conditions_of_one_source_are_read_once_for_each_chunk(tmp_path: Pa
     assert verify(path, simulator, resimulate=4, conditions=conditions, progress=False).is_good
 
 
+MOST = 16
+
+
+@pytest.fixture
+def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dasksim._probes._MOST_PROBES", MOST)
+
+
+@pytest.mark.usefixtures("few_probes")
 def test_probes_of_a_simulator_that_is_trained_on_are_bounded() -> None:
     simulator = make_simulator([lambda loc, rng: {"x": rng.normal(loc)}, lambda x, rng: {"y": x + rng.normal()}])
     adapter = simulator.to_bayesflow(seed=1)
-    for loc in range(_MOST_PROBES):
+    for loc in range(2 * MOST):
         adapter.sample(2, loc=float(loc))
-    assert len(simulator._probes) == _MOST_PROBES
+    assert len(simulator._probes) == MOST
     assert simulator.sample(10, seed=1, loc=0.0).identical(simulator.sample(10, seed=1, loc=0.0))
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_probe_that_is_used_stays() -> None:
     calls: list[float] = []
 
@@ -53,7 +62,7 @@ def test_probe_that_is_used_stays() -> None:
         return {"x": rng.normal(loc)}
 
     simulator = make_simulator(simulate)
-    for loc in range(2 * _MOST_PROBES):
+    for loc in range(2 * MOST):
         simulator.sample(2, loc=float(loc))
         simulator.sample(2, loc=-1.0)
     assert calls.count(-1.0) == 2  # a probe runs twice
