@@ -4,8 +4,8 @@ A function may draw from a generator that it does not take as an argument: a glo
 default, an attribute of ``self``, one behind a helper function. :func:`find_generators` walks from a function along
 everything that its code names and says which generators it found, and which objects lie between. It only reads.
 
-What cannot be rebuilt around another generator - a class, a subclass of a container, a scope that functions assign to -
-bars the path through it, and a generator behind it has to be seeded in place.
+What cannot be rebuilt around another generator - a class, a subclass of a container, an instance with ``__del__``, a
+scope that functions assign to - bars the path through it, and a generator behind it has to be seeded in place.
 
 It cannot see a generator that the function makes itself, one behind an import inside the function, behind ``getattr``,
 ``globals()`` or a module in a local variable, in an iterator, an ``lru_cache``, a set or a ``threading.local``, one
@@ -37,6 +37,7 @@ _MAX_ELEMENTS = 1_000
 _OPAQUE = frozenset(sys.stdlib_module_names) | {
     *("numpy", "scipy", "pandas", "xarray", "zarr", "dask", "distributed", "cupy", "jax", "torch", "keras"),
     *("tensorflow", "numba", "sklearn", "matplotlib", "numcodecs", "cloudpickle", "dasksim"),
+    "_pytest",  # to which each assert of a function in a test leads, and from there to all that pytest holds
 }
 _OPAQUE -= {"__main__"}
 
@@ -308,6 +309,13 @@ def _is_fitted(name: str, value: object) -> bool:
 
 
 def _can_rebuild(cls: Any) -> bool:
+    """Whether another instance can be made from the attributes of one.
+
+    Not where a class ends what its instances hold, such as a file or a connection, by ``__del__``: when the copy went,
+    the user's own would find it closed.
+    """
+    if hasattr(cls, "__del__"):
+        return False
     return cls.__new__ is object.__new__ or cls is types.SimpleNamespace
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import pickle
 import random
 import types
@@ -25,8 +26,9 @@ from helper_modules.drawing import draw as imported_draw
 from numpy.random import normal
 
 import dasksim
+from dasksim import make_simulator
 from dasksim._isolation import Isolated, run_all
-from dasksim._reach import find_generators
+from dasksim._reach import _Walk, find_generators
 from dasksim._streams import Address, stage_key
 
 N_SAMPLES = 2000
@@ -1308,6 +1310,61 @@ def test_a_run_that_is_interrupted_leaves_the_function_usable() -> None:
     with pytest.raises(KeyboardInterrupt, match="by the user"):
         run_all([isolated], interrupt)
     assert run_all([isolated], lambda watch: watch) is False
+
+
+# --- what a copy would end --------------------------------------------------------------------------------------------
+
+
+class Connection:
+    """What ends what it holds when it goes, as files, connections and handles of libraries do."""
+
+    def __init__(self, generator: Any) -> None:
+        self.generator, self.is_open = generator, [True]
+
+    def __del__(self) -> None:
+        self.is_open[0] = False
+
+    def normal(self) -> float:
+        if not self.is_open[0]:
+            raise ValueError("I/O operation on closed file")
+        return float(self.generator.normal())
+
+
+class UsesConnection:
+    def __init__(self, generator: Any) -> None:
+        self.connection = Connection(generator)
+
+    def __call__(self) -> dict[str, Any]:
+        return {"x": self.connection.normal()}
+
+
+@pytest.mark.parametrize("make", [np.random.default_rng, np.random.RandomState])
+def test_an_object_that_ends_what_it_holds_is_not_copied(make: Callable[[int], Any]) -> None:
+    holder = UsesConnection(make(1))
+    dataset = make_simulator(holder).sample(60, seed=1, sub_batch_size=7, chunk_size=14)
+    one = dataset.compute(scheduler="threads").x.values
+    gc.collect()
+    assert holder.connection.is_open == [True]
+    assert len(np.unique(one)) == 60
+    assert np.array_equal(dataset.compute(scheduler="synchronous").x.values, one)
+    again = make_simulator(UsesConnection(make(2))).sample(60, seed=1, sub_batch_size=7, chunk_size=14)
+    assert np.array_equal(again.x.values, one)
+    assert holder.connection.generator.normal() == make(1).normal()  # the user's own has not moved
+
+
+def test_asserts_that_pytest_has_rewritten_lead_nowhere() -> None:
+    def checked(theta: Any) -> dict[str, Any]:
+        assert isinstance(theta, float)
+        return {"x": theta}
+
+    assert any(name.startswith("@pytest") for name in checked.__code__.co_names)
+    assert not any(type(obj).__module__.startswith("_pytest") for obj in reached(checked))
+
+
+def reached(function: Any) -> list[object]:
+    walk = _Walk()
+    walk.run(function)
+    return list(walk.objects.values())
 
 
 # --- what is found ----------------------------------------------------------------------------------------------------
