@@ -418,6 +418,24 @@ def test_stores_with_times_or_booleans_as_labels_are_good(values: Any, tmp_path:
 # All of it at random
 
 
+def test_metadata_of_labels_that_lack_a_name_are_made_again(tmp_path: Path) -> None:
+    """They read as before, since Zarr has a default in its place."""
+    path = tmp_path / "s.zarr"
+    simulator = make_simulator(
+        lambda rng: {"x": rng.normal(size=3)}, dims={"x": ["time"]}, coords={"time": [0.5, 1.0, 2.0]}
+    )
+    generate(simulator, path, N, seed=1, **ALONE)
+    file = path / "time" / "zarr.json"
+    whole = file.read_text()
+    file.write_text(whole.replace("configuration", "configurataon", 3).replace("configurataon", "configuration", 2))
+    assert file.read_text() != whole
+    with pytest.raises(StoreError, match=r"lost or damaged; generate\(\.\.\., repair=True\)"):
+        verify(path)
+    generate(simulator, path, N, seed=1, repair=True, **ALONE)
+    assert json.loads(file.read_text()) == json.loads(whole)
+    assert verify(path).is_good
+
+
 def test_random_damage_gives_the_right_values_or_a_clear_error(tmp_path: Path) -> None:
     counts, faults = damage.run(24, seed=2026, folder=tmp_path)
 

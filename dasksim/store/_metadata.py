@@ -107,6 +107,8 @@ def damaged_metadata(location: Location, record: Mapping[str, Any], derivation: 
     bad += [n for n in own if not _is_own(found[n], documents.get(n, {}), n, record)]
     is_sane = {n: found[n] is not None and are_countable(location, n) for n in coords}
     bad += [n for n in coords if not is_sane[n] or not are_labels(_labels(found[n], n), coords[n])]
+    known = {n: copies[n] for n in coords if copies and n in copies and n not in bad}
+    bad += [n for n, copy in known.items() if not _holds(documents[n], copy)]  # which of them is right is not known
     if bad or derivation is not None or copies is None:
         return bad
     arrays = [name for name, node in found.items() if isinstance(node, zarr.Array)]
@@ -177,6 +179,13 @@ def _fits(
     if rows < 1 or record["chunk_size"] % rows:
         return False
     return _compared(found) == _compared(_made(record, name, record["variables"][name], rows))
+
+
+def _holds(document: Mapping[str, Any], copy: object) -> bool:
+    """Whether a document says what its copy says, and perhaps has attributes that somebody added."""
+    found = mapping_of(document, "attributes")
+    kept = {name: found.get(name) for name in mapping_of(copy, "attributes")}
+    return {**document, "attributes": kept} == copy
 
 
 def _compared(document: Mapping[str, Any]) -> dict[str, Any]:
