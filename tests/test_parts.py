@@ -57,8 +57,10 @@ def simulator() -> Simulator:
 
 
 def command(folder: Path, store: Path, part: str, *options: str) -> list[str]:
-    (folder / "simulators.py").write_text(SIMULATOR)
-    target = f"{folder / 'simulators.py'}:simulator"
+    file = folder / "simulators.py"
+    if not file.exists():  # a process that starts meanwhile would read half of it
+        file.write_text(SIMULATOR)
+    target = f"{file}:simulator"
     sizes = ["-n", "1000", "--sub-batch-size", "5", "--chunk-size", "10", "--scheduler", "synchronous"]
     more = ["--part", part] if part else []
     return [sys.executable, "-m", "dasksim", "generate", target, str(store), *sizes, "--no-progress", *more, *options]
