@@ -123,13 +123,18 @@ def is_engine(obj: object) -> bool:
 
 def can_make_again(engine: Any) -> bool:
     """Whether an engine's points are random, and another one can be made like it."""
-    if not getattr(engine, "scramble", True) and not hasattr(engine, "lhs_method"):  # the same sequence every time
+    if not _is_scrambled(engine) and not hasattr(engine, "lhs_method"):  # the same sequence every time
         return False
     try:
         _made_again(engine, np.random.default_rng(0))
     except Exception:  # noqa: BLE001  a user's subclass with arguments of its own
         return False
     return True
+
+
+def _is_scrambled(engine: Any) -> bool:
+    """Whether an engine scrambles its points; Sobol engines of SciPy before 1.15 keep only the shift."""
+    return bool(getattr(engine, "scramble", np.any(getattr(engine, "_shift", True))))
 
 
 def _made_again(engine: Any, rng: np.random.Generator) -> Any:

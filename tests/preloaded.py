@@ -8,6 +8,7 @@ import json
 import os
 import runpy
 import sys
+import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def run(arguments: list[str], folder: str, out: str, err: str, environment: dict
     if kind == "-m":
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif kind == "-c":
+        sys.modules["__main__"] = types.ModuleType("__main__")
         exec(compile(rest[0], "<string>", "exec"), vars(sys.modules["__main__"]))
     else:
         runpy.run_path(kind, run_name="__main__")

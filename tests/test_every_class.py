@@ -220,17 +220,9 @@ def test_workers_of_a_cluster_change_no_bit(kind: Kind, two_workers: Client, tmp
     options: dict[str, Any] = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}
     wanted = wanted_bits(kind, 37, 3, 5)
     assert bits(kind.sample(37, **options), scheduler=two_workers) == wanted
-    dataset = generate(kind.make(), tmp_path / "s.zarr", (37, *kind.further), scheduler=two_workers, **options)
-    assert bits(dataset, scheduler="synchronous") == wanted
-
-
-@pytest.mark.slow  # each starts worker processes, which get what those of a cluster get
-@kinds
-def test_worker_processes_change_no_bit(kind: Kind, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}
-    path, shape = tmp_path / "s.zarr", (37, *kind.further)
-    dataset = generate(kind.make(), path, shape, scheduler="processes", **options)
-    assert bits(dataset, scheduler="synchronous") == wanted_bits(kind, 37, 3, 5)
+    for i, scheduler in enumerate([two_workers, "processes"]):
+        dataset = generate(kind.make(), tmp_path / f"{i}.zarr", (37, *kind.further), scheduler=scheduler, **options)
+        assert bits(dataset, scheduler="synchronous") == wanted
 
 
 @kinds

@@ -98,8 +98,9 @@ def check_kills(folder: Path, scheduler: str, n_kills: int, seed: int) -> None:
     assert sum(0 < n < n_chunks for n in cut) >= n_kills // 2
 
 
-def test_killed_run_is_resumed_to_the_same_bytes(tmp_path: Path) -> None:
-    check_kills(tmp_path, "processes", n_kills=2, seed=4)
+@pytest.mark.parametrize("scheduler", RUNS)
+def test_killed_run_is_resumed_to_the_same_bytes(scheduler: str, tmp_path: Path) -> None:
+    check_kills(tmp_path, scheduler, n_kills=2, seed=4)
 
 
 @pytest.mark.slow
