@@ -26,7 +26,7 @@ import psutil
 from distributed import Client
 
 import dasksim
-from dasksim._progress import Progress
+from dasksim._execution.progress import Progress
 from dasksim.store import locate, open_receipts
 
 MIB = 1 << 20
@@ -153,7 +153,7 @@ def two_against_one(folder: Path, n_samples: int, repeats: int) -> None:
         print(f"| {what} | {' | '.join(f'{value:.2f}' for value in medians)} | {ratio:.2f} |", flush=True)
 
     def processes(n_workers: int) -> tuple[float, float]:
-        with mock.patch("dasksim._executors.CPU_COUNT", n_workers):
+        with mock.patch("dasksim._execution.executors.CPU_COUNT", n_workers):
             return measure("processes", n_workers)
 
     print(f"\n{n_samples:,} samples of an unbatched simulator; medians of {repeats} pairs of runs, goal 1.8\n")

@@ -1,13 +1,13 @@
 """Simulate training sets for simulation-based inference, lazily, in parallel, and with the same bits every time."""
 
 from dasksim import loaders, models, plots
-from dasksim._arviz import to_arviz
-from dasksim._derive import derive
-from dasksim._failures import Failure
-from dasksim._generate import extend, generate
-from dasksim._replay import Replay, StageReplay, replay
-from dasksim._report import report
-from dasksim._verify import Verification, verify
+from dasksim._analysis.arviz import to_arviz
+from dasksim._analysis.report import report
+from dasksim._core.failures import Failure
+from dasksim._operations.derive import derive
+from dasksim._operations.generate import extend, generate
+from dasksim._operations.replay import Replay, StageReplay, replay
+from dasksim._operations.verify import Verification, verify
 from dasksim._version import __version__
 from dasksim.errors import (
     ArgumentError,

@@ -16,12 +16,12 @@ from typing import Any
 import cloudpickle
 import dask
 
-from dasksim._derive import derive
-from dasksim._generate import extend, generate
-from dasksim._replay import replay
-from dasksim._report import report
-from dasksim._tracebacks import MOST_SHOWN, shorten
-from dasksim._verify import verify
+from dasksim._analysis.report import report
+from dasksim._core.tracebacks import MOST_SHOWN, shorten
+from dasksim._operations.derive import derive
+from dasksim._operations.generate import extend, generate
+from dasksim._operations.replay import replay
+from dasksim._operations.verify import verify
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError, DasksimError, nearest
 from dasksim.models import MODELS

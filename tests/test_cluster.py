@@ -23,8 +23,8 @@ from distributed import Client, KilledWorker, LocalCluster
 from processes import ended
 
 from dasksim import ArgumentError, ArgumentTypeError, Simulator, generate, make_simulator, open_dataset, status
-from dasksim._jobs import SentJob
-from dasksim._run import _task_name
+from dasksim._execution._jobs import SentJob
+from dasksim._execution.run import _task_name
 from dasksim.cli import FAILED, OK, main
 from dasksim.cluster import gpu_cluster
 

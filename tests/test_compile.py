@@ -18,7 +18,7 @@ from dask.highlevelgraph import HighLevelGraph
 from distributed import Client
 
 from dasksim import generate, make_simulator
-from dasksim._compile import StageLayer
+from dasksim._execution.graph import StageLayer
 
 # 5 sub-batches of 4 samples, the last of which is short: 18 samples. Chunks of 2 sub-batches.
 N, SIZE, CHUNK = 18, 4, 8

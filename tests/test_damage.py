@@ -16,17 +16,7 @@ import zarr
 from bits import bits, chunk_files, receipt_files
 from zarr.storage import MemoryStore, ObjectStore
 
-from dasksim import (
-    StoreError,
-    derive,
-    extend,
-    generate,
-    loaders,
-    make_simulator,
-    open_dataset,
-    status,
-    verify,
-)
+from dasksim import StoreError, derive, extend, generate, loaders, make_simulator, open_dataset, status, verify
 from dasksim.cli import main
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))

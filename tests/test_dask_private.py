@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import dasksim
-from dasksim import _dask_private
+from dasksim._core import dask_private
 
 PACKAGE = Path(dasksim.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -56,15 +56,17 @@ def _is_private(name: str) -> bool:
 )
 def test_private_uses_are_found(source: str) -> None:
     assert list(private_uses(source))
-    assert not list(private_uses("import dask.array as da\nfrom dasksim._arrays import _x\nda.__version__\nself._y"))
+    assert not list(
+        private_uses("import dask.array as da\nfrom dasksim._core.arrays import _x\nda.__version__\nself._y")
+    )
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_what_is_private_of_dask_is_used_in_one_module(file: Path) -> None:
-    assert file.name == "_dask_private.py" or not list(private_uses(file.read_text()))
+    assert file.name == "dask_private.py" or not list(private_uses(file.read_text()))
 
 
 def test_each_private_name_is_explained() -> None:
-    uses = {name.rpartition(".")[2] for name in private_uses(Path(_dask_private.__file__).read_text())}
-    assert uses == set(_dask_private.__all__) - {"check_graphs"}
-    assert all(f"``{name}``" in (_dask_private.__doc__ or "") for name in uses)
+    uses = {name.rpartition(".")[2] for name in private_uses(Path(dask_private.__file__).read_text())}
+    assert uses == set(dask_private.__all__) - {"check_graphs"}
+    assert all(f"``{name}``" in (dask_private.__doc__ or "") for name in uses)

@@ -31,8 +31,8 @@ from dasksim import (
     generate,
     make_simulator,
 )
-from dasksim._arrays import Device, GpuGenerator, _ask_cupy, _open_gpu, _Wide, as_host
-from dasksim._streams import Address
+from dasksim._core.arrays import Device, GpuGenerator, _ask_cupy, _open_gpu, _Wide, as_host
+from dasksim._streams.addresses import Address
 from dasksim.models import MODELS
 
 CUT: dict[str, Any] = {"sub_batch_size": 8, "chunk_size": 16}
@@ -90,8 +90,8 @@ class StandInDevice(Device):
 
 
 def become_gpu(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dasksim._arrays._open_gpu", lambda: device)
-    monkeypatch.setattr("dasksim._arrays._why_no_gpu", lambda: None)
+    monkeypatch.setattr("dasksim._core.arrays._open_gpu", lambda: device)
+    monkeypatch.setattr("dasksim._core.arrays._why_no_gpu", lambda: None)
 
 
 @pytest.fixture
@@ -328,7 +328,7 @@ def test_auto_uses_a_gpu_where_one_is(stand_in: list[Any]) -> None:
 
 
 def test_auto_is_the_cpu_where_none_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dasksim._arrays._why_no_gpu", lambda: "there is none")
+    monkeypatch.setattr("dasksim._core.arrays._why_no_gpu", lambda: "there is none")
     assert json.loads(batched(prior).sample(4, seed=1).attrs["dasksim"])["device"] == "cpu"
 
 

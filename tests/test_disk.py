@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from bits import array_bytes, bits, chunk_files, file_bytes, receipt_files
 
-from dasksim import (  # fmt: skip
+from dasksim import (
     IncompleteStoreError,
     Simulator,
     StoreError,

@@ -28,7 +28,7 @@ def test_examples_are_found() -> None:
     names = {test.name for module in MODULES for test in doctest.DocTestFinder().find(module) if test.examples}
 
     assert {
-        "dasksim._generate.generate",
+        "dasksim._operations.generate.generate",
         "dasksim.external._program.ExternalProgram",
         "dasksim.errors.nearest",
         "dasksim.loaders._batches.batches",

@@ -33,7 +33,7 @@ from dasksim import (
     status,
     verify,
 )
-from dasksim._run import check_memory
+from dasksim._execution.run import check_memory
 
 SIZES: dict[str, Any] = {"seed": 1, "sub_batch_size": 2, "chunk_size": 4}
 OPTIONS: dict[str, Any] = {**SIZES, "scheduler": "synchronous"}
@@ -175,7 +175,7 @@ def test_parts_of_an_extension_do_not_undo_each_other(tmp_path: Path, monkeypatc
 
 def overtake(monkeypatch: pytest.MonkeyPatch, then: Callable[[], Any]) -> None:
     """Have something happen once between what a call reads of a store and what it does to it."""
-    from dasksim import _request
+    from dasksim._operations import _request
 
     is_first = [True]
 

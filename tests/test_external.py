@@ -33,7 +33,7 @@ from dasksim import (
     generate,
     make_simulator,
 )
-from dasksim._provenance import source_digest
+from dasksim._engine.provenance import source_digest
 
 NORMAL = """\
 import json, random, sys

@@ -29,9 +29,9 @@ from dasksim import (
     make_simulator,
     status,
 )
-from dasksim._chunk import simulate_chunk
-from dasksim._failures import Policy, summed
-from dasksim._streams import PROBE_SUB_BATCH, Address, stage_key
+from dasksim._core.failures import Policy, summed
+from dasksim._engine.chunks import simulate_chunk
+from dasksim._streams.addresses import PROBE_SUB_BATCH, Address, stage_key
 
 Rng = np.random.Generator
 

@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 
-from dasksim._memory import keep_freed_memory
+from dasksim._core.memory import keep_freed_memory
 
 if sys.argv[1] == "keeps":
     keep_freed_memory()

@@ -12,7 +12,7 @@ from test_models import LARGEST_Z
 
 import dasksim
 from dasksim import StoreMismatchError
-from dasksim._arrays import _why_no_gpu
+from dasksim._core.arrays import _why_no_gpu
 from dasksim.models import MODELS, two_moons
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(_why_no_gpu() is not None, reason=f"no GPU: {_why_no_gpu()}")]

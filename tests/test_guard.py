@@ -10,8 +10,8 @@ import pytest
 from bits import bits
 
 import dasksim
-from dasksim._isolation import Isolated, run_all
-from dasksim._streams import Address, stage_key
+from dasksim._streams.addresses import Address, stage_key
+from dasksim._streams.isolation import Isolated, run_all
 
 N_FUNCTIONS = 8
 

@@ -25,7 +25,7 @@ from test_replay import HasALockError
 
 import dasksim
 from dasksim import ArgumentError, ArgumentTypeError, Simulator, make_simulator
-from dasksim._streams import Address, stage_key
+from dasksim._streams.addresses import Address, stage_key
 
 Rng = np.random.Generator
 

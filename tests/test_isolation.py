@@ -27,9 +27,9 @@ from numpy.random import normal
 
 import dasksim
 from dasksim import make_simulator
-from dasksim._isolation import Isolated, run_all
-from dasksim._reach import _Walk, find_generators
-from dasksim._streams import Address, stage_key
+from dasksim._streams._finding import _Walk, find_generators
+from dasksim._streams.addresses import Address, stage_key
+from dasksim._streams.isolation import Isolated, run_all
 
 N_SAMPLES = 2000
 SUB_BATCH_SIZE = 50

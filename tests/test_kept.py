@@ -26,7 +26,7 @@ from dasksim import (
     replay,
     verify,
 )
-from dasksim._functions import FunctionStage
+from dasksim._engine.functions import FunctionStage
 
 Function = Callable[..., Any]
 Rng = np.random.Generator

@@ -23,16 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from dasksim import (
-    IncompleteStoreError,
-    StoreError,
-    extend,
-    generate,
-    make_simulator,
-    open_dataset,
-    status,
-    verify,
-)
+from dasksim import IncompleteStoreError, StoreError, extend, generate, make_simulator, open_dataset, status, verify
 from dasksim.store import ChunkWriter, locate, open_receipts, read_record
 
 SIZE, MOST = 4, 30  # stores of fewer than three samples have smaller chunks

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dasksim._memory import machine_memory
+from dasksim._core.memory import machine_memory
 
 MEASURE = """
 import resource, subprocess, sys

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from bits import bits
 
-import dasksim._provenance as told
+import dasksim._engine.provenance as told
 from dasksim import ArgumentError, generate, make_simulator, verify
 
 Rng = np.random.Generator
@@ -40,7 +40,7 @@ MOST = 16
 
 @pytest.fixture
 def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dasksim._probes._MOST_PROBES", MOST)
+    monkeypatch.setattr("dasksim._engine.probes._MOST_PROBES", MOST)
 
 
 @pytest.mark.usefixtures("few_probes")

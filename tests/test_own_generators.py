@@ -20,9 +20,9 @@ from distributed import Client
 from scipy.stats import qmc
 
 import dasksim
-from dasksim._isolation import Isolated
-from dasksim._reach import find_generators
-from dasksim._streams import Address, stage_key
+from dasksim._streams._finding import find_generators
+from dasksim._streams.addresses import Address, stage_key
+from dasksim._streams.isolation import Isolated
 
 Array = npt.NDArray[Any]
 Draw = Callable[[], Any]

@@ -20,7 +20,7 @@ from bits import Bits, bits
 from distributed import Client
 
 import dasksim
-from dasksim._global_state import NUMPY_GLOBAL
+from dasksim._streams.process_wide import NUMPY_GLOBAL
 
 Array = npt.NDArray[Any]
 Draw = Callable[[], Any]
@@ -264,5 +264,5 @@ def test_the_generators_of_the_process_are_named_in_one_module() -> None:
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in private
     }
-    assert {file for file, _ in found} <= {"_global_state.py"}
+    assert {file for file, _ in found} <= {"process_wide.py"}
     assert random.random.__self__ is random._inst  # type: ignore[attr-defined]

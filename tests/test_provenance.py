@@ -25,7 +25,7 @@ from dasksim import (
     status,
     verify,
 )
-from dasksim._provenance import source_digest
+from dasksim._engine.provenance import source_digest
 
 N = 10
 OPTIONS: dict[str, Any] = {"seed": 1, "sub_batch_size": 2, "chunk_size": 4, "scheduler": "synchronous"}

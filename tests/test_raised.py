@@ -17,12 +17,12 @@ import pytest
 from distributed import Client
 from processes import run_python
 
-import dasksim._run
+import dasksim._execution.run
 from dasksim import StoreError, generate, make_simulator, replay
-from dasksim._jobs import SentJob
-from dasksim._raised import Raised
-from dasksim._run import _Lost, _windowed
-from dasksim._transport import Cache
+from dasksim._execution._jobs import SentJob
+from dasksim._execution._raised import Raised
+from dasksim._execution.run import _Lost, _windowed
+from dasksim._execution.transport import Cache
 from dasksim.cli import main
 
 Rng = np.random.Generator
@@ -372,7 +372,7 @@ def test_loss_that_is_no_death_is_not_put_down_to_memory() -> None:
 def test_interrupt_is_not_lost_where_the_store_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(rng: Rng) -> dict[str, Any]:
         if rng.normal() > 2:
-            monkeypatch.setattr(dasksim._run, "open_receipts", unreadable)
+            monkeypatch.setattr(dasksim._execution.run, "open_receipts", unreadable)
             raise KeyboardInterrupt("by hand")
         return {"x": 1.0}
 

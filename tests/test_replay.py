@@ -29,7 +29,7 @@ from dasksim import (
     make_simulator,
     replay,
 )
-from dasksim._streams import Address, stage_key
+from dasksim._streams.addresses import Address, stage_key
 
 Rng = np.random.Generator
 

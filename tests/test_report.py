@@ -247,7 +247,7 @@ def test_path_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     with pytest.raises(ArgumentError, match="cannot write a report to '/dev/full': No space left on device"):
         report(path, "/dev/full")
-    monkeypatch.setattr("dasksim._report.page.summarize", None)
+    monkeypatch.setattr("dasksim._analysis.report.summarize", None)
     for target in ("/proc/report.html", "/proc/version"):
         with pytest.raises(ArgumentError, match=f"cannot write a report to '{target}': .*; give another path"):
             report(path, target)

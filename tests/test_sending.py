@@ -16,8 +16,8 @@ import pytest
 from distributed import Client
 
 from dasksim import ArgumentError, Simulator, generate, make_simulator
-from dasksim._transport import dumps, loads
-from dasksim._unsendable import pack
+from dasksim._execution._unsendable import pack
+from dasksim._execution.transport import dumps, loads
 
 Rng = np.random.Generator
 

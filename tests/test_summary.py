@@ -12,8 +12,8 @@ import pytest
 import xarray as xr
 
 from dasksim import ArgumentError, IncompleteStoreError, StoreError, generate, make_simulator, open_dataset
-from dasksim._histograms import count_histograms
-from dasksim._summary import summarize
+from dasksim._analysis._histograms import count_histograms
+from dasksim._analysis._summary import summarize
 
 
 def prior(rng: np.random.Generator) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def test_a_variable_named_valid_of_an_older_store_masks_nothing_where_no_samples
 ) -> None:
     simulator = make_simulator(lambda rng: {"valid": bool(rng.random() < 0.5), "x": rng.normal()})
     with monkeypatch.context() as older:
-        older.setattr("dasksim._schema.VALID", "")  # the name was not refused
+        older.setattr("dasksim._core.variables.VALID", "")  # the name was not refused
         generate(simulator, tmp_path / "s.zarr", 100, seed=1, scheduler="synchronous")
 
     summary = summarize(tmp_path / "s.zarr")

@@ -85,7 +85,7 @@ def test_older_store_with_a_variable_of_the_name_is_read_as_before(
 ) -> None:
     path = tmp_path / "s.zarr"
     with monkeypatch.context() as older:
-        older.setattr("dasksim._schema.VALID", "")
+        older.setattr("dasksim._core.variables.VALID", "")
         made = generate(make_simulator(trial), path, 50, **OPTIONS).compute()
     assert open_dataset(path).identical(made)
     assert dasksim.status(path).is_complete

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._schema import check_name
+from dasksim._core.variables import check_name
 from dasksim.errors import ArgumentError, ArgumentTypeError, OutputError
 
 __all__ = ["Outputs", "check_file_name", "check_outputs", "read_outputs"]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dasksim._provenance import source_digest
+from dasksim._engine.provenance import source_digest
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.external._outputs import Outputs, check_file_name, check_outputs, read_outputs
 from dasksim.external._process import STREAMS, run_program, tail

@@ -7,7 +7,7 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dasksim._schema import brief
+from dasksim._core.variables import brief
 from dasksim.errors import ArgumentError, ArgumentTypeError, SimulatorError
 
 __all__ = ["Input", "fill_text", "fill_word", "names_in"]

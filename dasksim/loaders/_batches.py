@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from dasksim._plan import check_count
+from dasksim._core.checks import check_count
 from dasksim.errors import ArgumentTypeError, StoreError
 from dasksim.loaders._request import Augmentations, Request, augmented
 from dasksim.loaders._source import Source, take_snapshot

@@ -6,9 +6,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from dasksim._failures import VALID
-from dasksim._plan import check_count, check_flag
-from dasksim._streams import check_seed
+from dasksim._core.checks import check_count, check_flag, check_seed
+from dasksim._core.failures import VALID
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.loaders._splits import Split, check_split
 from dasksim.store import Location, locate

@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from dasksim._core.failures import VALID
 from dasksim.errors import ArgumentError, IncompleteStoreError, StoreError, StoreMismatchError, nearest
-from dasksim.loaders._request import VALID, Request
+from dasksim.loaders._request import Request
 from dasksim.store import (
     Location,
     ShardReader,

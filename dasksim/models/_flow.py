@@ -16,7 +16,7 @@ import math
 from types import ModuleType
 from typing import Any
 
-from dasksim._arrays import concat
+from dasksim._core.arrays import concat
 
 __all__ = ["trajectories"]
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._arrays import concat
-from dasksim._plan import check_count
+from dasksim._core.arrays import concat
+from dasksim._core.checks import check_count
 from dasksim.models._benchmark import Draws, benchmark, check_variant, labels
 from dasksim.models._draws import normal, uniform
 from dasksim.simulators import Simulator

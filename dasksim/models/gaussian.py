@@ -4,7 +4,7 @@ import math
 from types import ModuleType
 from typing import Any, Literal
 
-from dasksim._plan import check_count
+from dasksim._core.checks import check_count
 from dasksim.errors import ArgumentError
 from dasksim.models._benchmark import Draws, benchmark, check_variant, labels
 from dasksim.models._draws import normal, uniform

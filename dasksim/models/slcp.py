@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dasksim._arrays import concat
-from dasksim._plan import check_count
+from dasksim._core.arrays import concat
+from dasksim._core.checks import check_count
 from dasksim.errors import ArgumentError
 from dasksim.models._benchmark import Draws, benchmark, check_variant, labels
 from dasksim.models._draws import normal, uniform

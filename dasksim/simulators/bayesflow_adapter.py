@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from dasksim._arrays import as_host
-from dasksim._plan import as_shape
-from dasksim._streams import check_seed
+from dasksim._core.arrays import as_host
+from dasksim._core.checks import as_shape, check_seed
 from dasksim.errors import ArgumentTypeError
 
 __all__ = ["BayesFlowAdapter"]

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from dasksim._nested import NestedStage
-from dasksim._pipeline import Pipeline
-from dasksim._steps import Lowering
+from dasksim._engine.nested import NestedStage
+from dasksim._engine.pipeline import Pipeline
+from dasksim._engine.steps import Lowering
 
 __all__ = ["draw", "rows_of"]
 

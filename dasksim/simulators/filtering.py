@@ -11,15 +11,16 @@ import xarray as xr
 from dask.base import compute
 from dask.delayed import delayed
 
-from dasksim._arrays import as_host
-from dasksim._compile import Program
-from dasksim._filter import FilterStage
-from dasksim._isolation import run_all
-from dasksim._pipeline import Pipeline, run_steps, to_rows
-from dasksim._plan import Plan, check_count
-from dasksim._provenance import provenance
-from dasksim._stage import within
-from dasksim._steps import Lowering, Place
+from dasksim._core.arrays import as_host
+from dasksim._core.checks import check_count
+from dasksim._core.plan import Plan
+from dasksim._engine.filter import FilterStage
+from dasksim._engine.pipeline import Pipeline, run_steps, to_rows
+from dasksim._engine.provenance import provenance
+from dasksim._engine.stage import within
+from dasksim._engine.steps import Lowering, Place
+from dasksim._execution.graph import Program
+from dasksim._streams.isolation import run_all
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["compute_all_accepted", "filtered"]

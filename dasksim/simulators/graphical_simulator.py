@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from dasksim._functions import BatchedStage, ContextStage, RowStage, function_name
-from dasksim._labels import check_fill_value, check_labels, check_sizes
-from dasksim._plan import as_shape, check_flag
-from dasksim._stage import Plate, Stage, within
-from dasksim._steps import Lowering
+from dasksim._core.checks import as_shape, check_flag
+from dasksim._core.labels import check_fill_value, check_labels, check_sizes
+from dasksim._engine.functions import BatchedStage, ContextStage, RowStage, function_name
+from dasksim._engine.stage import Plate, Stage, within
+from dasksim._engine.steps import Lowering
 from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
 from dasksim.simulators.simulator import Simulator
 

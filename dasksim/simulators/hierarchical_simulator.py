@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dasksim._labels import check_labels, is_label
-from dasksim._stage import within
-from dasksim._steps import Lowering
+from dasksim._core.labels import check_labels, is_label
+from dasksim._engine.stage import within
+from dasksim._engine.steps import Lowering
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators.lowering import as_simulator, joined, with_distinct_names
 from dasksim.simulators.simulator import Simulator

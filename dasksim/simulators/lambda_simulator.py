@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dasksim._functions import BatchedStage, ContextStage, RowStage, function_name
-from dasksim._labels import check_labels
-from dasksim._plan import check_flag
-from dasksim._schema import declared_variables
-from dasksim._stage import Stage, within
-from dasksim._steps import Lowering
+from dasksim._core.checks import check_flag
+from dasksim._core.labels import check_labels
+from dasksim._core.variables import declared_variables
+from dasksim._engine.functions import BatchedStage, ContextStage, RowStage, function_name
+from dasksim._engine.stage import Stage, within
+from dasksim._engine.steps import Lowering
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators.simulator import Simulator
 

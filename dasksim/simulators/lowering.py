@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from dasksim._stage import Stage
-from dasksim._steps import Lowering
+from dasksim._engine.stage import Stage
+from dasksim._engine.steps import Lowering
 from dasksim.errors import ArgumentTypeError, SimulatorError
 from dasksim.simulators.lambda_simulator import LambdaSimulator
 from dasksim.simulators.simulator import Simulator

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dasksim._functions import function_name
-from dasksim._plan import check_flag
+from dasksim._core.checks import check_flag
+from dasksim._engine.functions import function_name
 from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
 from dasksim.simulators.lambda_simulator import LambdaSimulator
 from dasksim.simulators.sequential_simulator import SequentialSimulator

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from dasksim._branches import INDICES, BranchStage, ChoiceStage, MergeStage
-from dasksim._functions import SharedStage, function_name
-from dasksim._labels import check_fill_value, check_sizes
-from dasksim._plan import check_flag
-from dasksim._stage import Stage, within
-from dasksim._steps import Lowering
+from dasksim._core.checks import check_flag
+from dasksim._core.labels import check_fill_value, check_sizes
+from dasksim._engine.branches import INDICES, BranchStage, ChoiceStage, MergeStage
+from dasksim._engine.functions import SharedStage, function_name
+from dasksim._engine.stage import Stage, within
+from dasksim._engine.steps import Lowering
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators.lambda_simulator import LambdaSimulator
 from dasksim.simulators.lowering import as_simulator, common_levels, joined

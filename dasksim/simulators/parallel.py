@@ -8,7 +8,7 @@ import xarray as xr
 from dask.system import CPU_COUNT
 from loky import get_reusable_executor
 
-from dasksim._plan import check_count
+from dasksim._core.checks import check_count
 
 __all__ = ["compute_in_processes"]
 

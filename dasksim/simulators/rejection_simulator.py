@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from dasksim._steps import Lowering
+from dasksim._engine.steps import Lowering
 from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.filtering import filtered
 from dasksim.simulators.simulator import Simulator

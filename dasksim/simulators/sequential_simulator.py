@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dasksim._labels import check_fill_value, check_labels, check_sizes
-from dasksim._plan import check_flag
-from dasksim._stage import within
-from dasksim._steps import Lowering
+from dasksim._core.checks import check_flag
+from dasksim._core.labels import check_fill_value, check_labels, check_sizes
+from dasksim._engine.stage import within
+from dasksim._engine.steps import Lowering
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators.lowering import common_levels, joined, with_distinct_names
 from dasksim.simulators.simulator import Simulator

@@ -10,18 +10,18 @@ from typing import Any, Self, SupportsIndex
 
 import xarray as xr
 
-from dasksim._arrays import choose_device
-from dasksim._compile import compile_dataset
-from dasksim._global_state import not_copied
-from dasksim._pipeline import Pipeline
-from dasksim._placement import can_use_gpu, on_device
-from dasksim._plan import Plan, as_shape, check_count, check_flag, plan_samples
-from dasksim._probes import ProbeCache
-from dasksim._resolve import check_sizes_agree, resolve
-from dasksim._steps import Lowering
-from dasksim._streams import check_seed
-from dasksim._tracebacks import shortened
-from dasksim._transport import dumps, loads
+from dasksim._core.arrays import choose_device
+from dasksim._core.checks import as_shape, check_count, check_flag, check_seed
+from dasksim._core.plan import Plan, plan_samples
+from dasksim._core.tracebacks import shortened
+from dasksim._engine.pipeline import Pipeline
+from dasksim._engine.placement import can_use_gpu, on_device
+from dasksim._engine.probes import ProbeCache
+from dasksim._engine.resolution import check_sizes_agree, resolve
+from dasksim._engine.steps import Lowering
+from dasksim._execution.graph import compile_dataset
+from dasksim._execution.transport import dumps, loads
+from dasksim._streams.process_wide import not_copied
 from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.bayesflow_adapter import BayesFlowAdapter
 from dasksim.simulators.drawing import draw, rows_of
@@ -354,7 +354,7 @@ class Simulator(ABC):
         return BayesFlowAdapter(self.sample, seed)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        """Go to another process as functions do in a run, whoever sends the simulator: see ``dasksim._transport``."""
+        """Go to another process as functions do in a run, whoever sends the simulator."""
         if _is_packed.get():
             return super().__reduce_ex__(protocol)
         token = _is_packed.set(True)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from dasksim._failures import VALID
+from dasksim._core.failures import VALID
 from dasksim.errors import StoreError
 from dasksim.store._damage import ShardSizes
 from dasksim.store._location import Location, explained

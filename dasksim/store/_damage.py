@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._failures import VALID
+from dasksim._core.failures import VALID
 from dasksim.errors import StoreError
 from dasksim.store._document import inner_codecs, shard_key
 from dasksim.store._location import Location, explained

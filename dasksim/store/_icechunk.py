@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from zarr.abc.store import Store
 
-from dasksim._chunk import Chunk
+from dasksim._core.chunk import Chunk
 from dasksim.errors import ArgumentError
 from dasksim.store._layout import StoreLayout
 from dasksim.store._location import Location, explained

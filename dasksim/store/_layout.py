@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._failures import VALID
-from dasksim._schema import is_supported
+from dasksim._core.failures import VALID
+from dasksim._core.variables import is_supported
 from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
 
 __all__ = ["ArrayLayout", "StoreLayout", "choose_inner_rows", "stored_dtypes"]

@@ -13,15 +13,15 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore
 
-from dasksim._failures import VALID
+from dasksim._core.failures import VALID
 from dasksim.errors import StoreError
 from dasksim.store._document import codec_names, document_of, key_of, key_prefix, list_of, mapping_of
-from dasksim.store._kept import group_document, kept_entry
+from dasksim.store._kept import FOLDER, folder_of, group_document, kept_entry
 from dasksim.store._layout import ArrayLayout, choose_inner_rows
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._objects import names_below
 from dasksim.store._receipt import KEY, fields_of
-from dasksim.store._receipts import FAILURES, FOLDER, RECEIPTS, Receipts, folder_of
+from dasksim.store._receipts import FAILURES, RECEIPTS, Receipts
 from dasksim.store._record import derived_view, read_document
 from dasksim.store._write import create_array
 from dasksim.store._zarr_private import sync

@@ -12,7 +12,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._failures import Failure
+from dasksim._core.failures import Failure
 from dasksim.errors import StoreError
 
 __all__ = [

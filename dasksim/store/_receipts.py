@@ -17,7 +17,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
-from dasksim._failures import Failure, summed
+from dasksim._core.failures import Failure, summed
 from dasksim.errors import StoreError
 from dasksim.store._document import document_of, has_checksums, key_of, key_prefix
 from dasksim.store._kept import FOLDER, folder_of

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dasksim._schema import is_supported
+from dasksim._core.variables import is_supported
 from dasksim.store._location import ROOT
 
 __all__ = ["DTYPES", "first_wrong", "is_int"]

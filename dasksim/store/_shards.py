@@ -14,7 +14,7 @@ import zarr
 from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.buffer import default_buffer_prototype
 
-from dasksim._failures import VALID
+from dasksim._core.failures import VALID
 from dasksim.errors import StoreError
 from dasksim.store._document import document_of, inner_codecs, key_of, key_prefix
 from dasksim.store._location import Location, explained

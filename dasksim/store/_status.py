@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dasksim._failures import Failure
+from dasksim._core.failures import Failure
 from dasksim.errors import StoreError
 from dasksim.store._damage import Columns, damaged_shards
 from dasksim.store._locate import StoreLike, locate

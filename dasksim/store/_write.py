@@ -16,21 +16,15 @@ from zarr.buffer.cpu import Buffer
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore, WrapperStore
 
-from dasksim._chunk import Chunk
-from dasksim._failures import VALID
+from dasksim._core.chunk import Chunk
+from dasksim._core.failures import VALID
 from dasksim.errors import OutputError, StoreError, StoreMismatchError
 from dasksim.store._document import shard_key
+from dasksim.store._kept import FOLDER, folder_of
 from dasksim.store._layout import ArrayLayout, StoreLayout
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._receipt import Receipt, digest_rows
-from dasksim.store._receipts import (
-    FOLDER,
-    RECEIPTS,
-    Receipts,
-    create_or_grow,
-    folder_of,
-    open_receipts,
-)
+from dasksim.store._receipts import RECEIPTS, Receipts, create_or_grow, open_receipts
 from dasksim.store._record import check_documents, read_told, without_derivations
 from dasksim.store._zarr_private import sync
 

@@ -1,0 +1,1 @@
+"""Statistics, plots and reports of stores and datasets, chunk by chunk."""

@@ -1,0 +1,103 @@
+"""Datasets as ArviZ takes them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dasksim._analysis._summary import mask_of, record_of
+from dasksim._version import __version__
+from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
+from dasksim.store import StoreLike, open_dataset
+
+__all__ = ["to_arviz"]
+
+# Stages that hold others, of which a dataset does not say what they made.
+_NESTED = ("FilterStage", "MergeStage")
+
+
+def to_arviz(source: StoreLike | xr.Dataset, parameters: Sequence[str] | None = None) -> xr.DataTree:
+    """Convert a store or dataset to the tree that ArviZ takes, with the groups ``prior`` and ``prior_predictive``.
+
+    Parameters
+    ----------
+    source
+        A store, in any form that :func:`~dasksim.open_dataset` takes, or a Dataset with the dim ``batch``.
+    parameters
+        The variables of the group ``prior``; the others are ``prior_predictive``. By default contexts, conditions, and
+        what stages make without other inputs than these; nothing that was derived.
+
+    Returns
+    -------
+    xarray.DataTree
+        Lazy if the dataset is. Variables have the dims ``chain``, of size 1, and ``draw``, one for each sample, before
+        their own. Masked samples are left out, and so is ``valid``.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such variable, no dim ``batch``, or if the dataset does not say which variables are parameters:
+        with rejection and model comparison, where one function makes all, or where all parameters are conditions.
+    StoreError
+        If the store cannot be read, or lacks chunks.
+
+    Notes
+    -----
+    ArviZ takes no lazy variables: convert as many samples as fit into memory, and call ``compute`` on the tree. The
+    first 1000, ``open_dataset(store).isel(batch=slice(1000))``, are as good as any. The conversion needs no ArviZ.
+
+    Examples
+    --------
+    >>> import dasksim
+    >>> ds = dasksim.models.two_moons().sample(1000, seed=1)
+    >>> tree = dasksim.to_arviz(ds)
+    >>> list(tree), dict(tree["prior"].sizes)
+    (['prior', 'prior_predictive'], {'chain': 1, 'draw': 1000, 'parameter': 2})
+    """
+    dataset = source if isinstance(source, xr.Dataset) else open_dataset(source)
+    if "batch" not in dataset.dims:
+        raise ArgumentError(f"the dataset must have the dim 'batch'; it has {', '.join(map(repr, dataset.dims))}")
+    record, mask = record_of(dataset), mask_of(dataset)
+    if mask is not None:
+        dataset = dataset.isel(batch=np.flatnonzero(mask.values)).drop_vars(str(mask.name))
+    names = [str(name) for name in dataset]
+    prior = _guessed(record, names) if parameters is None else _checked(parameters, names)
+    groups = {"prior": prior, "prior_predictive": [name for name in names if name not in prior]}
+    attributes = {"inference_library": "dasksim", "inference_library_version": str(record.get("version", __version__))}
+    draws = dataset.rename(batch="draw").expand_dims("chain").transpose("chain", "draw", ...)
+    draws = draws.assign_coords(chain=[0], draw=np.arange(draws.sizes["draw"])).assign_attrs(attributes)
+    tree = {group: draws[chosen].assign_attrs(attributes) for group, chosen in groups.items() if chosen}
+    root = xr.Dataset(attrs={**dataset.attrs, **attributes})
+    return xr.DataTree.from_dict({"/": root, **tree})
+
+
+def _checked(parameters: Sequence[str], names: Sequence[str]) -> list[str]:
+    if isinstance(parameters, str):
+        raise ArgumentTypeError(f"parameters must be a sequence of names; give [{parameters!r}]")
+    for name in parameters:
+        if name not in names:
+            raise ArgumentError(f"there is no variable {name!r}; {nearest(name, names)}")
+    return list(parameters)
+
+
+def _guessed(record: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Return the variables that no stage makes of simulated ones."""
+    stages = record.get("stages", [])
+    contexts = {name for stage in stages if stage.get("kind") == "ContextStage" for name in stage["outputs"]}
+    given = contexts | set(record.get("conditions", ()))
+    observables = {
+        name
+        for stage in stages
+        if not given.issuperset(stage.get("inputs", ()))
+        for name in stage.get("outputs", ())
+        if name not in given
+    }
+    observables |= {name for entry in record.get("derived", {}).values() for name in entry.get("variables", ())}
+    prior = [name for name in names if name not in observables]
+    if any(stage.get("kind") in _NESTED for stage in stages) or not observables & set(names) or not prior:
+        raise ArgumentError(
+            "the dataset does not say which variables are parameters; name them, as in "
+            f"to_arviz(source, parameters={list(names[:1])}); variables: {', '.join(map(repr, names))}"
+        )
+    return prior

@@ -1,0 +1,248 @@
+"""One page on a store: what it holds, how it was made, and what is missing."""
+
+import datetime
+import importlib.resources
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dask.utils import format_bytes, format_time
+
+from dasksim._analysis._pictures import draw_spark, draw_strip, evenly, pictures_of
+from dasksim._analysis._summary import Summary, summarize
+from dasksim._version import __version__
+from dasksim.errors import ArgumentError
+from dasksim.store import Status, StoreLike, locate, open_part, open_receipts, read_record, status, visible_variables
+
+__all__ = ["report"]
+
+# Rows of the table of statistics, for one variable and for all.
+_MOST_FEATURES, _MOST_ROWS = 12, 200
+
+# Runs of missing chunks, and characters of one value, that are shown.
+_MOST_RUNS, _MOST_CHARACTERS = 20, 300
+
+_QUANTILES = (0.025, 0.5, 0.975)
+
+
+def report(store: StoreLike, path: str | os.PathLike[str] = "report.html") -> Path:
+    """Write a page on a store: what it holds, with statistics and plots, how it was made, and what is missing.
+
+    The page is one HTML file, without scripts, that needs no network. The whole store is read, chunk by chunk, with one
+    chunk for each worker in memory. Quantiles are those of at most 16,384 evenly spaced samples.
+
+    Parameters
+    ----------
+    store
+        Where the store is, in any form that :func:`~dasksim.open_dataset` takes. Of one that lacks chunks the complete
+        ones are described.
+    path
+        Where to write the page; a file that is there is replaced.
+
+    Returns
+    -------
+    pathlib.Path
+        The page.
+
+    Raises
+    ------
+    ArgumentError
+        If no file can be written there.
+    StoreError
+        If there is no store made by dasksim, or it cannot be read.
+
+    Notes
+    -----
+    Plots need Matplotlib; without it, the page has none and says so. What a store says is escaped, and the page forbids
+    scripts, so that a stranger's store can be looked at.
+
+    Examples
+    --------
+    >>> import dasksim, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ds = dasksim.generate(dasksim.models.two_moons(), f"{folder}/s.zarr", 1000, seed=1, scheduler="threads")
+    ...     dasksim.report(f"{folder}/s.zarr", f"{folder}/report.html").name
+    'report.html'
+    """
+    path = Path(path)
+    _check_writable(path)
+    page = _render(_described(store))
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ArgumentError(_unwritable(path, error)) from error
+    return path
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a path before the work to which no page could be written after it; what is there stays as it is."""
+    try:
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise ArgumentError(
+                f"cannot write a report to {str(path)!r}: give the path of a file in a folder that exists"
+            )
+        is_new = not path.exists()
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise ArgumentError(_unwritable(path, error)) from error
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"cannot write a report to {str(path)!r}: {error.strerror or error}; give another path"
+
+
+def _render(content: Mapping[str, Any]) -> str:
+    import jinja2
+
+    source = importlib.resources.files("dasksim._analysis").joinpath("report.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(source).render(content)
+
+
+def _described(store: StoreLike) -> dict[str, Any]:
+    """Return what stands on the page."""
+    location = locate(store)
+    found = status(location)
+    record = read_record(location) or {}
+    receipts = open_receipts(location)
+    columns = receipts.columns() if receipts else {}
+    chunks = columns["chunk"].tolist() if columns else []
+    summary = summarize(open_part(location), chunks=chunks, path=location.name) if chunks else None
+    seconds = columns["nanoseconds"] / 1e9 if chunks else np.zeros(0)
+    has_matplotlib = importlib.util.find_spec("matplotlib") is not None
+    rejects = found.n_accepted != found.n_proposals
+    return {
+        "title": location.name.rstrip("/").rpartition("/")[2] or location.name,
+        "status": found,
+        "cards": _cards(found, record),
+        "variables": _variables(record, summary, found.n_complete_samples),
+        "features": _features(summary) if summary else [],
+        "n_samples": summary.n_samples if summary else 0,
+        "n_masked": summary.n_masked if summary else 0,
+        "n_kept": summary.n_kept if summary else 0,
+        "has_matplotlib": has_matplotlib,
+        "pictures": pictures_of(summary, location if rejects else None) if summary and has_matplotlib else [],
+        "missing": _missing(found),
+        "seconds": _spread(seconds) if chunks else "",
+        "seconds_strip": draw_strip(seconds) if len(chunks) > 1 else "",
+        "on_error": record.get("on_error", "raise"),
+        "on_nonfinite": record.get("on_nonfinite", "keep"),
+        "stages": [_stage(stage) for stage in _all_stages(record)],
+        "provenance": _provenance(record),
+        "version": __version__,
+        "now": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "count": "{:,}".format,
+    }
+
+
+def _all_stages(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the stages of a store, and those of what was derived."""
+    return [*record["stages"], *(s for entry in record.get("derived", {}).values() for s in entry.get("stages", []))]
+
+
+def _cards(found: Status, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    whole = "" if found.is_complete else f" of {found.n_samples:,}"
+    n_bytes = found.n_complete_samples * sum(map(_sample_bytes, visible_variables(record).values()))
+    cards = [
+        (f"samples{whole}", f"{found.n_complete_samples:,}"),
+        ("uncompressed", format_bytes(n_bytes)),
+        ("seed", _short(found.seed)),
+        ("worker time", format_time(found.seconds)),
+    ]
+    if found.n_accepted != found.n_proposals:
+        cards.append(("of proposals accepted", f"{100 * found.acceptance_rate:.3g} %"))
+    if found.n_failed:
+        cards.append(("failures", f"{found.n_failed:,}"))
+    return cards
+
+
+def _sample_bytes(variable: Mapping[str, Any]) -> int:
+    return int(np.dtype(variable["dtype"]).itemsize * np.prod(variable["shape"], dtype=object))
+
+
+def _variables(record: Mapping[str, Any], summary: Summary | None, n_samples: int) -> list[dict[str, Any]]:
+    stages = {str(output): stage["name"] for stage in _all_stages(record) for output in _listed(stage.get("outputs"))}
+    statistics = summary.statistics if summary else {}
+    return [
+        {
+            "name": name,
+            "stage": stages.get(name, "given" if name in record["conditions"] else ""),
+            "dims": ", ".join(variable["dims"]),
+            "shape": " x ".join(f"{size:,}" for size in (n_samples, *variable["shape"])),
+            "dtype": variable["dtype"],
+            "size": format_bytes(n_samples * _sample_bytes(variable)),
+            "n_nan": int(statistics[name].n_nan.sum()) if name in statistics else None,
+            "n_infinite": int(statistics[name].n_infinite.sum()) if name in statistics else None,
+        }
+        for name, variable in visible_variables(record).items()
+    ]
+
+
+def _features(summary: Summary) -> list[dict[str, Any]]:
+    """Return the rows of the table of statistics."""
+    rows: list[dict[str, Any]] = []
+    for name, found in summary.statistics.items():
+        features = summary.features([name]) if len(rows) < _MOST_ROWS else []
+        shown = [features[i] for i in evenly(len(features), _MOST_FEATURES)]
+        quantiles = found.quantiles(_QUANTILES)
+        for feature in shown:
+            i = feature.column
+            numbers = (found.mean[i], found.sd[i], found.minimum[i], *quantiles[:, i], found.maximum[i])
+            rows.append(
+                {
+                    "label": feature.label,
+                    "spark": draw_spark(found.kept[:, i]),
+                    "numbers": [f"{number:.4g}" for number in numbers],
+                    "n_nan": int(found.n_nan[i]),
+                }
+            )
+        if len(found.count) > len(shown):
+            rows.append({"more": len(found.count) - len(shown), "variable": name})
+    return rows
+
+
+def _missing(found: Status) -> str:
+    runs = [str(first) if first == last else f"{first}-{last}" for first, last in found.missing]
+    more = f", and {len(runs) - _MOST_RUNS:,} more runs" if len(runs) > _MOST_RUNS else ""
+    return f"{', '.join(runs[:_MOST_RUNS])}{more}"
+
+
+def _spread(seconds: Any) -> str:
+    return f"median {np.median(seconds):.3g}, from {seconds.min():.3g} to {seconds.max():.3g}"
+
+
+def _stage(stage: Mapping[str, Any]) -> dict[str, str]:
+    names = {key: [str(n) for n in _listed(stage.get(key)) if "//" not in str(n)] for key in ("inputs", "outputs")}
+    words = {key: _short(stage.get(key, "")) for key in ("name", "kind", "digest")}
+    return {**words, **{key: _short(", ".join(found)) for key, found in names.items()}}
+
+
+def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    created = record.get("created")
+    made = created if isinstance(created, dict) else {}
+    rows = [
+        ("created", f"{made.get('at', 'unknown')} on {made.get('host', 'unknown')}"),
+        ("seed", record["seed"]),
+        ("sub-batches", f"{record['sub_batch_size']:,} samples"),
+        ("device", record.get("device", "cpu")),
+        ("dasksim", record.get("version", "unknown")),
+    ]
+    packages = record.get("packages")
+    rows += packages.items() if isinstance(packages, dict) else []
+    rows += [(f"condition {name}", value) for name, value in record["conditions"].items()]
+    rows += [("extended from", f"{n:,} samples") for n in record.get("extended_from", ())]
+    return [(_short(what), _short(value)) for what, value in rows]
+
+
+def _listed(value: object) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"

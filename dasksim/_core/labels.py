@@ -1,0 +1,227 @@
+"""The labels of a dataset: names of dims, and coordinates."""
+
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._core.failures import VALID
+from dasksim._core.variables import Variable, unstorable
+from dasksim.errors import ArgumentTypeError, SimulatorError, nearest
+
+__all__ = [
+    "check_dims",
+    "check_fill",
+    "check_fill_value",
+    "check_labels",
+    "check_sizes",
+    "feature_dims",
+    "is_label",
+    "ragged_variable",
+]
+
+_COORD_KINDS = "biufMmU"
+
+_NO_COORDS = {".", "..", "_dasksim"}
+
+
+def check_labels(dims: Any, coords: Any) -> tuple[dict[str, tuple[str, ...]], dict[str, npt.NDArray[Any]]]:
+    """Return the names of feature dims, and coordinates, as they are kept by a simulator.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If they are no mappings, or hold something else than names and values that a store can hold.
+    """
+    for argument, value in (("dims", dims), ("coords", coords)):
+        if not isinstance(value, Mapping | None):
+            raise ArgumentTypeError(f"{argument} must be a mapping; got {value!r}")
+    given: Mapping[Any, Any] = dims or {}
+    for name, names in given.items():
+        if isinstance(names, str) or not isinstance(names, Sequence) or not all(map(is_label, names)):
+            raise ArgumentTypeError(
+                f"dims[{name!r}] must be a list of names, such as ['time'], none of them empty or with '/'; "
+                f"got {names!r}"
+            )
+    arrays = {dim: np.asarray(values) for dim, values in (coords or {}).items()}
+    for dim, array in arrays.items():
+        wrong = unstorable(dim) if is_label(dim) else ""
+        if wrong or dim in _NO_COORDS:
+            raise ArgumentTypeError(
+                f"coords has labels of {dim[:100]!r}, whose name cannot "
+                f"{wrong or 'be that of a folder'}, since it names an array in a store"
+            )
+        if array.dtype.kind not in _COORD_KINDS and not all(isinstance(value, str) for value in array.flat):
+            raise ArgumentTypeError(f"coords[{dim!r}] must hold numbers, strings or times; got {array!r}")
+    return {name: tuple(names) for name, names in given.items()}, arrays
+
+
+def check_sizes(max_sizes: Any) -> dict[str, int]:
+    """Return declared largest sizes of dims.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If they are no mapping of names to integers >= 1.
+    """
+    if not isinstance(max_sizes, Mapping | None):
+        raise ArgumentTypeError(f"max_sizes must be a mapping, such as {{'obs': 100}}; got {max_sizes!r}")
+    for dim, size in (max_sizes or {}).items():
+        if not is_label(dim) or isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+            raise ArgumentTypeError(f"max_sizes must map names of dims to integers >= 1; got {max_sizes!r}")
+    return {dim: int(size) for dim, size in (max_sizes or {}).items()}
+
+
+def check_fill_value(fill_value: Any) -> Any:
+    """Return a fill value.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is no number.
+    """
+    if not isinstance(fill_value, numbers.Number | np.bool_):
+        raise ArgumentTypeError(f"fill_value must be a number; got {fill_value!r}")
+    return fill_value
+
+
+def check_fill(variable: Variable, max_sizes: Mapping[str, int], fill_value: Any) -> None:
+    """Refuse a fill value that a variable whose size may differ cannot hold.
+
+    Raises
+    ------
+    SimulatorError
+        If it cannot.
+    """
+    if not variable.ragged and not set(variable.plates) & set(max_sizes):
+        return
+    with np.errstate(invalid="ignore"):
+        held = np.asarray(fill_value).astype(variable.dtype)
+    if not np.array_equal(held, np.asarray(fill_value), equal_nan=variable.dtype.kind in "fc"):
+        raise SimulatorError(
+            f"variable {variable.name!r} has dtype {variable.dtype}, which cannot hold fill_value={fill_value!r} "
+            "beyond the size of a sub-batch; give a fill_value that it can hold, such as -1, or return floats"
+        )
+
+
+def is_label(name: object) -> bool:
+    """Whether something can be the name of a dim."""
+    return isinstance(name, str) and name != "" and "/" not in name
+
+
+def feature_dims(variable: Variable, dims: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return the given names of a variable's feature dims, else ``{variable}_dim_{i}``."""
+    given = dims.get(variable.name)
+    if given is None:
+        return tuple(f"{variable.name}_dim_{i}" for i in range(len(variable.sample_shape)))
+    if len(given) != len(variable.sample_shape):
+        raise SimulatorError(
+            f"dims[{variable.name!r}]={list(given)} names {len(given)} dims, but one sample of {variable.name!r} has "
+            f"shape {variable.sample_shape}; name {len(variable.sample_shape)} dims"
+        )
+    return tuple(given)
+
+
+def check_dims(
+    variables: Sequence[Variable],
+    dims: Mapping[str, Sequence[str]],
+    coords: Mapping[str, Any],
+    plates: Mapping[str, int],
+    max_sizes: Mapping[str, int],
+) -> dict[str, tuple[str, ...]]:
+    """Return the feature dims of each variable, and check that all names and sizes agree.
+
+    Raises
+    ------
+    SimulatorError
+        If dims or coords name what does not exist, or sizes contradict each other.
+    """
+    names = [variable.name for variable in variables]
+    for name in dims:
+        if name not in names:
+            raise SimulatorError(f"dims names {name!r}, which is no variable of the simulator; {nearest(name, names)}")
+    found = {variable.name: feature_dims(variable, dims) for variable in variables}
+    _check_no_mask(plates, found)
+    for dim in ("batch", *plates):
+        if dim in names:
+            raise SimulatorError(
+                f"variable {dim!r} has the name of a dim, along which samples or stages are repeated; rename one "
+                "of them"
+            )
+    sizes: dict[str, tuple[int, str]] = {"batch": (-1, "the batch")}
+    sizes.update({plate: (size, "the stages") for plate, size in plates.items()})
+    for variable in variables:
+        for dim, size in zip(found[variable.name], variable.sample_shape, strict=True):
+            if dim in names:
+                raise SimulatorError(
+                    f"dim {dim!r} of {variable.name!r} has the name of a variable; xarray would take that variable "
+                    "for its coordinate: rename one of them"
+                )
+            known, owner = sizes.setdefault(dim, (size, repr(variable.name)))
+            if known != size:
+                raise SimulatorError(
+                    f"dim {dim!r} has size {size} in {variable.name!r} but belongs to {owner} "
+                    f"{'' if known < 0 else f'with size {known} '}already; give the dims different names"
+                )
+        if len(set(found[variable.name])) < len(found[variable.name]):
+            raise SimulatorError(f"dims[{variable.name!r}]={list(found[variable.name])} names one dim twice")
+    for dim, values in coords.items():
+        _check_coord(dim, values, sizes)
+    others = [name for name in sizes if name != "batch"]
+    for dim in set(max_sizes) - set(others):
+        raise SimulatorError(f"max_sizes names {dim!r}, which is no dim of the simulator; {nearest(dim, others)}")
+    return found
+
+
+def _check_no_mask(plates: Iterable[str], features: Mapping[str, Iterable[str]]) -> None:
+    if VALID in plates or any(VALID in dims for dims in features.values()):
+        raise SimulatorError(
+            f"dim {VALID!r} has the name of the mask that stores have of samples that failed; rename it"
+        )
+
+
+def ragged_variable(
+    variable: Variable, dims: Mapping[str, Sequence[str]], max_sizes: Mapping[str, int], fill_value: Any
+) -> Variable:
+    """Return a variable with the declared largest sizes of its dims.
+
+    Raises
+    ------
+    SimulatorError
+        If it is larger.
+    """
+    names = () if variable.is_hidden or not variable.shape else feature_dims(variable, dims)
+    loose = [name for axis, name in enumerate(names) if axis in variable.ragged and name not in max_sizes]
+    if loose:
+        raise SimulatorError(
+            f"variable {variable.name!r} differs in size between samples along {loose[0]!r}; add "
+            f"max_sizes={{{loose[0]!r}: <the largest size>}} to the simulator to fill the rest"
+        )
+    if not max_sizes or not names:
+        return variable
+    ragged = frozenset(axis for axis, name in enumerate(names) if name in max_sizes)
+    for axis in ragged:
+        if variable.shape[axis] > max_sizes[names[axis]]:
+            raise SimulatorError(
+                f"variable {variable.name!r} has size {variable.shape[axis]} along {names[axis]!r}, more than "
+                f"max_sizes[{names[axis]!r}]={max_sizes[names[axis]]}; give a larger one"
+            )
+    shape = tuple(max_sizes[names[axis]] if axis in ragged else size for axis, size in enumerate(variable.shape))
+    return replace(variable, shape=shape, ragged=ragged, fill_value=fill_value)
+
+
+def _check_coord(dim: str, values: Any, sizes: Mapping[str, tuple[int, str]]) -> None:
+    features = [name for name, (size, _) in sizes.items() if size >= 0]
+    if dim not in features:
+        raise SimulatorError(
+            f"coords names {dim!r}, which is no feature dim of the simulator; {nearest(dim, features)}"
+        )
+    array = np.asarray(values)
+    if array.shape != (sizes[dim][0],):
+        raise SimulatorError(
+            f"coords[{dim!r}] has shape {array.shape}, but dim {dim!r} has size {sizes[dim][0]}; give one value for "
+            "each position"
+        )

@@ -1,0 +1,348 @@
+"""Filter and refill: propose, keep what a predicate accepts, and go on until a sub-batch is full."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, NoReturn, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._core.arrays import as_host, device_named, read_only, select_rows
+from dasksim._core.failures import summed
+from dasksim._core.plan import default_sub_batch
+from dasksim._core.variables import RESERVED, Variable, brief
+from dasksim._engine._evaluation import without
+from dasksim._engine._outputs import PaddedRows, parts_alike
+from dasksim._engine.functions import BatchedStage
+from dasksim._engine.nested import NestedStage
+from dasksim._engine.pipeline import Pipeline, explain, run_steps
+from dasksim._engine.stage import Binding, Stage, SubBatch
+from dasksim._engine.steps import Lowering, differing_sizes
+from dasksim._streams.isolation import Isolated
+from dasksim.errors import OutputError, SimulatorError, nearest
+
+__all__ = ["FilterStage"]
+
+Array = npt.NDArray[Any]
+
+# Attempts in a row that may accept nothing before a sub-batch is given up.
+_EMPTY_ATTEMPTS = 100
+
+# Rows of an attempt at most. Batched: a part of a sub-batch, so that a short last one, which stops early, wastes less.
+# Unbatched: several sub-batches of the default size, since a row costs more than its memory.
+_PARTS = 4
+_UNBATCHED_SUB_BATCHES = 8
+
+
+class FilterStage(NestedStage):
+    """The stages that a predicate needs, run again and again until a sub-batch is full.
+
+    A proposal for which a stage fails is rejected where failures do not end all.
+
+    Without inputs that differ between rows, every attempt proposes as many samples as are expected to be needed, and
+    what is accepted is kept in the order of proposal. With such inputs each row is proposed for until one is accepted.
+
+    Parameters
+    ----------
+    name
+        Path of the stage.
+    predicate
+        The user's function; takes variables by name, or one mapping of all.
+    span
+        How many of the stages after it are filtered; those that the predicate does not need run afterwards.
+    sample_size
+        Proposals of an attempt; by default as many as are expected to be needed.
+    max_proposals
+        Proposals for one sub-batch at most.
+    """
+
+    how_often: ClassVar[str] = "for each sub-batch, until it is full"
+
+    def __init__(
+        self,
+        name: str,
+        predicate: Callable[..., Any],
+        span: int,
+        sample_size: int | None = None,
+        max_proposals: int | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.predicate = BatchedStage(name, predicate)
+        self.span = span
+        self.sample_size = sample_size
+        self.max_proposals = max_proposals
+        self.has_rows = False
+        self.keep_all = False
+        self.binding: Binding | None = None
+        self.device = "cpu"  # of the predicate
+        self.steps: tuple[int, ...] = ()
+        self.largest = 0
+
+    def lowering_of(self, covered: Sequence[Stage]) -> Lowering:
+        return Lowering(tuple(covered))
+
+    @property
+    def needs_whole(self) -> bool:
+        return self.holds_whole and self.has_rows  # else it stops earlier, on the way that a whole sub-batch takes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.predicate.names, *self.taken)))
+
+    @property
+    def functions(self) -> tuple[Isolated, ...]:
+        inner = [self.pipeline.steps[i] for i in self.steps] if self.steps else []
+        return (self.predicate.function, *(f for step in inner for f in step.stage.functions))
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "sample_size": self.sample_size, "max_proposals": self.max_proposals}
+
+    def resolved(self, pipeline: Pipeline) -> Self:
+        parameters = [name for name in self.predicate.required if name not in RESERVED]
+        known = [*pipeline.sources]
+        by_name = all(name in known for name in parameters) and bool(parameters)
+        if not by_name and len(parameters) != 1:
+            missing = next((name for name in parameters if name not in known), "")
+            raise SimulatorError(
+                f"predicate {self.name!r} needs {missing!r}, which is no variable; {nearest(missing, known)}"
+                if parameters
+                else f"predicate {self.name!r} takes no variables; let it take some by name, or a mapping of all"
+            )
+        stage = super().resolved(pipeline)
+        stage.binding = self.predicate.bind(known) if by_name else None
+        stage.steps = _needed(pipeline, stage.binding.inputs if stage.binding else known)
+        steps = [pipeline.steps[i] for i in stage.steps]
+        for step in steps:
+            if any(v.is_shared and "//" not in v.name for v in step.outputs):
+                raise SimulatorError(
+                    f"stage {step.stage.name!r} makes contexts and samples at once, and cannot be filtered; make its "
+                    "contexts with meta_fn"
+                )
+        stage.hold(steps)
+        used = {name for step in steps for name, source in step.sources.items() if source is None}
+        used |= {name for name in (stage.binding.inputs if stage.binding else known) if pipeline.sources[name] is None}
+        stage.taken = tuple(name for name in pipeline.conditions if name in used)
+        stage.largest = default_sub_batch(pipeline.sample_bytes, stage.is_batched)
+        stage.largest = stage.largest // _PARTS if stage.is_batched else stage.largest * _UNBATCHED_SUB_BATCHES
+        stage.has_rows = any(not pipeline.conditions[name].is_scalar for name in stage.taken)
+        return stage
+
+    def placed(self, pipeline: Pipeline) -> Self:
+        stage = super().placed(pipeline)
+        stage.device = pipeline.device if self.predicate.can_use_gpu else "cpu"
+        stage.steps = _needed(pipeline, self.binding.inputs if self.binding else tuple(pipeline.sources))
+        return stage
+
+    def outputs(self) -> tuple[Variable, ...]:
+        made = tuple(v for i in self.steps for v in self.pipeline.steps[i].outputs if self.pipeline.steps[i].is_run)
+        made = tuple(v for v in made if self.pipeline.sources.get(v.name) is not None)
+        counts = (Variable(f"{self.name}//{kind}", (), np.dtype("int64"), is_shared=True) for kind in _KINDS)
+        return (*made, *counts)
+
+    def check(self, values: Mapping[str, Any], batch: SubBatch) -> None:
+        """Call the predicate on the values of a probe, so that a wrong one is noticed before any work."""
+        made: dict[int | None, Mapping[str, Any]] = {None: values}
+        made.update(dict.fromkeys(self.steps, values))
+        self._accept(made, np.zeros(batch.n_cells, bool), batch, 0)
+
+    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        given = self.given(batch)
+        fill = self._fill_rows if self.has_rows else self._fill
+        kept, counts = fill(batch, given, [v for v in outputs if "//" not in v.name])
+        made = {name: np.reshape(rows, self._shape(rows, batch)) for name, rows in kept.items()}
+        made.update({f"{self.name}//{kind}": np.asarray(counts[kind]) for kind in _KINDS})
+        return made
+
+    def _shape(self, rows: Array, batch: SubBatch) -> tuple[int, ...]:
+        return (-1, *batch.axes[1:], *rows.shape[1:])
+
+    def _fill(
+        self, batch: SubBatch, given: Mapping[str, Any], variables: Sequence[Variable]
+    ) -> tuple[dict[str, Array], dict[str, int]]:
+        """Propose until there are enough; a short sub-batch stops earlier, on the way that a whole one takes."""
+        full = self.place(batch).full_rows
+        constant = {n: value[:1] for n, value in given.items() if n in batch.rows}
+        tally = _Tally(self, batch)
+        kept: list[dict[str, Array]] = []
+        while tally.n_accepted < batch.n_cells:
+            size = tally.allowed(self.sample_size or tally.next_size(full, self.largest))
+            same = {n: np.broadcast_to(value, (size, *value.shape[1:])) for n, value in constant.items()}
+            made, accepted = self._attempt(batch, {**given, **same}, size, tally.n_attempts)
+            tally.count(size, int(accepted.sum()))
+            if not accepted.any():  # if all have failed, even sizes that follow contexts are not known
+                continue
+            rows = np.flatnonzero(accepted)
+            kept.append({v.name: as_host(select_rows(made[v.name], rows)) for v in variables})
+        n_cells = batch.n_cells // batch.axes[0]
+        stop = tally.n_accepted // n_cells * n_cells if self.keep_all else batch.n_cells
+        parts = {v.name: parts_alike([part[v.name] for part in kept], v) for v in variables}
+        return {name: np.concatenate(alike)[:stop] for name, alike in parts.items()}, tally.counts
+
+    def _fill_rows(
+        self, batch: SubBatch, given: Mapping[str, Any], variables: Sequence[Variable]
+    ) -> tuple[dict[str, Array], dict[str, int]]:
+        """Propose for each row until one is accepted, the first in the order of proposal."""
+        tally = _Tally(self, batch)
+        kept: dict[str, Array] = {}
+        missing = np.arange(batch.n_cells)
+        while missing.size:
+            copies = tally.copies(len(missing), tally.allowed(max(self.largest, len(missing))))
+            rows = np.repeat(missing, copies)
+            chosen = {n: value[rows] if n in batch.rows else value for n, value in given.items()}
+            made, accepted = self._attempt(batch, chosen, len(rows), tally.n_attempts)
+            tally.count(len(rows), int(accepted.sum()))
+            table = accepted.reshape(len(missing), copies)
+            is_filled = table.any(axis=1)
+            if not is_filled.any():
+                continue
+            first = np.flatnonzero(is_filled) * copies + table[is_filled].argmax(axis=1)
+            for variable in variables:
+                name, values = variable.name, as_host(select_rows(made[variable.name], first))
+                if name not in kept:
+                    kept[name] = np.zeros_like(values, shape=(batch.n_cells, *values.shape[1:]))
+                kept[name], values = parts_alike([kept[name], values], variable)
+                kept[name][missing[is_filled]] = values
+            missing = missing[~is_filled]
+        return kept, tally.counts
+
+    def _attempt(
+        self, batch: SubBatch, given: Mapping[str, Any], size: int, attempt: int
+    ) -> tuple[dict[str, Array], Array]:
+        place = replace(self.place(batch, attempt), full_rows=size, unit="proposal")
+        failures = batch.failures.of_proposals(size) if batch.failures is not None else None
+        made = run_steps(self.pipeline, self.steps, place, size, {None: given}, batch.watch, failures)
+        values = {name: value for i in self.steps for name, value in made.get(i, {}).items()}
+        failed = np.zeros(size, bool) if failures is None else failures.failed
+        return values, self._accept(made, failed, batch, attempt)
+
+    def _accept(
+        self, made: Mapping[int | None, Mapping[str, Any]], failed: Array, batch: SubBatch, attempt: int
+    ) -> Array:
+        """Return which proposals the predicate accepts; it finds the values of others in place of those that failed."""
+        pipeline, n = self.pipeline, len(failed)
+        if failed.all():
+            return ~failed
+        names = self.binding.inputs if self.binding else tuple(pipeline.sources)
+        put = device_named(self.device).put
+        shared = {name for name in names if pipeline.variable(name, pipeline.sources[name]).is_shared}
+        values = {name: made[pipeline.sources[name]][name] for name in names}
+        for name in names:
+            if isinstance(values[name], PaddedRows):
+                raise SimulatorError(differing_sizes(name, self.name))
+        values = {name: read_only(value if name in shared else put(value)) for name, value in values.items()}
+        if failed.any():
+            values = {n: value if n in shared else without(failed, value) for n, value in values.items()}
+        address = self.place(batch, attempt).address(self.predicate)
+        if self.binding is None:
+            binding = Binding(("variables",), tuple(sorted(RESERVED.intersection(self.predicate.names))))
+            by_name = {v.name: v for v in pipeline.variables}
+            table = _Variables({n: _as_in_dataset(value, by_name[n]) for n, value in values.items()})
+            inner = SubBatch(address, (n,), shared={"variables": table}, watch=batch.watch, device=self.device)
+        else:
+            binding = self.binding
+            inner = SubBatch(address, (n,), shared=values, watch=batch.watch, device=self.device)
+        try:
+            found = self.predicate.call(binding, inner)
+        except Exception as error:
+            explain(error, f"raised by predicate {self.name!r}")
+            raise
+        try:
+            array = as_host(found)
+        except ValueError:  # rows of different shapes
+            array = np.asarray(None)
+        if array.shape != (n,) or array.dtype != bool:
+            raise OutputError(
+                f"predicate {self.name!r} must return a boolean array of shape {(n,)}, one value for each proposal; "
+                f"got {brief(found) if array.ndim == 0 else f'an array of shape {array.shape}'} of dtype {array.dtype}"
+            )
+        return array & ~failed
+
+
+_KINDS = ("proposals", "accepted")
+
+
+def _as_in_dataset(value: Any, variable: Variable) -> Any:
+    is_scalar = variable.is_expanded and not variable.is_shared and not variable.shape
+    return value[..., None] if is_scalar else value
+
+
+class _Variables(dict[str, Any]):
+    """What a predicate is given; a name that is missing is an error that offers the nearest."""
+
+    def __missing__(self, name: str) -> Any:
+        raise SimulatorError(f"the predicate needs {name!r}, which is no variable; {nearest(name, self)}")
+
+
+class _Tally:
+    """Counts proposals and acceptances in one sub-batch, and says how many to propose next."""
+
+    def __init__(self, stage: FilterStage, batch: SubBatch) -> None:
+        self.stage = stage
+        self.sub_batch = batch.address.sub_batch
+        self.failures = batch.failures
+        self.n_attempts = self.n_proposals = self.n_accepted = self.n_empty = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Proposals made and accepted."""
+        return {"proposals": self.n_proposals, "accepted": self.n_accepted}
+
+    def next_size(self, full: int, largest: int) -> int:
+        """Return how many to propose: what is missing at the acceptance so far, and a standard deviation more."""
+        largest = max(full // _PARTS, largest, 1)
+        if not self.n_attempts:
+            return min(full, largest)
+        if not self.n_accepted:
+            return min(2 * self.n_proposals, largest)
+        missing = full - self.n_accepted
+        rate = self.n_accepted / self.n_proposals
+        margin = np.sqrt(missing * (1 - rate))
+        return int(min(max(np.ceil((missing + margin) / rate), 1), largest))
+
+    def copies(self, n_missing: int, largest: int) -> int:
+        """Return how many to propose for each row that is missing."""
+        wanted = 1 << min(self.n_empty, 30)  # the rows that are left may be the hard ones
+        if self.n_accepted:
+            wanted = max(wanted, int(0.5 * self.n_proposals / self.n_accepted))
+        return max(min(wanted, largest // n_missing), 1)
+
+    def count(self, n_proposals: int, n_accepted: int) -> None:
+        """Count an attempt, and give up where it leads nowhere."""
+        self.n_attempts += 1
+        self.n_proposals += n_proposals
+        self.n_accepted += n_accepted
+        self.n_empty = 0 if n_accepted else self.n_empty + 1
+        if self.n_empty >= _EMPTY_ATTEMPTS and self.stage.max_proposals is None:
+            self._give_up()
+
+    def allowed(self, n_proposals: int) -> int:
+        """Return how many proposals there may be of those that are wanted."""
+        most = self.stage.max_proposals
+        if most is not None and self.n_proposals >= most:
+            self._give_up()
+        return n_proposals if most is None else min(n_proposals, most - self.n_proposals)
+
+    def _give_up(self) -> NoReturn:
+        most = self.stage.max_proposals
+        limit = f"max_proposals={most}"
+        if most is None:
+            limit = f"{self.n_empty} attempts in a row without success (max_proposals takes the place of this limit)"
+        failures = summed(self.failures.found) if self.failures is not None else ()
+        failed = f" (most that failed did so: {failures[0]})" if failures else ""
+        raise SimulatorError(
+            f"predicate {self.stage.name!r} accepted {self.n_accepted:,} of {self.n_proposals:,} proposals for "
+            f"sub-batch {self.sub_batch} (acceptance {self.n_accepted / self.n_proposals:.2g}), which has reached "
+            f"the limit of {limit}{failed}; accept more, propose from a narrower prior, or give a larger "
+            "max_proposals, the number of proposals for one sub-batch"
+        )
+
+
+def _needed(pipeline: Pipeline, names: Sequence[str]) -> tuple[int, ...]:
+    """Return the steps that make some variables, and those that they need."""
+    todo = {source for name in names if (source := pipeline.sources[name]) is not None}
+    needed: set[int] = set()
+    while todo:
+        index = todo.pop()
+        needed.add(index)
+        todo |= set(pipeline.steps[index].upstream) - needed
+    return tuple(sorted(needed))

@@ -1,0 +1,441 @@
+"""Stages of one user function: bind its arguments by name, call it on a sub-batch, check what came back."""
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._core.arrays import device_named
+from dasksim._core.variables import RESERVED, Variable
+from dasksim._engine._kept_outputs import Turns, are_kept, are_new, copied
+from dasksim._engine._outputs import PaddedRows, checked, columns_of, describe, describe_rows, rows_alike, stacked
+from dasksim._engine.stage import Binding, Stage, SubBatch
+from dasksim._streams.addresses import PROBE_SUB_BATCH
+from dasksim._streams.isolation import Isolated
+from dasksim.errors import OutputError, SimulatorError, nearest
+
+__all__ = ["BatchedStage", "ContextStage", "FunctionStage", "RowStage", "SharedStage", "function_name", "zeros"]
+
+Array = npt.NDArray[Any]
+T = TypeVar("T")
+
+
+class FunctionStage(Stage):
+    """One user function as a stage.
+
+    Parameters
+    ----------
+    name
+        Path of the stage; the key of its streams.
+    function
+        The user's function.
+    declared
+        Its outputs, if the user declared them.
+
+    Attributes
+    ----------
+    keeps_outputs
+        Whether the function keeps what it returns, and may change it at its next call, as one does that has arrays to
+        work in. What it returns is then copied, and no two threads call such functions at a time. Found at the probe,
+        or later.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any], declared: tuple[Variable, ...] | None = None) -> None:
+        super().__init__(name)
+        self.function = Isolated(function)
+        self.declared = declared
+        self._turns = Turns()
+        self._parameters = _parameters(function, name)
+
+    @property
+    def keeps_outputs(self) -> bool:
+        return self._turns.keeps_outputs
+
+    @keeps_outputs.setter
+    def keeps_outputs(self, keeps: bool) -> None:
+        self._turns.keeps_outputs = keeps
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all parameters that take a value by name."""
+        return tuple(p.name for p in self._parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The names of the parameters that have no default."""
+        return tuple(p.name for p in self._parameters if p.name in self.names and p.default is p.empty)
+
+    @property
+    def functions(self) -> tuple[Isolated, ...]:
+        return (self.function,)
+
+    def settings(self) -> dict[str, Any]:
+        schema = None if self.declared is None else {v.name: [list(v.shape), v.dtype.name] for v in self.declared}
+        return {**super().settings(), "schema": schema}
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether the function takes ``**kwargs`` and so all that is known before it."""
+        return any(p.kind is p.VAR_KEYWORD for p in self._parameters)
+
+    def bind(self, known: Iterable[str]) -> Binding:
+        """Match the function's parameters with the names known before it.
+
+        Raises
+        ------
+        SimulatorError
+            If nothing provides a parameter that has no default.
+        """
+        known = list(known)
+        positional: list[str] = []
+        keyword: list[str] = []
+        in_order = True
+        for i, parameter in enumerate(self._parameters):
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                in_order = False
+                continue
+            if parameter.kind is parameter.VAR_KEYWORD:
+                continue
+            name = self._source(i, parameter, known)
+            in_order = in_order and name is not None and parameter.kind is not parameter.KEYWORD_ONLY
+            if name is not None:
+                (positional if in_order else keyword).append(name)
+        if self.takes_all:
+            keyword += [name for name in known if name not in positional and name not in keyword]
+        return Binding(tuple(positional), tuple(keyword))
+
+    def _source(self, i: int, parameter: inspect.Parameter, known: Sequence[str]) -> str | None:
+        """Return the name that a parameter takes its value from, or None if it keeps its default."""
+        name = parameter.name
+        if name in self._offered():
+            return name
+        if name in known:
+            return name
+        if parameter.default is not parameter.empty:
+            return None
+        if i == 0 and self.is_batched and not self.is_context and "batch_shape" not in self.names:
+            hint = nearest(name, known)
+            if not hint.startswith("did you mean") and parameter.kind is not parameter.KEYWORD_ONLY:
+                return "batch_shape"
+        if name == "batch_shape":
+            raise SimulatorError(
+                f"stage {self.name!r} takes batch_shape, but is not batched and sees one row at a time; declare it "
+                "with is_batched=True, or leave batch_shape out"
+            )
+        raise SimulatorError(
+            f"stage {self.name!r} needs {name!r}, but no earlier stage, context or condition provides it; "
+            f"{nearest(name, known)}"
+        )
+
+    def _offered(self) -> frozenset[str]:
+        return RESERVED
+
+    def _values(self, binding: Binding, batch: SubBatch) -> dict[str, Any]:
+        values: dict[str, Any] = {**batch.shared, **batch.rows}
+        if batch.device != "cpu":
+            put = device_named(batch.device).put
+            values.update({name: put(value) for name, value in batch.shared.items() if isinstance(value, np.ndarray)})
+        asked = set(binding.names) - set(values)
+        if "rng" in asked:
+            values["rng"] = batch.address.generator(batch.device)
+        if "seed" in asked:
+            values["seed"] = batch.address.seeds(1)[0]
+        if "xp" in asked:
+            values["xp"] = device_named(batch.device).xp
+        if "batch_shape" in asked:
+            values["batch_shape"] = batch.axes
+        return values
+
+    def call(self, binding: Binding, batch: SubBatch) -> Any:
+        """Call the function with what it is bound to; what it returns stays as it is, whatever it does afterwards."""
+
+        def work(copies: bool) -> list[Any]:
+            outputs = self._returned(binding, batch)
+            return copied(outputs) if copies else outputs
+
+        return self._turns.run(work, lambda outputs: are_kept(outputs, _arrays_of(batch)))[0]
+
+    def _returned(self, binding: Binding, batch: SubBatch) -> list[Any]:
+        """Return what the function returns, in a list that alone holds it."""
+        values = self._values(binding, batch)
+        with self.function.at(batch.address, watch=batch.watch) as function:
+            return [
+                function(
+                    *(values[name] for name in binding.positional), **{name: values[name] for name in binding.keyword}
+                )
+            ]
+
+
+class BatchedStage(FunctionStage):
+    """A function that is called once for a whole sub-batch.
+
+    Parameters
+    ----------
+    name, function, declared
+        As in :class:`FunctionStage`.
+    can_use_gpu
+        Whether the function can be given arrays of a GPU; by default it can if it takes ``xp``.
+    """
+
+    is_batched = True
+    how_often = "once for each sub-batch"
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        declared: tuple[Variable, ...] | None = None,
+        can_use_gpu: bool | None = None,
+    ) -> None:
+        super().__init__(name, function, declared)
+        self.can_use_gpu = "xp" in self.names if can_use_gpu is None else can_use_gpu
+
+    def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        outputs = self.call(binding, batch)
+        variables = describe(outputs, self.name, batch.axes)
+        return variables, checked(outputs, f"stage {self.name!r}", variables, batch.axes)
+
+    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        try:
+            made = self.call(binding, batch)
+        except Exception as error:
+            if self.makes_contexts or not batch.fails(slice(None), self.name, error):
+                raise
+            return zeros(outputs, batch)
+        return checked(made, _where(self.name, batch), outputs, batch.axes, batch.device)
+
+
+class ContextStage(FunctionStage):
+    """A function that is called once for a sub-batch and returns values that the whole of it shares."""
+
+    is_batched = True
+    is_redrawn = False
+    is_context = True
+    makes_contexts = True
+    how_often = "once for each sub-batch, for all its samples"
+
+    def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        outputs = self.call(binding, batch)
+        variables = describe(outputs, self.name, (), is_shared=True)
+        return variables, checked(outputs, f"stage {self.name!r}", variables, ())
+
+    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        return checked(self.call(binding, batch), _where(self.name, batch), outputs, ())
+
+
+class SharedStage(BatchedStage):
+    """A batched function whose scalars are contexts of the sub-batch, and whose arrays have one row a sample."""
+
+    makes_contexts = True
+
+    def __init__(self, name: str, function: Callable[..., Any], declared: tuple[Variable, ...] | None = None) -> None:
+        super().__init__(name, function, declared, can_use_gpu=False)
+
+    def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        outputs = self.call(binding, batch)
+        if not isinstance(outputs, Mapping):
+            describe(outputs, self.name, ())
+        contexts = {name: value for name, value in outputs.items() if np.ndim(value) == 0}
+        rows = {name: value for name, value in outputs.items() if name not in contexts}
+        variables = describe(contexts, self.name, (), is_shared=True) if contexts or not rows else ()
+        variables += describe(rows, self.name, batch.axes) if rows else ()
+        return variables, checked(outputs, f"stage {self.name!r}", variables, batch.axes)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What a function returned for some cells, row by row and by name."""
+
+    cells: Sequence[int]
+    rows: list[Any]
+    columns: dict[str, list[Any]]
+
+
+class RowStage(FunctionStage):
+    """A function that is called once for each sample (and further batch axis)."""
+
+    is_batched = False
+    how_often = "once for each sample"
+
+    def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        made = self._rows(binding, batch)
+        variables = describe_rows(made.rows, self.name)
+        return variables, self._stack(made, batch, variables)
+
+    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        return self._stack(self._rows(binding, batch), batch, outputs)
+
+    def _offered(self) -> frozenset[str]:
+        return RESERVED - {"batch_shape"}
+
+    def _rows(self, binding: Binding, batch: SubBatch) -> "_Rows":
+        """Return what the function returns for the cells of rows that have not failed, as it stays."""
+        forget = batch.failures.mark() if batch.failures is not None else None
+
+        def work(copies: bool) -> _Rows:
+            if copies and forget is not None:
+                forget()
+            cells, rows = self._returned_rows(binding, batch, copies)
+            return _Rows(cells, rows, columns_of(rows))
+
+        def is_kept(made: _Rows) -> bool:
+            if are_new(made.rows, made.columns):
+                return False
+            made.columns.clear()
+            if are_kept(made.rows, _arrays_of(batch)):
+                return True
+            made.columns.update(columns_of(made.rows))
+            return False
+
+        return self._turns.run(work, is_kept)
+
+    def _returned_rows(self, binding: Binding, batch: SubBatch, copies: bool) -> tuple[Sequence[int], list[Any]]:
+        columns = self._columns(binding, batch)
+        arguments: Iterator[Any] = itertools.repeat(())
+        if binding.positional:
+            arguments = zip(*(columns[name] for name in binding.positional))
+        if binding.keyword:
+            keywords = (dict(zip(binding.keyword, more)) for more in zip(*(columns[n] for n in binding.keyword)))
+            arguments = zip(arguments, keywords)
+        cells: Sequence[int] = range(batch.n_cells)
+        if batch.failures is not None and batch.failures.is_lenient and (failed := batch.failures.failed).any():
+            is_called = np.repeat(~failed, batch.cells_per_row)
+            cells = np.flatnonzero(is_called).tolist()
+            arguments = itertools.compress(arguments, is_called.tolist())
+        with self.function.at(batch.address, watch=batch.watch) as function:
+            called = _with_keywords(function) if binding.keyword else function
+            called = _with_copies(called) if copies else called
+            return self._called(called, itertools.islice(arguments, len(cells)), batch, cells)
+
+    def _called(
+        self, function: Callable[..., Any], arguments: Iterator[Any], batch: SubBatch, cells: Sequence[int]
+    ) -> tuple[Sequence[int], list[Any]]:
+        calls = itertools.starmap(function, arguments)  # after an exception it goes on with the next arguments
+        rows: list[Any] = []
+        has_failed = False
+        while len(rows) < len(cells):
+            try:
+                rows.extend(calls)
+                if len(rows) < len(cells):
+                    raise RuntimeError(f"stage {self.name!r} raised StopIteration")
+            except Exception as error:
+                cell = cells[len(rows)]
+                row, first = divmod(cell, batch.cells_per_row)
+                if not batch.fails(row, self.name, error):
+                    if batch.address.sub_batch != PROBE_SUB_BATCH:
+                        inputs = batch.inputs_of(cell)
+                        where = f"raised by stage {self.name!r} at {batch.row_of(cell)}"
+                        error.add_note(f"{where}, whose inputs are {inputs}" if inputs else where)
+                    raise
+                rest = list(itertools.islice(arguments, batch.cells_per_row - first - 1))  # the row's other cells
+                rows += [_FAILED] * (1 + len(rest))
+                has_failed = True
+        if has_failed:
+            cells = [cell for cell, made in zip(cells, rows) if made is not _FAILED]
+            rows = [made for made in rows if made is not _FAILED]
+        return cells, rows
+
+    def _columns(self, binding: Binding, batch: SubBatch) -> dict[str, Iterable[Any]]:
+        """Return the values of each argument, one a row."""
+        columns: dict[str, Iterable[Any]] = {}
+        for name, value in self._values(binding, batch).items():
+            if name in batch.rows:
+                column = value.reshape(batch.n_cells, *value.shape[len(batch.axes) :])
+                columns[name] = column.tolist() if name in batch.python else column
+            else:
+                columns[name] = itertools.repeat(value)
+        if "seed" in columns and "seed" not in batch.shared:
+            columns["seed"] = batch.address.seeds(batch.n_cells)
+        return columns
+
+    def _stack(self, made: "_Rows", batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
+        """Turn a list of dicts into a dict of arrays: all rows at a glance or, where that is not enough, one by one."""
+        cells, rows = made.cells, made.rows
+        arrays = stacked(made.columns, outputs) if rows else {}
+        if arrays is None:
+            one_by_one = [self._checked(row, batch, cell, outputs) for cell, row in zip(cells, rows)]
+            arrays = {v.name: rows_alike([row[v.name] for row in one_by_one], v) for v in outputs}
+        if len(cells) < batch.n_cells:
+            arrays = {v.name: _scattered(arrays.get(v.name), cells, batch.n_cells, v) for v in outputs}
+        return {
+            v.name: arrays[v.name].astype(v.dtype, copy=False).reshape(*batch.axes, *arrays[v.name].shape[1:])
+            for v in outputs
+        }
+
+    def _checked(self, made: Any, batch: SubBatch, cell: int, outputs: Sequence[Variable]) -> dict[str, Array]:
+        try:
+            return checked(made, f"stage {self.name!r} at {batch.row_of(cell)}", outputs, ())
+        except OutputError as error:
+            batch.fails(cell // batch.cells_per_row, self.name, error)
+            raise
+
+
+def zeros(variables: Sequence[Variable], batch: SubBatch) -> dict[str, Any]:
+    """Return values without meaning, for samples that have failed."""
+    put = device_named(batch.device).put
+    shapes = {v.name: v.shape if v.is_shared else (*batch.axes, *v.shape) for v in variables}
+    return {v.name: put(np.zeros(shapes[v.name], v.dtype)) for v in variables}
+
+
+def _with_keywords(function: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    return lambda values, more: function(*values, **more)
+
+
+def _with_copies(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *values: copied(function(*values))
+
+
+def _arrays_of(batch: SubBatch) -> list[Any]:
+    return [*batch.rows.values(), *batch.shared.values()]
+
+
+# What stands among the rows for one that has failed.
+_FAILED: Any = object()
+
+
+def _scattered(values: Array | None, cells: Sequence[int], n_cells: int, variable: Variable) -> Array:
+    """Return values at their cells, among others that are zero."""
+    shape = variable.shape if values is None else values.shape[1:]
+    array = np.zeros((n_cells, *shape), variable.dtype)
+    if values is None:
+        return array
+    array[cells] = values
+    if isinstance(values, PaddedRows):
+        padded, finite = array.view(PaddedRows), np.ones(n_cells, bool)
+        finite[cells] = values.finite
+        padded.finite = finite
+        return padded
+    return array
+
+
+def _where(stage: str, batch: SubBatch) -> str:
+    first = batch.first_sample if batch.unit == "sample" else 0
+    last = first + batch.axes[0] - 1
+    return f"stage {stage!r} in sub-batch {batch.address.sub_batch} ({batch.unit}s {first} to {last})"
+
+
+def _parameters(function: Callable[..., Any], stage: str) -> tuple[inspect.Parameter, ...]:
+    try:
+        return tuple(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise SimulatorError(
+            f"cannot read the arguments of stage {stage!r} ({function!r}); wrap it in a function that names them"
+        ) from error
+
+
+def function_name(function: Any) -> str:
+    """Return the name of a function, of the function inside a partial, or of a callable object's class.
+
+    Examples
+    --------
+    >>> import functools
+    >>> function_name(functools.partial(max, 1))
+    'max'
+    """
+    while hasattr(function, "func"):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))

@@ -1,0 +1,439 @@
+"""Bind stages to each other and to the conditions, and find the schema by probes.
+
+A probe runs a stage on one or two samples of a stream of its own. Nothing of a dataset is simulated here but contexts.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._core.conditions import Condition, pad_rows, read_conditions
+from dasksim._core.failures import VALID
+from dasksim._core.labels import check_dims, check_fill, feature_dims, ragged_variable
+from dasksim._core.variables import RESERVED, Variable, check_name
+from dasksim._engine.nested import NestedStage, inner_input
+from dasksim._engine.pipeline import Pipeline
+from dasksim._engine.probes import ProbeCache, Probing, digest_text, probe_rows
+from dasksim._engine.stage import Plate, Stage, SubBatch
+from dasksim._engine.steps import Lowering, Place, Step
+from dasksim._streams.addresses import PROBE_SUB_BATCH
+from dasksim.errors import ArgumentError, ArgumentTypeError, DasksimError, SimulatorError, nearest
+
+__all__ = ["check_sizes_agree", "resolve"]
+
+Array = npt.NDArray[Any]
+
+# Sub-batches whose contexts are drawn before any work, to see whether sizes follow them.
+_CONTEXTS_COMPARED = 8
+
+
+def resolve(
+    lowering: Lowering,
+    conditions: Mapping[str, Any],
+    shape: tuple[int, ...],
+    seed: int,
+    cache: ProbeCache | None = None,
+    sub_batch: int = 0,
+    sub_batch_size: int | None = None,
+    most_probes: int = 1,
+) -> Pipeline:
+    """Bind stages to each other and to the conditions, and find the schema.
+
+    Parameters
+    ----------
+    lowering
+        What the simulator lowers to.
+    conditions
+        What the caller gives.
+    shape
+        The batch shape.
+    seed
+        The seed in force; contexts are drawn with it.
+    cache
+        Earlier probes of the same simulator.
+    sub_batch
+        The sub-batch whose contexts are used.
+    sub_batch_size
+        The rows of a sub-batch, once they are known: functions that make contexts and rows at once depend on them.
+    most_probes
+        How often to probe on other samples, at most, where a function raises an exception.
+
+    Raises
+    ------
+    SimulatorError
+        If the stages do not fit together.
+    ArgumentError, ArgumentTypeError
+        If a condition does not fit, or has a name that nothing takes or makes.
+    """
+    names = lowering.levels
+    if names is None:
+        names = tuple(f"batch_{i}" for i in range(1, len(shape)))
+    elif len(names) + 1 != len(shape):
+        raise ArgumentError(
+            f"batch_shape={shape} has {len(shape)} axes, but the simulator has {len(names) + 1} levels, "
+            f"{('batch', *names)}; give one size for each"
+        )
+    further = tuple(map(Plate, names, shape[1:]))
+    given = read_conditions(conditions, shape, names, any_level=lowering.levels is not None)
+    probing = Probing(
+        shape[0], seed, sub_batch, sub_batch_size, ProbeCache() if cache is None else cache, probe_rows(lowering)
+    )
+    for attempt in range(most_probes):
+        resolver = _Resolver(lowering, dict(given), further, replace(probing, attempt=attempt))
+        try:
+            resolver.run()
+            break
+        except DasksimError:
+            raise
+        except Exception as error:
+            if attempt + 1 < most_probes:
+                continue
+            if most_probes > 1:
+                error.add_note(f"it raised exceptions {most_probes} times in a row, on samples that differ")
+            raise
+    resolver.check_names()
+    resolver.check_use()
+    return resolver.pipeline()
+
+
+def check_sizes_agree(pipeline: Pipeline, n_samples: int, sub_batch_size: int, at: Callable[[int], Pipeline]) -> None:
+    """Look at the contexts of some sub-batches and refuse sizes that follow them, unless the largest are declared.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline at the first sub-batch.
+    n_samples, sub_batch_size
+        How the dataset is cut up.
+    at
+        Returns the pipeline at another sub-batch.
+
+    Raises
+    ------
+    SimulatorError
+        If a size differs.
+    """
+    n_sub_batches = -(-n_samples // sub_batch_size)
+    for sub_batch in range(1, min(n_sub_batches, _CONTEXTS_COMPARED)):
+        other = at(sub_batch)
+        for mine, theirs in zip(pipeline.variables, other.variables, strict=True):
+            sizes = dict(zip(pipeline.array_dims(mine)[1:], pipeline.array_shape(mine), strict=True))
+            others = dict(zip(other.array_dims(theirs)[1:], other.array_shape(theirs), strict=True))
+            dim = next((dim for dim, size in sizes.items() if others.get(dim) != size), None)
+            if dim is not None:
+                raise SimulatorError(
+                    f"variable {mine.name!r} has size {sizes[dim]} along {dim!r} in sub-batch 0 and {others.get(dim)} "
+                    f"in sub-batch {sub_batch}, since it follows a context; add max_sizes={{{dim!r}: <the largest "
+                    "size>} to the simulator to fill the rest, give the context as a condition, or draw one for all "
+                    f"samples with sub_batch_size={n_samples}"
+                )
+
+
+def _left_over(stages: Sequence[Stage], done: Set[str]) -> list[Stage]:
+    """Return the stages that are not done yet; those that hold others hold what is left of them."""
+    left: list[Stage] = []
+    for index, stage in enumerate(stages):
+        if stage.name in done:
+            continue
+        if isinstance(stage, NestedStage) and stage.span:
+            inner = stages[index + 1 : index + 1 + stage.span]
+            stage = stage.replaced(span=sum(s.name not in done for s in inner))
+        left.append(stage)
+    return left
+
+
+def _repeated(variable: Variable, plates: tuple[str, ...]) -> Variable:
+    """Return a variable of a stage that is repeated along plates."""
+    return replace(variable, plates=(*plates, *(plate for plate in variable.plates if plate not in plates)))
+
+
+def _deeper(stage: Stage, n_plates: int) -> Stage:
+    """Return a stage as it stands inside one that has some of the batch axes as its own."""
+    return stage if stage.depth is None else stage.replaced(depth=max(stage.depth - n_plates, 0))
+
+
+def _outer_value(value: Any, variable: Variable, axes: tuple[int, ...]) -> Array:
+    """Return what a probe inside a nested stage made, with the stage's own axes in front."""
+    if value is None:
+        return np.zeros((), variable.dtype)
+    array = np.asarray(value)
+    if variable.is_shared:
+        return array
+    if array.ndim == 0 or array.shape[0] != math.prod(axes):
+        return np.broadcast_to(array, (*axes, *array.shape))
+    return array.reshape(*axes, *array.shape[1:])
+
+
+@dataclass
+class _Resolver:
+    """Binds the stages of one lowering, in order; nested ones have resolvers of their own."""
+
+    lowering: Lowering
+    conditions: dict[str, Condition]
+    further: tuple[Plate, ...]
+    probing: Probing
+    values: dict[str, Any] = field(default_factory=dict)  # of the conditions, where they are an outer stage's inputs
+    stand_for_outside: Callable[[Variable], Any] | None = None  # has the outer stage convert what a condition replaces
+
+    def __post_init__(self) -> None:
+        self.given = dict(self.conditions)
+        self.steps: list[Step] = []
+        self.made: dict[str, int] = {}
+        self.makers: dict[str, str] = {}  # the stages themselves, where the step is one that holds them
+        self.probed: dict[int, dict[str, Array]] = {}
+        self.sizes = {plate.name: int(plate.size) for plate in self.further}
+        self.inner_names: set[str] = set()
+
+    def run(self) -> None:
+        stages = list(self.lowering.stages)
+        while stages:
+            stage = stages.pop(0)
+            if isinstance(stage, NestedStage):
+                covered, stages = stages[: stage.span], stages[stage.span :]
+                stages = self._add_nested(stage, covered) + stages
+            else:
+                self._add_stage(stage)
+
+    def _add_stage(self, stage: Stage) -> None:
+        binding = stage.bind(self._known(stage))
+        sizes = tuple(plate.size for plate in stage.plates if isinstance(plate.size, str))
+        for size in sizes:
+            if size not in self.made and size not in self.conditions:
+                raise SimulatorError(
+                    f"stage {stage.name!r} is repeated {size!r} times, but no context provides {size!r}; "
+                    f"{nearest(size, self._known(stage))}"
+                )
+        sources = {name: self._source(name) for name in (*binding.inputs, *sizes)}
+        plates = self._plates(stage)
+        index = len(self.steps)
+        self.steps.append(Step(stage, binding, sources, stage.declared or (), plates))
+        if stage.declared is None or any(isinstance(plate.size, str) for plate in plates):
+            outputs, self.probed[index] = self._probe(index)
+            if stage.declared is not None:
+                outputs = stage.declared
+            outputs = stage.finish(outputs, {name: self._variable(name, source) for name, source in sources.items()})
+        else:
+            outputs = stage.declared
+            self._size_plates(plates, [])
+        own = tuple(plate.name for plate in plates)
+        self._add(index, tuple(v if v.is_shared else _repeated(v, own) for v in outputs))
+
+    def _plates(self, stage: Stage) -> tuple[Plate, ...]:
+        plates = () if stage.is_context else (*self.further[: stage.depth], *stage.plates)
+        names = ["batch", *(plate.name for plate in plates)]
+        for name in names:
+            if names.count(name) > 1:
+                raise SimulatorError(
+                    f"stage {stage.name!r} is repeated along two dims named {name!r}; rename one of them"
+                )
+        return plates
+
+    def _known(self, stage: Stage) -> list[str]:
+        seen = stage.sees
+        made = [
+            name
+            for name, index in self.made.items()
+            if name not in self.conditions
+            and ("/" not in name or self.steps[index].stage.name in stage.gathers)
+            and (seen is None or self.steps[index].stage.makes_contexts or self.makers[name] in seen)
+        ]
+        return [*self.conditions, *made]
+
+    def _add_nested(self, stage: NestedStage, covered: list[Stage]) -> list[Stage]:
+        """Resolve the stages inside a stage; return those of the covered ones that it leaves to run after it."""
+        inner = stage.lowering_of(covered)
+        plates = self._plates(stage)
+        axes = (self.probing.n_rows, *(int(plate.size) for plate in plates))
+        address = Place(0, PROBE_SUB_BATCH, 0, self.probing.n_rows, self.probing.attempt).address(stage)
+        batch = SubBatch(address, axes, full_rows=self.probing.n_rows, watch=True)
+        given: dict[str, Condition] = {}
+        values: dict[str, Any] = {}
+        for name in self._known(stage):
+            if name not in stage.hidden_inputs:
+                source = self._source(name)
+                variable, values[name] = inner_input(*self._probe_input(name, source), plates, batch)
+                is_scalar = variable.is_shared or (source is None and self.conditions[name].is_scalar)
+                given[name] = Condition(variable, None, is_scalar=is_scalar)
+        inner = replace(
+            inner,
+            stages=tuple(_deeper(s, len(plates)) for s in inner.stages),
+            dims={**self.lowering.dims, **inner.dims},
+            max_sizes={**inner.max_sizes, **self.lowering.max_sizes},
+            fill_value=self.lowering.fill_value if stage.span else inner.fill_value,
+        )
+        has_levels = any(s.depth is not None for s in inner.stages)
+        further = self.further[len(plates) :] if has_levels else ()
+        # the rows of the stages inside are the cells of this one
+        own = tuple(plate.name for plate in plates)
+
+        def stand_for(variable: Variable) -> Any:
+            if variable.name not in self.conditions:
+                raise self._made_twice(variable.name, child.makers[variable.name])
+            self._stand_for(variable if variable.is_shared else _repeated(variable, own))
+            return inner_input(*self._probe_input(variable.name, None), plates, batch)[1]
+
+        child = _Resolver(inner, given, further, replace(self.probing, n_rows=batch.n_cells), values, stand_for)
+        child.run()
+        self.inner_names |= {name for s in inner.stages for name in s.names} | child.inner_names | set(child.made)
+        resolved = stage.resolved(child.pipeline(is_inner=True))
+        made = {**values, **{name: value for probed in child.probed.values() for name, value in probed.items()}}
+        resolved.check(made, batch)
+        index = len(self.steps)
+        taken = (*resolved.taken, *stage.hidden_inputs)
+        digest = digest_text(repr([step.probe_digest for step in child.steps]))
+        sources = {name: self._source(name) for name in taken}
+        self.steps.append(Step(resolved, resolved.bind(taken), sources, (), plates, probe_digest=digest))
+        self.sizes = {**child.sizes, **self.sizes}
+        self.probed[index] = {
+            v.name: _outer_value(made.get(v.name.removeprefix(f"{stage.name}/")), v, axes) for v in resolved.outputs()
+        }
+        self.makers.update(child.makers)
+        outputs = [v if v.is_shared else _repeated(v, own) for v in resolved.outputs()]
+        self._add(index, tuple(outputs))
+        return _left_over(covered, resolved.runs)
+
+    def _variable(self, name: str, source: int | None) -> Variable:
+        if source is None:
+            return self.conditions[name].variable
+        return next(v for v in self.steps[source].outputs if v.name == name)
+
+    def _source(self, name: str) -> int | None:
+        if name in self.conditions and (self.lowering.replace_inputs or name not in self.made):
+            return None
+        return self.made[name]
+
+    def _add(self, index: int, outputs: tuple[Variable, ...]) -> None:
+        step = self.steps[index]
+        for variable in outputs:
+            self.makers.setdefault(variable.name, step.stage.name)
+            other = self.made.setdefault(variable.name, index)
+            if other != index:
+                raise self._made_twice(variable.name, step.stage.name)
+        if step.stage.is_expanded:
+            outputs = tuple(v if v.is_shared else v.expanded() for v in outputs)
+        lowering = self.lowering
+        outputs = tuple(ragged_variable(v, lowering.dims, lowering.max_sizes, lowering.fill_value) for v in outputs)
+        for variable in outputs:
+            if not variable.is_hidden:
+                check_fill(variable, self.lowering.max_sizes, self.lowering.fill_value)
+        for variable in outputs:
+            if variable.name in self.conditions and self.lowering.replace_inputs:
+                self._stand_for(variable)
+        is_run = not self.lowering.replace_inputs or not all(v.name in self.conditions for v in outputs)
+        self.steps[index] = replace(step, outputs=outputs, is_run=is_run)
+
+    def _made_twice(self, name: str, stage: str) -> SimulatorError:
+        return SimulatorError(
+            f"stages {self.makers[name]!r} and {stage!r} both make the variable {name!r}; rename one of them"
+        )
+
+    def _stand_for(self, variable: Variable) -> None:
+        """Take a condition for the variable that it replaces; models may each make one of the name."""
+        name, given = variable.name, self.given[variable.name]
+        if self.stand_for_outside is not None:
+            self.values[name] = self.stand_for_outside(variable)
+            self.conditions[name] = replace(given, variable=variable)
+            return
+        dims = feature_dims(variable, self.lowering.dims)
+        self.conditions[name] = given.standing_for(variable, self.probing.n_samples, self.sizes, dims)
+
+    def _probe(self, index: int) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        """Run a stage on a few rows of a stream of its own; one that makes contexts on that of a sub-batch."""
+        step = self.steps[index]
+        inputs = {name: self._probe_input(name, source) for name, source in step.sources.items()}
+        outputs, made, sizes, digest = self.probing.run(step, inputs)
+        self._size_plates(step.plates, sizes)
+        self.steps[index] = replace(step, probe_digest=digest)
+        return outputs, made
+
+    def _size_plates(self, plates: Sequence[Plate], sizes: Sequence[int]) -> None:
+        largest = self.lowering.max_sizes
+        for plate, size in zip(plates, sizes or [int(plate.size) for plate in plates], strict=True):
+            if plate.name in largest and size > largest[plate.name]:
+                raise SimulatorError(
+                    f"dim {plate.name!r} has size {size}, more than max_sizes[{plate.name!r}]={largest[plate.name]}"
+                )
+            self.sizes[plate.name] = largest.get(plate.name, size)
+
+    def _probe_input(self, name: str, source: int | None) -> tuple[Variable, Any]:
+        if source is None and name in self.values:
+            return self.conditions[name].variable, self.values[name]
+        if source is None and name in self.made and isinstance(self.conditions[name].values, da.Array):
+            source = self.made[name]  # what its stage made of the probe stands in, so that nothing is computed
+        if source is None:
+            condition = self.conditions[name]
+            value = condition.rows(self.probing.rows)
+            value = value.compute() if isinstance(value, da.Array) else value
+            if not condition.variable.is_shared:
+                value = pad_rows(np.asarray(value), self.probing.n_rows)
+                value.flags.writeable = False
+            return condition.variable, value
+        if source not in self.probed or not self.probed[source]:
+            self.probed[source] = self._probe(source)[1]
+        variable = self._variable(name, source)
+        value = self.probed[source][name].view()
+        value.flags.writeable = False
+        if variable.is_shared:
+            value = value.item() if variable.is_python else value[()]
+        return variable, value
+
+    def check_names(self) -> None:
+        """Refuse a condition that nothing takes or makes, or that has the name of the mask."""
+        if VALID in self.conditions and self.lowering.call != "derive":
+            check_name(VALID, "the call gives", ArgumentError)
+        stages = [step.stage for step in self.steps]
+        taken = ({name for stage in stages for name in stage.names} | self.inner_names) - RESERVED
+        taken |= {name for step in self.steps for name in step.sources if "/" not in name}
+        if any(stage.takes_all for stage in stages):
+            return
+        made = [name for name in self.made if "/" not in name]
+        for name in self.conditions:
+            if name not in made and name not in taken:
+                known = [*made, *sorted(taken - set(made))]
+                raise ArgumentTypeError(
+                    f"the simulator has no variable or argument {name!r} to give a value; {nearest(name, known)}"
+                )
+
+    def check_use(self) -> None:
+        """Refuse a condition that changes nothing: with ``replace_inputs=False``, stages before its own see it."""
+        used = {name for step in self.steps for name, source in step.sources.items() if source is None}
+        for name in self.conditions:
+            if name in self.made and name not in used and not self.lowering.replace_inputs:
+                raise ArgumentError(
+                    f"condition {name!r} changes nothing: with replace_inputs=False only the stages before "
+                    f"{self.steps[self.made[name]].stage.name!r}, which makes it, see it, and none takes it"
+                )
+
+    def pipeline(self, *, is_inner: bool = False) -> Pipeline:
+        """Return the stages as they are bound; labels are those of the whole, not of a stage inside another."""
+        names = [name for name in [*self.made, *self.conditions] if "/" not in name]
+        sources = {name: self._source(name) for name in names}
+        made = {v.name: v for step in self.steps for v in step.outputs}
+        variables = tuple(made[name] if name in made else self.conditions[name].variable for name in sources)
+        dims, coords = self.lowering.dims, self.lowering.coords
+        used = {} if is_inner else check_dims(variables, dims, coords, self.sizes, self.lowering.max_sizes)
+        return Pipeline(
+            steps=self._with_full_steps(),
+            conditions=self.conditions,
+            variables=variables,
+            sources=sources,
+            dims=used,
+            coords={dim: np.asarray(values) for dim, values in coords.items()},
+            sizes=self.sizes,
+            fill_value=self.lowering.fill_value,
+            max_sizes=self.lowering.max_sizes,
+            call=self.lowering.call,
+        )
+
+    def _with_full_steps(self) -> tuple[Step, ...]:
+        is_full = [step.stage.needs_whole for step in self.steps]
+        for index in reversed(range(len(self.steps))):
+            if is_full[index] and self.steps[index].is_run:
+                for source in self.steps[index].upstream:
+                    is_full[source] = True
+        return tuple(replace(step, is_full=full) for step, full in zip(self.steps, is_full, strict=True))

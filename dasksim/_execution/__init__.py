@@ -1,0 +1,1 @@
+"""From a pipeline to a Dask graph, or to chunks that workers simulate and write."""

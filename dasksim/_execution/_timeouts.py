@@ -1,0 +1,157 @@
+"""A process for calls that may hang: it is killed when one takes too long."""
+
+import copy
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+import numpy as np
+from loky import ProcessPoolExecutor
+
+from dasksim._core.arrays import as_host, device_named
+from dasksim._core.failures import Failures
+from dasksim._engine.pipeline import Made, Pipeline, run_steps
+from dasksim._engine.steps import Place
+from dasksim._execution._raised import Raised
+from dasksim._execution._unsendable import pack, unpacked
+
+__all__ = ["TimeoutProcess", "die_with"]
+
+# Linux: send a signal when the thread that started this process ends.
+_PR_SET_PDEATHSIG = 1
+
+# Seconds after which a process that is not used ends by itself.
+_IDLE_SECONDS = 300
+
+
+class TimeoutProcess:
+    """Runs a pipeline's steps in a process of its own, one for each thread that calls.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline.
+    seconds
+        How long one sub-batch may take.
+    """
+
+    def __init__(self, pipeline: Pipeline, seconds: float) -> None:
+        self.seconds = seconds
+        self._payload = pack(pipeline.without_rows(), "leave timeout= out, for which another process is needed")
+        self._local = threading.local()
+        self._executors: set[Any] = set()
+        self._is_closed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "_payload": self._payload}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _local=threading.local(), _executors=set(), _is_closed=False)
+
+    def run(
+        self, indices: Sequence[int], place: Place, n_rows: int, made: Made, failures: Failures
+    ) -> tuple[Made, Failures] | None:
+        """Evaluate steps as :func:`run_steps` does; return what they make and what has failed, or None if out of time.
+
+        What a function raises is raised here too.
+        """
+        executor = self._executor()
+        try:
+            future = executor.submit(_run_in_child, indices, place, n_rows, made, failures)
+            found, raised, failures_there = future.result(self.seconds)
+        except FutureTimeoutError:
+            self._kill(executor)
+            return None
+        except BaseException:  # the process has died, or Ctrl-C
+            self._kill(executor)
+            raise
+        if raised is not None:
+            failures.raised_at = failures_there.raised_at
+            raise raised.error()
+        return found, failures_there
+
+    def close(self) -> None:
+        """Kill the processes of all threads; a call that is under way, or comes later, raises an exception."""
+        self._is_closed = True
+        for executor in list(self._executors):
+            self._kill(executor)
+
+    def _kill(self, executor: Any) -> None:
+        if getattr(self._local, "executor", None) is executor:
+            self._local.executor = None
+        self._executors.discard(executor)
+        executor.shutdown(kill_workers=True)
+
+    def _executor(self) -> Any:
+        executor = getattr(self._local, "executor", None)
+        if executor is None:
+            # a Dask worker is a daemon, which may have no children; this one ends with its parent by itself
+            multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+            executor = ProcessPoolExecutor(
+                1, timeout=_IDLE_SECONDS, initializer=_start_child, initargs=(self._payload, os.getpid())
+            )
+            self._local.executor = executor
+            self._executors.add(executor)
+            if self._is_closed:
+                raise RuntimeError("the run has ended")
+            raised = executor.submit(_unpack_in_child).result()  # its start does not count as time of the sub-batch
+            if raised is not None:
+                raise raised.error()
+        return executor
+
+
+_payload: bytes | None = None
+_pipeline: Pipeline | None = None
+
+
+def _start_child(payload: bytes, parent: int) -> None:
+    global _payload
+    if sys.platform == "linux":  # the thread below cannot run while a function holds the interpreter's lock
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    _payload = payload
+
+
+def _unpack_in_child() -> Raised | None:
+    global _pipeline
+    try:
+        _pipeline = unpacked(_payload or b"")
+        device_named(_pipeline.device).put(np.zeros(1))  # starting a GPU takes seconds
+    except BaseException as error:  # noqa: BLE001
+        return Raised.of(error)
+    return None
+
+
+def die_with(parent: int) -> None:
+    """End this process once its parent has been killed; it would wait for work for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _run_in_child(
+    indices: Sequence[int], place: Place, n_rows: int, made: Made, failures: Failures
+) -> tuple[Made, Raised | None, Failures]:
+    pipeline = _pipeline
+    if pipeline is None:
+        raise RuntimeError("the process was not started by dasksim")
+    latest = failures
+
+    def work(watch: bool) -> Made:
+        nonlocal latest
+        latest = copy.deepcopy(failures)
+        return run_steps(pipeline, indices, place, n_rows, made, watch, latest)
+
+    try:
+        made = pipeline.guarded(work)
+        return {i: {n: as_host(v) for n, v in values.items()} for i, values in made.items()}, None, latest
+    except BaseException as error:  # noqa: BLE001
+        return {}, Raised.of(error), latest

@@ -1,0 +1,269 @@
+"""Run the chunks of a plan that a store lacks, and write them."""
+
+import contextlib
+import logging
+import queue
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+from dasksim._core.chunk import Chunk
+from dasksim._core.failures import Policy
+from dasksim._core.memory import machine_memory
+from dasksim._core.plan import Plan
+from dasksim._engine.chunks import in_memory, simulate_chunk
+from dasksim._engine.pipeline import Pipeline
+from dasksim._execution._cluster_pool import memory_per_chunk
+from dasksim._execution._raised import Raised
+from dasksim._execution._timeouts import TimeoutProcess
+from dasksim._execution.executors import Pool, n_local_workers, open_pool
+from dasksim._execution.progress import Progress
+from dasksim.errors import ArgumentError, StoreError
+from dasksim.store import ChunkWriter, Receipt, StoredRows, open_receipts
+
+__all__ = ["check_memory", "run_chunks"]
+
+_log = logging.getLogger("dasksim")
+
+# Copies of a chunk that a worker holds at once: the variables, their encoded shards, and a stage's temporaries.
+_COPIES = 4
+
+# Exceptions of loky and distributed that tell of the end of a worker.
+_DEATHS = ("TerminatedWorkerError", "KilledWorker")
+
+# Stages that the name of a chunk's task tells.
+_MOST_NAMES = 4
+
+
+@dataclass(frozen=True)
+class _ChunkJob:
+    """Simulate a chunk and write it, in one task that returns only a receipt."""
+
+    pipeline: Pipeline
+    plan: Plan
+    writer: ChunkWriter
+    policy: Policy
+    child: TimeoutProcess | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _ChunkJob, (self.pipeline.without_rows(), self.plan, self.writer, self.policy, self.child)
+
+    def __call__(self, chunk: int, conditions: Mapping[str, Any]) -> Receipt:
+        def simulate() -> Chunk:
+            values = {n: value.load() if isinstance(value, StoredRows) else value for n, value in conditions.items()}
+            return simulate_chunk(self.pipeline, self.plan, chunk, values, self.policy, self.child)
+
+        return self.writer.write(chunk, simulate)
+
+    def close(self) -> None:
+        """End the processes that were started for calls that may hang."""
+        if self.child is not None:
+            self.child.close()
+
+
+def run_chunks(
+    pipeline: Pipeline,
+    plan: Plan,
+    writer: ChunkWriter,
+    policy: Policy,
+    chunks: range,
+    *,
+    timeout: float | None,
+    scheduler: Any,
+    retries: int,
+    progress: bool | None,
+) -> None:
+    """Simulate and write the chunks that have no receipt.
+
+    Parameters
+    ----------
+    pipeline, plan
+        What to simulate.
+    writer
+        What writes it.
+    policy
+        What to do with samples that fail.
+    chunks
+        The chunks among which to look.
+    timeout
+        Seconds that a sub-batch may take.
+    scheduler
+        Where the chunks run: a name or a client.
+    retries
+        How often a chunk is tried again that was lost with its worker.
+    progress
+        Whether to show a progress bar.
+    """
+    complete = _complete_chunks(writer)
+    missing = [chunk for chunk in chunks if chunk not in complete]
+    n_samples = sum(map(plan.n_rows, chunks))
+    n_done = n_samples - sum(map(plan.n_rows, missing))
+    if not missing:
+        return
+    child = TimeoutProcess(pipeline, timeout) if timeout else None
+    job = _ChunkJob(pipeline, plan, writer, policy, child)
+    lost = _Lost(retries, plan.chunk_size)
+    try:
+        with (
+            _closed(child),
+            Progress(n_samples, n_done, progress) as bar,
+            open_pool(scheduler, job, _task_name(pipeline), on_gpu=pipeline.device == "gpu") as pool,
+            _closed(child, KeyboardInterrupt),  # the pool waits for calls, which may hang until the timeout
+            writer.settling() as settle,
+        ):
+            for receipt in _windowed(pool, pipeline, plan, missing, lost):
+                settle(receipt)
+                bar.advance(plan.n_rows(receipt.chunk), receipt.n_proposals, receipt.n_accepted)
+    except (KeyboardInterrupt, StoreError, ConnectionError) as error:
+        error.add_note(_how_to_resume(writer))
+        raise
+    except Exception as error:
+        if error is lost.error:
+            error.add_note(_how_to_resume(writer))
+        raise
+
+
+@contextlib.contextmanager
+def _closed(child: TimeoutProcess | None, when: type[BaseException] = BaseException) -> Iterator[None]:
+    """Kill the processes of a child when the block ends, or only if it ends by an exception of one type."""
+    is_wanted = when is BaseException
+    try:
+        yield
+    except when:
+        is_wanted = True
+        raise
+    finally:
+        if child is not None and is_wanted:
+            child.close()
+
+
+class _Lost:
+    """How often each chunk was lost with its worker.
+
+    Parameters
+    ----------
+    retries
+        How often a chunk may be lost and tried again.
+    chunk_size
+        Samples in a chunk, for the message.
+    """
+
+    def __init__(self, retries: int, chunk_size: int) -> None:
+        self.retries = retries
+        self.chunk_size = chunk_size
+        self.n_tries: Counter[int] = Counter()
+        self.error: Exception | None = None
+
+    def count(self, error: Exception, chunk: int, n_failed: int, others: Iterable[int]) -> None:
+        """Count a chunk as lost; raise the error if that was once too often.
+
+        Parameters
+        ----------
+        error
+            What became of it.
+        chunk
+            Number of the chunk.
+        n_failed
+            How many tries that was.
+        others
+            The other chunks in flight, which are lost too if a pool of processes broke.
+        """
+        self.n_tries[chunk] += n_failed
+        if self.n_tries[chunk] <= self.retries:
+            _log.warning(
+                "chunk %d was lost with a worker; try %d of %d", chunk, self.n_tries[chunk] + 1, self.retries + 1
+            )
+            return
+        suspects = [chunk]
+        if isinstance(error, BrokenProcessPool):
+            suspects += [other for other in others if self.n_tries[other] + 1 > self.retries]
+        names = f"chunk{'s' * (len(suspects) > 1)} {', '.join(map(str, sorted(suspects)))}"
+        times = f"{self.n_tries[chunk]} of {self.retries + 1} times"
+        if type(error).__name__ in _DEATHS:
+            note = (
+                f"A worker process died with {names} in flight, {times}: most often because memory ran out. A "
+                f"chunk_size below {self.chunk_size} needs less."
+            )
+        else:
+            note = f"The workers have lost {names}, {times}."
+        error.add_note(note)
+        self.error = error
+        raise error
+
+
+def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int], lost: _Lost) -> Iterator[Receipt]:
+    """Keep a few chunks more than there are workers in flight, so that neither tasks nor results pile up."""
+    todo = deque(chunks)
+    running: dict[Future[Receipt | Raised], int] = {}
+    done: queue.SimpleQueue[Future[Receipt | Raised]] = queue.SimpleQueue()
+    while todo or running:
+        for _ in range(min(pool.window() - len(running), len(todo))):
+            chunk = todo.popleft()
+            conditions = in_memory(pipeline.condition_rows(chunk, plan))
+            future = pool.submit(chunk, conditions, lost.n_tries[chunk])
+            running[future] = chunk
+            future.add_done_callback(done.put)
+        try:
+            future = done.get(timeout=1)  # then see whether workers have come or gone
+        except queue.Empty:
+            continue
+        chunk = running.pop(future)
+        try:
+            made = future.result()
+        except Exception as error:
+            n_failed = pool.n_failed(error)
+            if not n_failed:
+                raise
+            lost.count(error, chunk, n_failed, running.values())
+            todo.appendleft(chunk)
+            continue
+        if isinstance(made, Raised):
+            raise made.error()
+        yield made
+
+
+def _task_name(pipeline: Pipeline) -> str:
+    """Return what a chunk's task is called on a dashboard, which shows a key up to its first dash and digit."""
+    names = [step.stage.name.replace("-", "_").strip("<>_") for step in pipeline.steps if step.is_run]
+    shown = names if len(names) <= _MOST_NAMES else [*names[: _MOST_NAMES - 1], f"{len(names) - _MOST_NAMES + 1} more"]
+    return "+".join(shown) or "dasksim"
+
+
+def check_memory(plan: Plan, pipeline: Pipeline, scheduler: Any) -> None:
+    """Refuse before work what this machine, or a worker of a cluster, cannot hold."""
+    n_workers = n_local_workers(scheduler)
+    memory: int | None
+    needed = plan.chunk_size * pipeline.sample_bytes * _COPIES * max(n_workers, 1)
+    if n_workers:
+        memory, who, has = machine_memory(), f"for {n_workers} workers", "this machine has"
+    else:
+        memory = memory_per_chunk(scheduler)
+        who, has = "in each thread of a worker", "the smallest worker of the cluster has"
+    if memory and needed > memory:
+        largest = int(plan.chunk_size * memory / needed) // plan.sub_batch_size * plan.sub_batch_size
+        advice = f"give a chunk_size of at most {largest}" if largest else "give a smaller sub_batch_size too"
+        raise ArgumentError(
+            f"chunk_size={plan.chunk_size} needs about {_gigabytes(needed)} {who}, but {has} {_gigabytes(memory)}"
+            f"{'' if n_workers else ' for each'}; {advice}"
+        )
+
+
+def _gigabytes(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:,.1f} GB"
+
+
+def _complete_chunks(writer: ChunkWriter) -> set[int]:
+    receipts = open_receipts(writer.location, writer.layout.derivation)
+    return receipts.complete_chunks() if receipts else set()
+
+
+def _how_to_resume(writer: ChunkWriter) -> str:
+    call = "generate" if writer.layout.derivation is None else "derive"
+    again = f"run {call} again with the same arguments to go on."
+    try:
+        return f"{len(_complete_chunks(writer))} chunks are complete and kept; {again}"
+    except Exception as error:  # noqa: BLE001  (what stopped the run says more)
+        return f"Complete chunks are kept, though the store cannot be read now ({error}); {again}"

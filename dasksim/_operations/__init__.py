@@ -1,0 +1,1 @@
+"""What users do with stores: generate, extend, derive, verify, replay."""

@@ -1,0 +1,278 @@
+"""What a call that makes or continues a store asks for, checked."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from dasksim._core.arrays import device_named
+from dasksim._core.checks import check_flag, check_retries
+from dasksim._core.failures import Policy
+from dasksim._core.plan import Plan
+from dasksim._engine.chunks import check_policy
+from dasksim._engine.pipeline import Pipeline
+from dasksim._execution.executors import check_scheduler
+from dasksim._execution.run import check_memory, run_chunks
+from dasksim._operations._compatibility import again_dtypes, store_layout, stored_device, stored_policy
+from dasksim._operations.verify import bad_chunks
+from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
+from dasksim.simulators import Simulator
+from dasksim.store import (
+    ChunkChecker,
+    Location,
+    StoreLayout,
+    check_store,
+    create_arrays,
+    finish_store,
+    forget_chunks,
+    forget_metadata,
+    grow_derived,
+    locate,
+    open_dataset,
+    open_part,
+    open_receipts,
+    open_writer,
+    read_record,
+    replace_root,
+    restore_derived,
+)
+
+__all__ = ["Request", "Task", "scheduler_for"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is simulated, and how it lies in the store.
+
+    Parameters
+    ----------
+    pipeline, plan
+        What is simulated.
+    layout
+        How it lies in the store.
+    policy
+        What to do with samples that fail.
+    """
+
+    pipeline: Pipeline
+    plan: Plan
+    layout: StoreLayout
+    policy: Policy
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether stages run on a GPU."""
+        return self.pipeline.device == "gpu"
+
+    def check_machine(self, executor: Any) -> None:
+        """Refuse before any work what this machine, or a worker of a cluster, cannot do.
+
+        Raises
+        ------
+        ArgumentError
+            If chunks are too large for the memory, or there is no GPU where one is needed.
+        """
+        check_memory(self.plan, self.pipeline, executor)
+        if isinstance(executor, str):
+            device_named(self.pipeline.device)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What calls that make or continue a store have in common; see :func:`dasksim.generate` for the parameters."""
+
+    simulator: Simulator
+    location: Location
+    conditions: dict[str, Any]
+    timeout: float | None
+    allow_changed: bool
+    repair: bool
+    part: tuple[int, int] | None
+    retries: int
+    progress: bool | None
+
+    @classmethod
+    def checked(
+        cls,
+        simulator: Any,
+        store: Any,
+        conditions: Any,
+        *,
+        timeout: Any,
+        allow_changed: Any,
+        part: Any,
+        retries: Any,
+        progress: Any,
+        repair: Any = False,
+    ) -> "Request":
+        """Return a request, its arguments checked.
+
+        Raises
+        ------
+        ArgumentError, ArgumentTypeError
+            If one cannot be used.
+        """
+        if not isinstance(simulator, Simulator):
+            raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
+        if not isinstance(conditions, Mapping | None):
+            raise ArgumentTypeError(f"conditions must be a mapping of variables to values; got {conditions!r}")
+        return cls(
+            simulator,
+            locate(store),
+            dict(conditions or {}),
+            _check_timeout(timeout),
+            check_flag("allow_changed", allow_changed),
+            check_flag("repair", repair),
+            _check_part(part),
+            check_retries(retries),
+            progress if progress is None else check_flag("progress", progress),
+        )
+
+    def resolve(
+        self,
+        shape: tuple[int, ...],
+        seed: int | None,
+        sub_batch_size: int | None,
+        chunk_size: int | None,
+        dtypes: Any,
+        policy: Policy,
+        device: Any,
+    ) -> Task:
+        """Find the schema, cut the samples into chunks, and lay out the store."""
+        pipeline, plan = self.simulator.plan(
+            shape,
+            seed=seed,
+            sub_batch_size=sub_batch_size,
+            chunk_size=chunk_size,
+            conditions=self.conditions,
+            device=device,
+            most_probes=policy.most_probes,
+        )
+        check_policy(pipeline, policy)
+        pipeline = replace(pipeline, store=self.location.name)
+        return Task(pipeline, plan, store_layout(pipeline, plan, dtypes, policy), policy)
+
+    def resolve_again(self, found: Mapping[str, Any], n_samples: int) -> Task:
+        """Resolve what a store was made of, for another number of samples."""
+        shape = (n_samples, *found["further"])
+        sizes, policy = (found["sub_batch_size"], found["chunk_size"]), stored_policy(found)
+        task = self.resolve(shape, found["seed"], *sizes, None, policy, stored_device(found))
+        dtypes = again_dtypes(found, task.pipeline)
+        return replace(task, layout=store_layout(task.pipeline, task.plan, dtypes, policy))
+
+    def check(self, found: Mapping[str, Any]) -> None:
+        """Check that a store can be continued; damaged metadata can, if they are to be repaired."""
+        check_store(self.location, found, check_metadata=not self.repair)
+
+    def prepare(self, place: Location, task: Task, found: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        """Have a store say what it shall, unless another call has changed it since, and create what it lacks.
+
+        Raises
+        ------
+        StoreMismatchError
+            If one has.
+        """
+        now = read_record(place)
+        if now not in (found, record):
+            raise StoreMismatchError(
+                f"the store at {place.name!r} was changed by another run just now; see what dasksim.status says of it"
+            )
+        if self.repair:
+            forget_metadata(place, record)
+        if now != record and record["n_samples"] == found["n_samples"]:
+            create_arrays(place, task.layout)  # that of a mask is there before the record names it
+        if now != record or self.repair:  # a repaired store's root holds no gathered metadata, which may be damaged too
+            replace_root(place, record)
+        create_arrays(place, task.layout)
+        if self.repair:
+            restore_derived(place, record)
+        grow_derived(place, record)
+
+    def complete(self, task: Task, record: Mapping[str, Any], executor: Any) -> xr.Dataset:
+        """Simulate and write what is missing, and open it."""
+        self.location.remove_leftovers()
+        first, stop = _share(self.part, task.plan.n_chunks)
+        chunks = range(first, stop)
+        if self.repair:
+            self._forget_bad(record, chunks)
+        writer = open_writer(self.location, replace(task.layout, record=record))
+        run_chunks(
+            task.pipeline,
+            task.plan,
+            writer,
+            task.policy,
+            chunks,
+            timeout=self.timeout,
+            scheduler=executor,
+            retries=self.retries,
+            progress=self.progress,
+        )
+        if self.part is None:
+            finish_store(self.location, record)
+            return open_dataset(self.location)
+        receipts = open_receipts(self.location)
+        if receipts is not None and len(receipts.complete_chunks()) == task.plan.n_chunks:
+            finish_store(self.location, record)
+        samples = (chunk * task.plan.chunk_size for chunk in (first, stop))
+        return open_part(self.location).isel(batch=slice(*samples))
+
+    def _forget_bad(self, record: Mapping[str, Any], chunks: range) -> None:
+        checker = ChunkChecker(self.location, record)
+        complete = [chunk for chunk in checker.complete if chunk in chunks]
+        bad = bad_chunks(checker, complete, self.progress)
+        with self.location.changing("forget damaged chunks") as place:
+            forget_chunks(place, record, bad)
+
+
+def scheduler_for(scheduler: Any, location: Location) -> Any:
+    """Return the scheduler that was asked for, checked, or that a store needs which other processes cannot write to.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If it cannot be used, or the location cannot be written to.
+    """
+    if scheduler is not None:
+        scheduler = check_scheduler(scheduler, use_threads=True)
+    location.check_writable()
+    if location.is_shared:
+        return scheduler
+    if scheduler not in (None, "synchronous", "threads"):
+        raise ArgumentError(
+            f"other processes cannot write to {location.name!r}; use scheduler='threads' or 'synchronous', or a store "
+            f"that they share; got scheduler={scheduler!r}"
+        )
+    return scheduler or "threads"
+
+
+def _share(part: tuple[int, int] | None, n_chunks: int) -> tuple[int, int]:
+    """Return the first chunk of a part, and the first one after it."""
+    if part is None:
+        return 0, n_chunks
+    i, m = part
+    return i * n_chunks // m, (i + 1) * n_chunks // m
+
+
+def _check_part(part: Any) -> tuple[int, int] | None:
+    if part is None:
+        return None
+    is_pair = isinstance(part, Sequence) and not isinstance(part, str) and len(part) == 2
+    if not is_pair or any(isinstance(value, bool) or not isinstance(value, int | np.integer) for value in part):
+        raise ArgumentTypeError(f"part must be a pair of integers (i, m), the i-th of m shares; got {part!r}")
+    i, m = map(int, part)
+    if not 0 <= i < m:
+        raise ArgumentError(f"part=(i, m) needs 0 <= i < m, with i counted from 0; got {part!r}")
+    return i, m
+
+
+def _check_timeout(timeout: Any) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise ArgumentTypeError(f"timeout must be a number of seconds, or None; got {timeout!r}")
+    if not 0 < timeout < math.inf:
+        raise ArgumentError(f"timeout must be a finite number of seconds greater than 0, or None; got {timeout!r}")
+    return float(timeout)

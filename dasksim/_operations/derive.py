@@ -1,0 +1,355 @@
+"""Variables computed from those of a store, chunk by chunk, beside them."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import xarray as xr
+
+from dasksim._core.checks import check_flag, check_retries, check_seed
+from dasksim._core.failures import VALID, Policy
+from dasksim._core.plan import Plan
+from dasksim._core.tracebacks import shortened
+from dasksim._core.variables import RESERVED
+from dasksim._engine.functions import FunctionStage
+from dasksim._engine.pipeline import Pipeline
+from dasksim._engine.provenance import provenance
+from dasksim._engine.stage import Stage
+from dasksim._execution.executors import check_scheduler, connect
+from dasksim._execution.run import check_memory, run_chunks
+from dasksim._operations._compatibility import created, stage_differences
+from dasksim._operations._own_data import refuse_own_functions
+from dasksim._operations._request import scheduler_for
+from dasksim._operations.verify import bad_chunks
+from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError, StoreMismatchError, nearest
+from dasksim.simulators import Simulator, make_simulator
+from dasksim.store import (
+    ArrayLayout,
+    ChunkChecker,
+    Location,
+    StoredRows,
+    StoreLayout,
+    StoreLike,
+    begin_derivation,
+    end_derivation,
+    forget_chunks,
+    inner_rows_of,
+    open_dataset,
+    open_simulated,
+    open_writer,
+    read_record,
+    remove_derivation,
+    stored_dtypes,
+    stored_record,
+)
+
+__all__ = ["derive"]
+
+# What must agree with a derivation that is there.
+_COMPARED = ("seed", "sub_batch_size", "inputs", "variables")
+
+
+@shortened()
+def derive(
+    store: StoreLike,
+    fn: Callable[..., Any] | Simulator,
+    *,
+    seed: int | None = None,
+    is_batched: bool = False,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    dtypes: Any = None,
+    overwrite: bool = False,
+    allow_changed: bool = False,
+    repair: bool = False,
+    scheduler: Any = None,
+    retries: int = 3,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Add variables to a complete store that are computed from its own, without simulating again.
+
+    As with :func:`generate`, a chunk is complete when its receipt is written, after its data, and a run that was
+    stopped is continued by the same call. The new variables are part of the dataset once all chunks are complete.
+
+    Parameters
+    ----------
+    store
+        Where the store is, in any form that :func:`generate` takes.
+    fn
+        A function that takes variables of the store by name and returns a dict of new ones, or a
+        :class:`~dasksim.Simulator` whose functions do. It is given the rows of one sample or, if it is batched, of a
+        sub-batch; further batch axes of the store are axes of a sample here. It may take ``rng`` or ``seed``, whose
+        streams are those of no simulated stage. Of samples that are masked it sees the fill values.
+    seed
+        Any integer >= 0; by default the store's. Values depend on it if the function takes ``rng`` or ``seed``.
+    is_batched
+        Whether the function is called once for a whole sub-batch, as in :func:`make_simulator`.
+    dims
+        Names of the feature dims of new variables. Those of a dim that the store has get its labels.
+    dtypes
+        In which dtype to store new variables, as in :func:`generate`.
+    overwrite
+        Whether to remove derived variables of the same names that are there, and what was derived from them. Simulated
+        ones are never removed.
+    allow_changed
+        Whether to go on with a derivation although the function's source has changed since.
+    repair
+        Whether to check complete chunks of the derivation first, and to compute those again that are damaged.
+    scheduler, retries, progress
+        As in :func:`generate`.
+
+    Returns
+    -------
+    xarray.Dataset
+        The store, opened lazily, with the new variables.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If an argument cannot be used: the function takes what the store lacks, or returns what it has.
+    IncompleteStoreError
+        If the store lacks chunks.
+    StoreError
+        If there is no store, or it cannot be written.
+    StoreMismatchError
+        If variables of the same names were derived otherwise; the message lists what differs.
+
+    Examples
+    --------
+    >>> import dasksim, tempfile
+    >>> simulator = dasksim.make_simulator(lambda rng: {"x": rng.normal(size=30)})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ds = dasksim.generate(simulator, f"{folder}/s.zarr", 1000, seed=1, scheduler="synchronous")
+    ...     ds = dasksim.derive(f"{folder}/s.zarr", lambda x: {"mean": x.mean(), "sd": x.std()})
+    ...     list(ds)
+    ['x', 'mean', 'sd']
+    """
+    if not isinstance(fn, Simulator) and not callable(fn):
+        raise ArgumentTypeError(f"fn must be a function or a Simulator; got {fn!r}")
+    flags = {"overwrite": overwrite, "allow_changed": allow_changed, "repair": repair}
+    flags = {name: check_flag(name, value) for name, value in flags.items()}
+    retries, progress = check_retries(retries), progress if progress is None else check_flag("progress", progress)
+    location, record = stored_record(store)
+    scheduler = scheduler_for(scheduler, location)
+    dataset = open_simulated(location) if repair else open_dataset(location)
+    simulator = make_simulator(fn, is_batched=is_batched, dims=dims)
+    inputs = _inputs(simulator.lower().stages, dataset, record)
+
+    def planned(path: str) -> tuple[Pipeline, Plan]:
+        return simulator.plan(
+            (record["n_samples"],),
+            seed=record["seed"] if seed is None else check_seed(seed),
+            sub_batch_size=record["sub_batch_size"],
+            chunk_size=record["chunk_size"],
+            conditions={name: dataset[name].data for name in inputs},
+            lowering=replace(simulator.lower(path), coords={}, replace_inputs=False, call="derive"),
+        )
+
+    key = _made(planned("derive/")[0], record)[0].name
+    pipeline, plan = planned(f"derive/{key}/")
+    made = _made(pipeline, record)
+    pipeline = _reading(replace(pipeline, variables=made), location)
+    arrays = _arrays(pipeline, plan, dtypes, inner_rows_of(location, next(iter(record["variables"]))))
+    _check_dims(arrays, dataset)
+    entry = _entry(pipeline, plan, inputs, arrays)
+    if overwrite:
+        _refuse_own(fn, location, entry)
+    found = _agreed(location, key, entry, **flags)
+    if found is not None and found["n_samples"] == plan.n_samples and not flags["repair"]:
+        end_derivation(location, key, plan.n_samples)  # a run may have been stopped just before its end
+        return open_dataset(location)
+    with connect(check_scheduler(scheduler, pipeline.is_batched)) as executor:
+        check_memory(plan, pipeline, executor)
+        layout = StoreLayout(arrays, {}, plan.n_chunks, plan.chunk_size, {})
+        layout = begin_derivation(location, key, {**(found or entry), "n_samples": 0}, layout)
+        if flags["repair"]:
+            checker = ChunkChecker(location, read_record(location) or {}, key)
+            bad = bad_chunks(checker, checker.complete, progress)
+            with location.changing("forget damaged chunks") as place:
+                forget_chunks(place, layout.record, bad, key)
+        run_chunks(
+            pipeline,
+            plan,
+            open_writer(location, layout),
+            Policy(),
+            range(plan.n_chunks),
+            timeout=None,
+            scheduler=executor,
+            retries=retries,
+            progress=progress,
+        )
+        end_derivation(location, key, plan.n_samples)
+    return open_dataset(location)
+
+
+def _inputs(stages: Sequence[Stage], dataset: xr.Dataset, record: Mapping[str, Any]) -> list[str]:
+    """Return the variables of a store that stages take: by name, or all that were simulated.
+
+    Raises
+    ------
+    ArgumentError
+        If a single function takes what is not there.
+    """
+    known = [str(name) for name in dataset.data_vars]
+    if any(stage.takes_all for stage in stages):
+        return list(record["variables"])
+    taken = {name for stage in stages for name in stage.names}
+    if len(stages) == 1 and isinstance(stages[0], FunctionStage):
+        for name in stages[0].required:
+            if name not in known and name not in RESERVED:
+                raise ArgumentError(
+                    f"the function takes {name!r}, which is no variable of the store; {nearest(name, known)}"
+                )
+    return [name for name in known if name in taken]
+
+
+def _made(pipeline: Pipeline, record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the variables that are derived.
+
+    Raises
+    ------
+    ArgumentError
+        If the store has one already, or a dim or labels of its name.
+    """
+    made = {v.name: v for step in pipeline.steps for v in step.outputs if not v.is_hidden}
+    dims = (dim for variable in record["variables"].values() for dim in variable["dims"])
+    taken = {VALID, *record["variables"], *record["coords"], *dims}
+    for name in made:
+        if name in taken:
+            raise ArgumentError(
+                f"the function returns {name!r}, a name that the store has already, or keeps; choose another"
+            )
+    return tuple(made.values())
+
+
+def _check_dims(arrays: Iterable[ArrayLayout], dataset: xr.Dataset) -> None:
+    """Refuse dims that the dataset has already with other sizes, or as variables.
+
+    Raises
+    ------
+    ArgumentError
+        If there is one.
+    """
+    for array in arrays:
+        for dim, size in zip(array.dims, array.shape, strict=True):
+            if dataset.sizes.get(dim, size) != size:
+                raise ArgumentError(
+                    f"{array.name!r} has size {size} along {dim!r}, but the store has {dataset.sizes[dim]}; give its "
+                    "dim another name with dims={...}"
+                )
+            if dim in dataset.data_vars:
+                raise ArgumentError(f"{dim!r} is a variable of the store, and cannot name a dim of {array.name!r}")
+
+
+def _entry(pipeline: Pipeline, plan: Plan, inputs: Iterable[str], arrays: Iterable[ArrayLayout]) -> dict[str, Any]:
+    """Return what the store will say of the derivation."""
+    told = provenance(replace(pipeline, conditions={}), plan)
+    kept = {name: told[name] for name in ("version", "seed", "sub_batch_size", "stages", "packages")}
+    variables = {a.name: {"dims": a.dims, "shape": a.shape[1:], "dtype": a.dtype.name} for a in arrays}
+    entry: dict[str, Any] = {**kept, "inputs": sorted(inputs), "variables": variables, "created": created()}
+    return dict(json.loads(json.dumps(entry)))
+
+
+def _reading(pipeline: Pipeline, location: Location) -> Pipeline:
+    """Return the pipeline with inputs that are read from the store where they are needed."""
+    conditions = {
+        name: replace(condition, values=StoredRows(location, name)) for name, condition in pipeline.conditions.items()
+    }
+    sources = {v.name: pipeline.sources[v.name] for v in pipeline.variables}
+    return replace(pipeline, conditions=conditions, sources=sources, store=location.name)
+
+
+def _arrays(pipeline: Pipeline, plan: Plan, dtypes: Any, inner_rows: int) -> tuple[ArrayLayout, ...]:
+    stored = stored_dtypes(dtypes, {v.name: v.dtype for v in pipeline.variables})
+    return tuple(
+        ArrayLayout(
+            v.name,
+            (plan.n_samples, *pipeline.array_shape(v)),
+            pipeline.array_dims(v),
+            stored[v.name],
+            plan.chunk_size,
+            math.gcd(inner_rows, plan.chunk_size),
+        )
+        for v in pipeline.variables
+    )
+
+
+def _refuse_own(fn: object, location: Location, entry: Mapping[str, Any]) -> None:
+    """Refuse a function that takes or keeps what is removed to make room for its variables.
+
+    Raises
+    ------
+    ArgumentError
+        If it does.
+    """
+    derived: dict[str, Any] = (read_record(location) or {}).get("derived", {})
+    removed = {name for key in _removed(derived, entry) for name in derived[key]["variables"]}
+    taken = sorted(removed & set(entry["inputs"]))
+    if taken:
+        raise ArgumentError(
+            f"the function takes {taken[0]!r}, which overwrite=True removes before the function runs; name the new "
+            "variables otherwise"
+        )
+    if removed:
+        refuse_own_functions(fn, location, removed)
+
+
+def _removed(derived: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
+    """Return the derivations that give way to another one: of the same variables, and those that take them."""
+    return _dependent(derived, _rivals(derived, entry))
+
+
+def _rivals(derived: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: e for k, e in derived.items() if set(e["variables"]) & set(entry["variables"])}
+
+
+def _agreed(
+    location: Location, key: str, entry: Mapping[str, Any], *, overwrite: bool, allow_changed: bool, repair: bool
+) -> dict[str, Any] | None:
+    """Return the entry of the same derivation, if the store has one; with ``overwrite`` remove others of its names.
+
+    Raises
+    ------
+    StoreMismatchError
+        If variables of the same names were derived otherwise.
+    """
+    derived: dict[str, Any] = (read_record(location) or {}).get("derived", {})
+    rivals = _rivals(derived, entry)
+    if overwrite:
+        for rival in _removed(derived, entry):
+            remove_derivation(location, rival)
+        return None
+    for name in {*entry["variables"]}.difference(*(e["variables"] for e in derived.values())):
+        if location.read(f"{name}/zarr.json"):
+            raise StoreError(
+                f"the store at {location.name!r} holds a {name!r} that is none of its variables; remove it"
+            )
+    differences: list[str] = []
+    for rival, found in rivals.items():
+        differences += [
+            f"{name}: {found.get(name)!r} in the store, {entry[name]!r} asked for"
+            for name in _COMPARED
+            if found.get(name) != entry[name]
+        ]
+        changed = stage_differences(found.get("stages", []), entry["stages"])
+        differences += [] if allow_changed else changed
+        if rival != key and not differences:
+            differences = [f"variables: {list(found['variables'])} in the store, {list(entry['variables'])} asked for"]
+    if differences:
+        raise StoreMismatchError(
+            f"the store at {location.name!r} has variables of the same names that were derived otherwise:\n  "
+            + "\n  ".join(differences)
+            + "\nName the new ones otherwise, or pass overwrite=True to replace them; where a change of the function "
+            "leaves them the same, pass allow_changed=True"
+        )
+    return rivals.get(key)
+
+
+def _dependent(derived: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """Return derivations, those that take their variables first."""
+    chosen: list[str] = []
+    for key in keys:
+        takers = [k for k, e in derived.items() if set(e.get("inputs", ())) & set(derived[key]["variables"])]
+        chosen += [k for k in (*_dependent(derived, takers), key) if k not in chosen]
+    return chosen

@@ -1,0 +1,195 @@
+"""Run one sample of a store again, in this process, and see what each stage was given and made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._core.arrays import as_host
+from dasksim._core.failures import VALID
+from dasksim._core.tracebacks import shortened
+from dasksim._core.variables import Variable
+from dasksim._engine.branches import INDICES, BranchStage
+from dasksim._engine.chunks import replay_sub_batch
+from dasksim._engine.pipeline import Pipeline
+from dasksim._operations._compatibility import stored_request
+from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
+from dasksim.simulators import Simulator
+from dasksim.store import ChunkChecker, StoreLike, cast
+
+__all__ = ["Replay", "StageReplay", "replay"]
+
+Array = npt.NDArray[Any]
+
+
+# Elements of an array that are all shown.
+_MOST_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class StageReplay:
+    """What a stage was given, and what it made, for one sample.
+
+    Parameters
+    ----------
+    name
+        Name of the stage.
+    inputs, outputs
+        Values by variable.
+    """
+
+    name: str
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One sample of a store, run again.
+
+    Parameters
+    ----------
+    sample
+        Number of the sample.
+    sub_batch
+        Number of its sub-batch.
+    stages
+        The stages in order, but for models that the sample does not come from.
+    variables
+        The sample as it stands in the dataset.
+    is_stored
+        Whether the store holds the sample: its chunk is complete.
+    """
+
+    sample: int
+    sub_batch: int
+    stages: tuple[StageReplay, ...]
+    variables: Mapping[str, Array]
+    is_stored: bool
+
+    def __str__(self) -> str:
+        agrees = "the same in the store, bit by bit" if self.is_stored else "not in the store yet"
+        lines = [f"sample {self.sample} of sub-batch {self.sub_batch}: {agrees}"]
+        for stage in self.stages:
+            lines.append(f"  {stage.name}")
+            lines += [f"    {arrow} {n} = {_shown(v)}" for arrow, values in _flows(stage) for n, v in values.items()]
+        return "\n".join(lines)
+
+
+def _flows(stage: StageReplay) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+    return ("<-", stage.inputs), ("->", stage.outputs)
+
+
+def _shown(value: Any) -> str:
+    array = np.asarray(value)
+    if array.size <= _MOST_SHOWN:
+        return np.array2string(array, floatmode="unique").replace("\n", "\n" + " " * 11)
+    ends = np.array2string(array.ravel(), threshold=0, edgeitems=3, floatmode="unique", max_line_width=1000)
+    return f"{ends} of shape {array.shape}"
+
+
+@shortened()
+def replay(
+    store: StoreLike,
+    simulator: Simulator,
+    sample: int,
+    *,
+    conditions: Mapping[str, Any] | None = None,
+) -> Replay:
+    """Run the sub-batch of one sample again, in this process, and compare the sample with the store.
+
+    Parameters
+    ----------
+    store
+        Where the store is, in any form that :func:`generate` takes. It need not be complete.
+    simulator
+        What it was made with.
+    sample
+        Number of the sample, from 0.
+    conditions
+        As given when the store was made.
+
+    Returns
+    -------
+    Replay
+        What every stage was given and made for the sample; ``print`` shows it.
+
+    Raises
+    ------
+    Exception
+        What a stage raises at this sample, where the store has it masked, or was stopped by it: with its traceback, for
+        a debugger. Failures of other samples of the sub-batch do not matter.
+    ArgumentError
+        If the store has no such sample.
+    StoreError
+        If there is no store.
+    StoreMismatchError
+        If the sample differs from the one in the store, or did not fail as it did there.
+
+    Examples
+    --------
+    >>> import dasksim, tempfile
+    >>> simulator = dasksim.make_simulator([lambda rng: {"n": rng.integers(9)}, lambda n: {"square": n**2}])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ds = dasksim.generate(simulator, f"{folder}/s.zarr", 100, seed=1, scheduler="synchronous")
+    ...     found = dasksim.replay(f"{folder}/s.zarr", simulator, sample=42)
+    >>> print(found)  # doctest: +SKIP
+    """
+    request = stored_request(store, simulator, conditions)
+    n_samples = request.plan.n_samples
+    if not isinstance(sample, int | np.integer):
+        raise ArgumentTypeError(f"sample must be an integer; got {sample!r}")
+    pipeline, plan, record = request.pipeline, request.plan, request.record
+    n_simulated = -(-n_samples // plan.sub_batch_size) * plan.sub_batch_size
+    if 0 <= sample < n_simulated:  # a stage may raise at one beyond the end, if a last, short sub-batch is made whole
+        made, chunk = replay_sub_batch(pipeline, plan, int(sample), request.policy)
+    if not 0 <= sample < n_samples:
+        raise ArgumentError(f"sample must be a number from 0 to {n_samples - 1}; got {sample!r}")
+    sub_batch, row = divmod(int(sample), plan.sub_batch_size)
+    checker = ChunkChecker(request.location, record)
+    variables = {name: cast(chunk.variables[name], name, array.dtype)[row] for name, array in checker.arrays.items()}
+    is_stored = sample // plan.chunk_size in checker.complete
+    if is_stored:
+        stored = checker.sample(int(sample))
+        different = [name for name, value in variables.items() if value.tobytes() != stored[name].tobytes()]
+        if different:
+            raise StoreMismatchError(_how_it_differs(int(sample), different, variables, stored, request.changes))
+    return Replay(int(sample), sub_batch, _stages(pipeline, made, row), variables, is_stored)
+
+
+def _stages(pipeline: Pipeline, made: Mapping[int | None, Mapping[str, Any]], row: int) -> tuple[StageReplay, ...]:
+    found = []
+    for index, step in enumerate(pipeline.steps):
+        if not step.is_run or step.stage.is_transfer:
+            continue
+        inputs = {
+            name: _of_row(pipeline.variable(name, source), made[source][name], row)
+            for name, source in step.sources.items()
+            if "/" not in name  # what models hand to the merge is shown where they made it
+        }
+        if isinstance(step.stage, BranchStage) and not inputs[INDICES][..., step.stage.model].any():
+            continue
+        outputs = {
+            v.name.rpartition("/")[2]: _of_row(v, made[index][v.name], row) for v in step.outputs if "//" not in v.name
+        }
+        found.append(StageReplay(step.stage.name, inputs, outputs))
+    return tuple(found)
+
+
+def _of_row(variable: Variable, values: Any, row: int) -> Any:
+    return values if variable.is_shared else as_host(values)[row]
+
+
+def _how_it_differs(
+    sample: int, different: list[str], made: Mapping[str, Array], stored: Mapping[str, Array], changes: list[str]
+) -> str:
+    if VALID in different and not stored[VALID]:
+        lines = [f"sample {sample} is masked in the store, but did not fail now; did its sub-batch take too long then?"]
+        return "\n".join([*lines, *(f"  {change}" for change in changes)])
+    lines = [f"sample {sample} differs from the store:"]
+    lines += [f"  {name}: {_shown(made[name])} now, {_shown(stored[name])} in the store" for name in different]
+    lines += [f"  {change}" for change in changes]
+    lines.append("dasksim.verify tells whether the store is damaged")
+    return "\n".join(lines)

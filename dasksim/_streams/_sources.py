@@ -1,0 +1,148 @@
+"""What can be put on the stream of an address: generators, integers that stand for one, and quasi-random engines."""
+
+import inspect
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dasksim._streams.addresses import Address
+from dasksim._streams.process_wide import bits_of
+
+__all__ = [
+    "OwnSeed",
+    "can_make_again",
+    "can_replace",
+    "is_engine",
+    "is_generator",
+    "own_seeds",
+    "put_at",
+    "replacement",
+    "restore",
+]
+
+# Attributes in which objects of scipy and scikit-learn keep an integer that seeds what they draw, and what such an
+# object takes in its place.
+_SEEDS = {
+    "random_state": np.random.RandomState,
+    "_random_state": np.random.RandomState,
+    "rng": np.random.Generator,
+    "_rng": np.random.Generator,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class OwnSeed:
+    """An integer that an object keeps as an attribute, and seeds what it draws with."""
+
+    owner: Any
+    name: str
+
+
+def is_generator(obj: object) -> bool:
+    """Whether ``obj`` is a generator of random numbers that can be seeded."""
+    if isinstance(obj, random.Random):
+        return not isinstance(obj, random.SystemRandom)
+    return isinstance(obj, np.random.Generator | np.random.RandomState | np.random.BitGenerator)
+
+
+def can_replace(source: object) -> bool:
+    """Whether there can be another like it, for subclasses of generators may be made in a way of their own."""
+    subclassed = isinstance(source, np.random.Generator | np.random.RandomState | random.Random)
+    return not subclassed or type(source) in (np.random.Generator, np.random.RandomState, random.Random)
+
+
+def own_seeds(obj: object) -> Iterator[OwnSeed]:
+    """Yield the integers by which an object of scipy or scikit-learn seeds what it draws."""
+    for name in _SEEDS:
+        value = getattr(obj, "__dict__", {}).get(name)
+        if isinstance(value, int | np.integer) and not isinstance(value, bool):
+            yield OwnSeed(obj, name)
+
+
+def replacement(source: Any, address: Address, k: int) -> Any:
+    """Return a source like ``source`` (same kind, same bit generator) on the ``k``-th stream of ``address``."""
+    if isinstance(source, random.Random):
+        return random.Random(address.hidden_int(k))
+    if isinstance(source, np.random.RandomState):
+        return np.random.RandomState(type(bits_of(source))(address.hidden(k)))
+    if isinstance(source, np.random.BitGenerator):
+        return type(source)(address.hidden(k))
+    if isinstance(source, np.random.Generator):
+        return np.random.Generator(type(source.bit_generator)(address.hidden(k)))
+    if isinstance(source, OwnSeed):
+        bits = np.random.MT19937 if _SEEDS[source.name] is np.random.RandomState else np.random.PCG64
+        return _SEEDS[source.name](bits(address.hidden(k)))
+    return _made_again(source, np.random.default_rng(address.hidden(k)))
+
+
+def put_at(source: Any, address: Address, k: int) -> Any:
+    """Put a source itself on the ``k``-th stream of ``address``; return what :func:`restore` takes."""
+    before, new = _get_state(source), replacement(source, address, k)
+    restore(source, new if isinstance(source, OwnSeed) else _get_state(new))
+    return before
+
+
+def restore(source: Any, state: Any) -> None:
+    """Put a source back to where it was."""
+    if isinstance(source, random.Random):
+        source.setstate(state)
+    elif isinstance(source, np.random.RandomState):
+        source.set_state(state)
+    elif isinstance(source, np.random.BitGenerator):
+        source.state = state
+    elif isinstance(source, np.random.Generator):
+        source.bit_generator.state = state
+    elif isinstance(source, OwnSeed):
+        vars(source.owner)[source.name] = state
+    else:
+        vars(source).update(state)
+
+
+def _get_state(source: Any) -> Any:
+    if isinstance(source, random.Random):
+        return source.getstate()
+    if isinstance(source, np.random.RandomState):
+        return source.get_state(legacy=False)  # with the normal that it holds back
+    if isinstance(source, np.random.BitGenerator):
+        return source.state
+    if isinstance(source, np.random.Generator):
+        return source.bit_generator.state
+    if isinstance(source, OwnSeed):
+        return vars(source.owner)[source.name]
+    return dict(vars(source))
+
+
+def is_engine(obj: object) -> bool:
+    """Whether ``obj`` is a quasi-random engine of scipy, but for those that only derive from the base of all."""
+    names = [base.__name__ for base in type(obj).__mro__ if str(base.__module__).startswith("scipy.")]
+    return "QMCEngine" in names[1:]
+
+
+def can_make_again(engine: Any) -> bool:
+    """Whether an engine's points are random, and another one can be made like it."""
+    if not _is_scrambled(engine) and not hasattr(engine, "lhs_method"):  # the same sequence every time
+        return False
+    try:
+        _made_again(engine, np.random.default_rng(0))
+    except Exception:  # noqa: BLE001  a user's subclass with arguments of its own
+        return False
+    return True
+
+
+def _is_scrambled(engine: Any) -> bool:
+    """Whether an engine scrambles its points; Sobol engines of SciPy before 1.15 keep only the shift."""
+    return bool(getattr(engine, "scramble", np.any(getattr(engine, "_shift", True))))
+
+
+def _made_again(engine: Any, rng: np.random.Generator) -> Any:
+    """Return another engine, at its beginning.
+
+    Most draw their scrambling when they are made, so that one with another generator would give the same points again.
+    """
+    known = {**engine._init_quad, **vars(engine)}  # the first is what scipy itself makes others from
+    names = set(inspect.signature(type(engine)).parameters)
+    arguments = {name: known[name] for name in names - {"rng", "seed"} if name in known}
+    return type(engine)(**arguments, **{"rng" if "rng" in names else "seed": rng})  # it is seed until scipy 1.15

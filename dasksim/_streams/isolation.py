@@ -1,0 +1,279 @@
+"""Seed whatever a user's function draws from, and leave the caller's generators as they were.
+
+A generator that a function reaches (see ``_reach``) is replaced by one on the sub-batch's own stream: the objects on
+the path to it are rebuilt around the replacement, all others stay shared. ``random`` is such a generator too. What
+cannot be replaced - ``numpy.random``, and generators behind a class - is seeded in place under a lock of the whole
+process, and restored.
+
+What a function assigns to an attribute or an item of a rebuilt object is forgotten after the sub-batch, so that no
+sub-batch depends on another.
+"""
+
+import contextlib
+import functools
+import threading
+import types
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from dasksim._streams._finding import Reach, find_generators, instance_attributes
+from dasksim._streams._sources import put_at, replacement, restore
+from dasksim._streams.addresses import Address
+from dasksim._streams.process_wide import GlobalMark, Use, locked, seeded_globals
+
+__all__ = ["Isolated", "run_all"]
+
+T = TypeVar("T")
+
+
+class Isolated:
+    """A user's function together with the generators that it reaches.
+
+    Parameters
+    ----------
+    function
+        Any callable.
+    uses_globals
+        Whether it is known to use ``numpy.random.*`` or ``random.*``.
+
+    Attributes
+    ----------
+    uses_globals
+        Whether the function is run under the lock, with the global generators seeded. Found from the code, at the
+        probe, or later.
+    n_bytes
+        Bytes of the arrays that the function captures.
+    """
+
+    def __init__(self, function: Callable[..., Any], uses_globals: bool = False) -> None:
+        self.function = function
+        self._reach = find_generators(function)
+        self.uses_globals = uses_globals or self._reach.uses_globals
+        self.n_bytes = self._reach.n_bytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.function, self.uses_globals)
+
+    @contextlib.contextmanager
+    def at(self, address: Address, *, watch: bool = False) -> Iterator[Callable[..., Any]]:
+        """Give the function with every generator that it reaches on the stream of ``address``.
+
+        With ``watch``, the global generators are seeded too, and ``uses_globals`` is set if the function moved them.
+        """
+        function = _Rebuild(self._reach, address)(self.function) if self._reach.generators else self.function
+        if not (self.uses_globals or self._reach.in_place or watch):
+            yield function
+            return
+        use = Use()
+        try:
+            with (
+                locked(),
+                _seeded_in_place(self._reach, address),
+                seeded_globals(address, watch=not self.uses_globals) as use,
+            ):
+                yield function
+        finally:
+            self.uses_globals = self.uses_globals or use.happened
+
+
+class _Guard:
+    """Runs work that calls certain functions, and finds out if one of them moves the generators of the process."""
+
+    def __init__(self, functions: frozenset[Isolated]) -> None:
+        self._functions = functions
+        self._changed = threading.Condition()
+        self._n_runs = 0  # runs that began without the lock and have not ended
+        self._free: set[_Run] = set()  # those of them that are not being done again
+        self._mark: GlobalMark | None = None  # the generators of the process before the first of them
+
+    def run(self, work: Callable[[bool], T]) -> T:
+        """Return what :func:`run_all` does."""
+        run = self._begin()
+        if run is None:
+            return work(False)
+        try:
+            try:
+                result = work(False)
+            except Exception:
+                if not self._is_suspect(run):
+                    raise
+            else:
+                if not self._is_suspect(run):
+                    return result
+            return work(True)
+        finally:
+            self._end(run)
+
+    def _begin(self) -> "_Run | None":
+        with self._changed:
+            self._changed.wait_for(lambda: not self._unseeded() or len(self._free) == self._n_runs)
+            unseeded = self._unseeded()
+            if not unseeded:
+                return None
+            if not self._n_runs:
+                self._mark = GlobalMark.now()
+            run = _Run(unseeded)
+            self._n_runs += 1
+            self._free.add(run)
+            return run
+
+    def _unseeded(self) -> list[Isolated]:
+        return [function for function in self._functions if not function.uses_globals]
+
+    def _is_suspect(self, run: "_Run") -> bool:
+        with self._changed:
+            self._free.discard(run)
+            self._changed.notify_all()
+            if not run.was_wrong() and not (self._mark and self._mark.numpy_moved()):
+                return False
+            self._changed.wait_for(lambda: not self._free)
+            return True
+
+    def _end(self, run: "_Run") -> None:
+        with self._changed:
+            self._free.discard(run)
+            self._n_runs -= 1
+            if self._mark and run.was_wrong():
+                self._mark.restore()
+                self._mark = None
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One run, and the functions that are called in it with the generators of the process as they are."""
+
+    unseeded: Sequence[Isolated]
+
+    def was_wrong(self) -> bool:
+        """Whether one of them has been found to use those generators since."""
+        return any(function.uses_globals for function in self.unseeded)
+
+
+# The guards of the runs under way, each with its functions; threads that run the same functions share one.
+_guards: "weakref.WeakValueDictionary[frozenset[Isolated], _Guard]" = weakref.WeakValueDictionary()
+_finding = threading.Lock()
+
+
+def run_all(functions: Iterable[Isolated], work: Callable[[bool], T]) -> T:
+    """Return ``work(watch)``, which calls functions by :meth:`Isolated.at`, done again if it moved ``numpy.random``.
+
+    Either the probe did not see that one of them uses it, or the caller drew in another thread: the second run, which
+    watches each, finds out which. It waits until no first run is left that could draw in between. What it misses: a
+    function that starts to use them in one thread while another function has them seeded in a second thread.
+    """
+    key = frozenset(functions)
+    with _finding:
+        guard = _guards.setdefault(key, _Guard(key))
+    return guard.run(work)
+
+
+@contextlib.contextmanager
+def _seeded_in_place(reach: Reach, address: Address) -> Iterator[None]:
+    saved: list[tuple[Any, Any]] = []
+    try:
+        for k, source in reach.in_place.items():
+            saved.append((source, put_at(source, address, k)))
+        yield
+    finally:
+        for source, state in reversed(saved):
+            restore(source, state)
+
+
+class _Rebuild:
+    """Rebuild the objects on the path to a generator around its replacement."""
+
+    def __init__(self, reach: Reach, address: Address) -> None:
+        self._reach = reach
+        self._done: dict[int, Any] = {id(obj): replacement(obj, address, k) for k, obj in reach.generators.items()}
+
+    def __call__(self, obj: Any) -> Any:
+        key = id(obj)
+        if key not in self._reach.path:
+            return obj
+        if key not in self._done:
+            self._done[key] = self._rebuild(obj)
+        return self._done[key]
+
+    def _rebuild(self, obj: Any) -> Any:
+        if isinstance(obj, types.FunctionType):
+            return self._function(obj)
+        if isinstance(obj, types.MethodType):
+            return types.MethodType(self(obj.__func__), self(obj.__self__))
+        if isinstance(obj, types.BuiltinMethodType):
+            return getattr(self(obj.__self__), obj.__name__)
+        if isinstance(obj, functools.partial):
+            return functools.partial(self(obj.func), *self(obj.args), **self(obj.keywords))
+        if isinstance(obj, tuple):
+            return tuple(map(self, obj))
+        if isinstance(obj, list):
+            return self._fill(obj, [], lambda new: new.extend(map(self, obj)))
+        if isinstance(obj, dict):
+            return self._fill(obj, {}, lambda new: new.update({k: self(v) for k, v in obj.items()}))
+        if isinstance(obj, types.ModuleType):
+            return self._fill(obj, types.ModuleType(obj.__name__), lambda new: self._module(obj, new))
+        cls: Any = type(obj)
+        return self._fill(obj, cls.__new__(cls), lambda new: self._instance(obj, new))
+
+    def _fill(self, obj: Any, new: Any, fill: Callable[[Any], None]) -> Any:
+        """Remember ``new`` before its contents are rebuilt, so that a cycle finds it."""
+        self._done[id(obj)] = new
+        fill(new)
+        return new
+
+    def _instance(self, obj: Any, new: Any) -> None:
+        for name, value in instance_attributes(obj).items():
+            if name in getattr(obj, "__dict__", ()):
+                vars(new)[name] = self(self._reach.seeds.get((id(obj), name), value))
+            else:
+                object.__setattr__(new, name, self(value))
+        if isinstance(obj, np.vectorize):
+            new._ufunc = {}  # it keeps ufuncs made of the function that is replaced
+
+    def _module(self, module: types.ModuleType, new: types.ModuleType) -> None:
+        vars(new).update(vars(module))
+        for name, child in self._reach.attributes.get(id(module), {}).items():
+            vars(new)[name] = self(child)
+
+    def _function(self, function: types.FunctionType) -> types.FunctionType:
+        closure = function.__closure__
+        if closure is not None:
+            closure = tuple(self._cell(cell) for cell in closure)
+        new = types.FunctionType(function.__code__, self._scope(function.__globals__), function.__name__, None, closure)
+        self._done[id(function)] = new
+        if function.__defaults__:
+            new.__defaults__ = tuple(map(self, function.__defaults__))
+        if function.__kwdefaults__:
+            new.__kwdefaults__ = {name: self(value) for name, value in function.__kwdefaults__.items()}
+        if any(id(value) in self._reach.path for value in vars(function).values()):
+            vars(new).update({name: self(value) for name, value in vars(function).items()})
+        else:
+            new.__dict__ = vars(function)
+        for cell, copy in zip(function.__closure__ or (), closure or (), strict=True):
+            if copy is not cell:
+                copy.cell_contents = self(cell.cell_contents)
+        return new
+
+    def _cell(self, cell: types.CellType) -> types.CellType:
+        try:
+            shared = id(cell.cell_contents) not in self._reach.path
+        except ValueError:  # not filled yet
+            return cell
+        if shared:
+            return cell
+        cell_copy: types.CellType = self._done.setdefault(id(cell), types.CellType())
+        return cell_copy
+
+    def _scope(self, scope: dict[str, Any]) -> dict[str, Any]:
+        names = self._reach.names.get(id(scope))
+        if not names:
+            return scope
+        if id(scope) not in self._done:
+            copy = self._done[id(scope)] = dict(scope)
+            copy.update({name: self(child) for name, child in names.items()})
+        copied: dict[str, Any] = self._done[id(scope)]
+        return copied
