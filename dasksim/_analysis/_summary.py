@@ -1,7 +1,6 @@
 """Statistics of a dataset larger than memory, chunk by chunk, for plots and reports."""
 
 import functools
-import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,9 +17,9 @@ from dasksim._core.arrays import as_host
 from dasksim._core.dask_private import check_graphs
 from dasksim._core.failures import VALID
 from dasksim.errors import ArgumentError, nearest
-from dasksim.store import ATTRIBUTE, StoreLike, explained, locate, open_dataset
+from dasksim.store import Record, StoreLike, explained, locate, open_dataset
 
-__all__ = ["Feature", "Source", "Summary", "mask_of", "over_chunks", "record_of", "summarize"]
+__all__ = ["Feature", "Source", "Summary", "mask_of", "over_chunks", "summarize"]
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -121,19 +120,10 @@ def _labels(array: xr.DataArray, dim: str) -> list[str]:
     return short if len(set(short)) == len(short) else [str(value) for value in values.tolist()]
 
 
-def record_of(dataset: xr.Dataset) -> dict[str, Any]:
-    """Return what a dataset says of how it was made; nothing if it does not."""
-    try:
-        record = json.loads(dataset.attrs.get(ATTRIBUTE, "{}"))
-    except (TypeError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def mask_of(dataset: xr.Dataset) -> xr.DataArray | None:
     """Return the variable that says which samples are valid, if some may be masked."""
-    record, mask = record_of(dataset), dataset.get(VALID)
-    may_be_masked = not record or "mask" in (record.get("on_error"), record.get("on_nonfinite"))
+    record, mask = Record.of_dataset(dataset.attrs), dataset.get(VALID)
+    may_be_masked = not record.document or record.policy.masks
     is_mask = mask is not None and mask.dims == ("batch",) and mask.dtype == bool
     return mask if may_be_masked and is_mask else None
 

@@ -1,15 +1,14 @@
 """Datasets as ArviZ takes them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
 
-from dasksim._analysis._summary import mask_of, record_of
+from dasksim._analysis._summary import mask_of
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
-from dasksim.store import StoreLike, open_dataset
+from dasksim.store import Record, StoreLike, open_dataset
 
 __all__ = ["to_arviz"]
 
@@ -58,13 +57,13 @@ def to_arviz(source: StoreLike | xr.Dataset, parameters: Sequence[str] | None = 
     dataset = source if isinstance(source, xr.Dataset) else open_dataset(source)
     if "batch" not in dataset.dims:
         raise ArgumentError(f"the dataset must have the dim 'batch'; it has {', '.join(map(repr, dataset.dims))}")
-    record, mask = record_of(dataset), mask_of(dataset)
+    record, mask = Record.of_dataset(dataset.attrs), mask_of(dataset)
     if mask is not None:
         dataset = dataset.isel(batch=np.flatnonzero(mask.values)).drop_vars(str(mask.name))
     names = [str(name) for name in dataset]
     prior = _guessed(record, names) if parameters is None else _checked(parameters, names)
     groups = {"prior": prior, "prior_predictive": [name for name in names if name not in prior]}
-    attributes = {"inference_library": "dasksim", "inference_library_version": str(record.get("version", __version__))}
+    attributes = {"inference_library": "dasksim", "inference_library_version": record.version or __version__}
     draws = dataset.rename(batch="draw").expand_dims("chain").transpose("chain", "draw", ...)
     draws = draws.assign_coords(chain=[0], draw=np.arange(draws.sizes["draw"])).assign_attrs(attributes)
     tree = {group: draws[chosen].assign_attrs(attributes) for group, chosen in groups.items() if chosen}
@@ -81,21 +80,20 @@ def _checked(parameters: Sequence[str], names: Sequence[str]) -> list[str]:
     return list(parameters)
 
 
-def _guessed(record: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+def _guessed(record: Record, names: Sequence[str]) -> list[str]:
     """Return the variables that no stage makes of simulated ones."""
-    stages = record.get("stages", [])
-    contexts = {name for stage in stages if stage.get("kind") == "ContextStage" for name in stage["outputs"]}
-    given = contexts | set(record.get("conditions", ()))
+    contexts = {name for stage in record.stages if stage.kind == "ContextStage" for name in stage.outputs}
+    given = contexts | record.conditions.keys()
     observables = {
         name
-        for stage in stages
-        if not given.issuperset(stage.get("inputs", ()))
-        for name in stage.get("outputs", ())
+        for stage in record.stages
+        if not given.issuperset(stage.inputs)
+        for name in stage.outputs
         if name not in given
     }
-    observables |= {name for entry in record.get("derived", {}).values() for name in entry.get("variables", ())}
+    observables |= {name for entry in record.derivations.values() for name in entry.variables}
     prior = [name for name in names if name not in observables]
-    if any(stage.get("kind") in _NESTED for stage in stages) or not observables & set(names) or not prior:
+    if any(stage.kind in _NESTED for stage in record.stages) or not observables & set(names) or not prior:
         raise ArgumentError(
             "the dataset does not say which variables are parameters; name them, as in "
             f"to_arviz(source, parameters={list(names[:1])}); variables: {', '.join(map(repr, names))}"

@@ -6,8 +6,8 @@ import numpy as np
 
 from dasksim._analysis._pyplot import label_text, legend_above, open_pyplot
 from dasksim._analysis._summary import Source, summarize
-from dasksim.errors import ArgumentError, StoreError
-from dasksim.store import StoreLike, locate, open_receipts, read_record
+from dasksim.errors import ArgumentError
+from dasksim.store import StoreLike, locate, open_receipts, present_record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +47,7 @@ def acceptance(store: StoreLike, *, ax: "Axes | None" = None) -> "Axes":
     """
     pyplot = open_pyplot()
     location = locate(store)
-    if read_record(location) is None:
-        raise StoreError(f"there is no store at {location.name!r}")
+    present_record(location)
     receipts = open_receipts(location)
     columns = receipts.columns() if receipts else {}
     if not columns or not len(columns["chunk"]):

@@ -4,7 +4,7 @@ import datetime
 import importlib.resources
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,17 @@ from dasksim._analysis._pictures import draw_spark, draw_strip, evenly, pictures
 from dasksim._analysis._summary import Summary, summarize
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError
-from dasksim.store import Status, StoreLike, locate, open_part, open_receipts, read_record, status, visible_variables
+from dasksim.store import (
+    Record,
+    Status,
+    StoredStage,
+    StoreLike,
+    locate,
+    open_part,
+    open_receipts,
+    present_record,
+    status,
+)
 
 __all__ = ["report"]
 
@@ -108,7 +118,7 @@ def _described(store: StoreLike) -> dict[str, Any]:
     """Return what stands on the page."""
     location = locate(store)
     found = status(location)
-    record = read_record(location) or {}
+    record = present_record(location)
     receipts = open_receipts(location)
     columns = receipts.columns() if receipts else {}
     chunks = columns["chunk"].tolist() if columns else []
@@ -130,8 +140,8 @@ def _described(store: StoreLike) -> dict[str, Any]:
         "missing": _missing(found),
         "seconds": _spread(seconds) if chunks else "",
         "seconds_strip": draw_strip(seconds) if len(chunks) > 1 else "",
-        "on_error": record.get("on_error", "raise"),
-        "on_nonfinite": record.get("on_nonfinite", "keep"),
+        "on_error": record.policy.on_error,
+        "on_nonfinite": record.policy.on_nonfinite,
         "stages": [_stage(stage) for stage in _all_stages(record)],
         "provenance": _provenance(record),
         "version": __version__,
@@ -140,14 +150,14 @@ def _described(store: StoreLike) -> dict[str, Any]:
     }
 
 
-def _all_stages(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _all_stages(record: Record) -> list[StoredStage]:
     """Return the stages of a store, and those of what was derived."""
-    return [*record["stages"], *(s for entry in record.get("derived", {}).values() for s in entry.get("stages", []))]
+    return [*record.stages, *(stage for entry in record.derivations.values() for stage in entry.stages)]
 
 
-def _cards(found: Status, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _cards(found: Status, record: Record) -> list[tuple[str, str]]:
     whole = "" if found.is_complete else f" of {found.n_samples:,}"
-    n_bytes = found.n_complete_samples * sum(map(_sample_bytes, visible_variables(record).values()))
+    n_bytes = found.n_complete_samples * sum(variable.sample_bytes for variable in record.visible_variables.values())
     cards = [
         (f"samples{whole}", f"{found.n_complete_samples:,}"),
         ("uncompressed", format_bytes(n_bytes)),
@@ -161,25 +171,21 @@ def _cards(found: Status, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return cards
 
 
-def _sample_bytes(variable: Mapping[str, Any]) -> int:
-    return int(np.dtype(variable["dtype"]).itemsize * np.prod(variable["shape"], dtype=object))
-
-
-def _variables(record: Mapping[str, Any], summary: Summary | None, n_samples: int) -> list[dict[str, Any]]:
-    stages = {str(output): stage["name"] for stage in _all_stages(record) for output in _listed(stage.get("outputs"))}
+def _variables(record: Record, summary: Summary | None, n_samples: int) -> list[dict[str, Any]]:
+    stages = {output: stage.name for stage in _all_stages(record) for output in stage.outputs}
     statistics = summary.statistics if summary else {}
     return [
         {
             "name": name,
-            "stage": stages.get(name, "given" if name in record["conditions"] else ""),
-            "dims": ", ".join(variable["dims"]),
-            "shape": " x ".join(f"{size:,}" for size in (n_samples, *variable["shape"])),
-            "dtype": variable["dtype"],
-            "size": format_bytes(n_samples * _sample_bytes(variable)),
+            "stage": stages.get(name, "given" if name in record.conditions else ""),
+            "dims": ", ".join(variable.dims),
+            "shape": " x ".join(f"{size:,}" for size in (n_samples, *variable.shape)),
+            "dtype": variable.dtype.name,
+            "size": format_bytes(n_samples * variable.sample_bytes),
             "n_nan": int(statistics[name].n_nan.sum()) if name in statistics else None,
             "n_infinite": int(statistics[name].n_infinite.sum()) if name in statistics else None,
         }
-        for name, variable in visible_variables(record).items()
+        for name, variable in record.visible_variables.items()
     ]
 
 
@@ -216,31 +222,25 @@ def _spread(seconds: Any) -> str:
     return f"median {np.median(seconds):.3g}, from {seconds.min():.3g} to {seconds.max():.3g}"
 
 
-def _stage(stage: Mapping[str, Any]) -> dict[str, str]:
-    names = {key: [str(n) for n in _listed(stage.get(key)) if "//" not in str(n)] for key in ("inputs", "outputs")}
-    words = {key: _short(stage.get(key, "")) for key in ("name", "kind", "digest")}
-    return {**words, **{key: _short(", ".join(found)) for key, found in names.items()}}
+def _stage(stage: StoredStage) -> dict[str, str]:
+    words = {"name": stage.name, "kind": stage.kind, "digest": stage.digest}
+    names = {"inputs": stage.inputs, "outputs": stage.outputs}
+    words |= {key: ", ".join(name for name in found if "//" not in name) for key, found in names.items()}
+    return {key: _short(text) for key, text in words.items()}
 
 
-def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    created = record.get("created")
-    made = created if isinstance(created, dict) else {}
-    rows = [
-        ("created", f"{made.get('at', 'unknown')} on {made.get('host', 'unknown')}"),
-        ("seed", record["seed"]),
-        ("sub-batches", f"{record['sub_batch_size']:,} samples"),
-        ("device", record.get("device", "cpu")),
-        ("dasksim", record.get("version", "unknown")),
+def _provenance(record: Record) -> list[tuple[str, str]]:
+    rows: list[tuple[str, object]] = [
+        ("created", f"{record.created.get('at', 'unknown')} on {record.created.get('host', 'unknown')}"),
+        ("seed", record.seed),
+        ("sub-batches", f"{record.sub_batch_size:,} samples"),
+        ("device", record.device),
+        ("dasksim", record.version or "unknown"),
     ]
-    packages = record.get("packages")
-    rows += packages.items() if isinstance(packages, dict) else []
-    rows += [(f"condition {name}", value) for name, value in record["conditions"].items()]
-    rows += [("extended from", f"{n:,} samples") for n in record.get("extended_from", ())]
+    rows += record.packages.items()
+    rows += [(f"condition {name}", value) for name, value in record.conditions.items()]
+    rows += [("extended from", f"{n:,} samples") for n in record.former_lengths]
     return [(_short(what), _short(value)) for what, value in rows]
-
-
-def _listed(value: object) -> Sequence[Any]:
-    return value if isinstance(value, list) else ()
 
 
 def _short(value: object) -> str:

@@ -1,9 +1,6 @@
 """What a store says of itself, and whether a call agrees with it."""
 
-import datetime
-import json
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,10 +17,12 @@ from dasksim._engine.provenance import describe_condition, provenance
 from dasksim.errors import ArgumentTypeError, StoreError, StoreMismatchError
 from dasksim.simulators import Simulator
 from dasksim.store import (
-    FORMAT,
     ArrayLayout,
     Location,
     Receipts,
+    Record,
+    StoredStage,
+    StoredVariable,
     StoreLayout,
     StoreLike,
     cast,
@@ -39,12 +38,9 @@ __all__ = [
     "again_dtypes",
     "agreed",
     "check_lazy_conditions",
-    "created",
     "extended",
+    "layout_of",
     "stage_differences",
-    "store_layout",
-    "stored_device",
-    "stored_policy",
     "stored_request",
 ]
 
@@ -64,7 +60,7 @@ class StoredRequest:
     """
 
     location: Location
-    record: Mapping[str, Any]
+    record: Record
     pipeline: Pipeline
     plan: Plan
     changes: list[str]
@@ -72,22 +68,12 @@ class StoredRequest:
     @property
     def policy(self) -> Policy:
         """What was done with samples that failed."""
-        return stored_policy(self.record)
+        return self.record.policy
 
 
-def stored_policy(record: Mapping[str, Any]) -> Policy:
-    """Return what a store does with samples that fail."""
-    return Policy(*(str(record.get(name, default)) for name, default in _POLICY.items()))
-
-
-def stored_device(record: Mapping[str, Any]) -> str:
-    """Return the kind of device that a store was made on; older stores do not say it."""
-    return str(record.get("device", "cpu"))
-
-
-def again_dtypes(record: Mapping[str, Any], pipeline: Pipeline) -> dict[str, str]:
+def again_dtypes(record: Record, pipeline: Pipeline) -> dict[str, np.dtype[Any]]:
     """Return the dtypes in which a store holds variables, as far as what a simulator makes now can be cast to them."""
-    stored = {name: variable["dtype"] for name, variable in record["variables"].items()}
+    stored = {name: variable.dtype for name, variable in record.variables.items()}
     made = {v.name: v.dtype for v in pipeline.variables}
     return {n: stored[n] for n in made if n in stored and np.can_cast(made[n], stored[n], "same_kind")}
 
@@ -108,50 +94,26 @@ def stored_request(store: StoreLike, simulator: Any, conditions: Mapping[str, An
         raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
     location, record = stored_record(store)
     pipeline, plan = simulator.plan(
-        (record["n_samples"], *record["further"]),
-        seed=record["seed"],
-        sub_batch_size=record["sub_batch_size"],
-        chunk_size=record["chunk_size"],
+        record.shape,
+        seed=record.seed,
+        sub_batch_size=record.sub_batch_size,
+        chunk_size=record.chunk_size,
         conditions=dict(conditions or {}),
-        device=stored_device(record),
-        most_probes=stored_policy(record).most_probes,
+        device=record.device,
+        most_probes=record.policy.most_probes,
     )
     pipeline = replace(pipeline, store=location.name)
-    made = json.loads(json.dumps(provenance(pipeline, plan)))
-    names = [name for name in record["variables"] if name != VALID or VALID in pipeline.sources]
-    if sorted(names) != sorted(pipeline.sources) or made["conditions"] != record["conditions"]:
+    made = layout_of(pipeline, plan, None, record.policy).record
+    names = [name for name in record.variables if name != VALID or VALID in pipeline.sources]
+    if sorted(names) != sorted(pipeline.sources) or made.conditions != record.conditions:
         raise StoreMismatchError(
             f"the store at {location.name!r} has the variables {names} and was made with the conditions "
-            f"{record['conditions']}; given now are {list(pipeline.sources)} and {made['conditions']}"
+            f"{record.conditions}; given now are {list(pipeline.sources)} and {made.conditions}"
         )
-    return StoredRequest(location, record, pipeline, plan, stage_differences(record.get("stages", []), made["stages"]))
+    return StoredRequest(location, record, pipeline, plan, stage_differences(record.stages, made.stages))
 
 
-# What must agree between a store and a call that continues it, with the name that the message uses.
-_COMPARED = (
-    "n_samples",
-    "further",
-    "seed",
-    "sub_batch_size",
-    "chunk_size",
-    "device",
-    "on_error",
-    "on_nonfinite",
-    "conditions",
-    "variables",
-    "coords",
-)
-
-# What to do with samples that fail; older stores do not say it.
-_POLICY = {"on_error": "raise", "on_nonfinite": "keep"}
-
-
-def created() -> dict[str, str]:
-    """Return when and where something is made."""
-    return {"at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "host": platform.node()}
-
-
-def store_layout(pipeline: Pipeline, plan: Plan, dtypes: Any, policy: Policy) -> StoreLayout:
+def layout_of(pipeline: Pipeline, plan: Plan, dtypes: Any, policy: Policy) -> StoreLayout:
     """Return how a dataset lies in a store, with the store's record.
 
     Raises
@@ -170,27 +132,19 @@ def store_layout(pipeline: Pipeline, plan: Plan, dtypes: Any, policy: Policy) ->
     if policy.masks:
         mask = ArrayLayout(VALID, (plan.n_samples,), ("batch",), np.dtype(bool), plan.chunk_size, inner_rows)
         arrays = (*arrays, mask)
-    record = {
-        "format": FORMAT,
-        **provenance(pipeline, plan),
-        "created": created(),
-        "n_samples": plan.n_samples,
-        "further": list(plan.further),
-        "chunk_size": plan.chunk_size,
-        "on_error": policy.on_error,
-        "on_nonfinite": policy.on_nonfinite,
-        "variables": {a.name: {"dims": a.dims, "shape": a.shape[1:], "dtype": a.dtype.name} for a in arrays},
-        "coords": {dim: [str(value) for value in values] for dim, values in pipeline.coords.items()},
-    }
-    return StoreLayout(arrays, pipeline.coords, plan.n_chunks, plan.chunk_size, json.loads(json.dumps(record)))
+    record = Record.of(
+        provenance(pipeline, plan),
+        shape=(plan.n_samples, *plan.further),
+        chunk_size=plan.chunk_size,
+        policy=policy,
+        variables={a.name: StoredVariable(a.dims, a.shape[1:], a.dtype) for a in arrays},
+        coords=pipeline.coords,
+    )
+    return StoreLayout(arrays, pipeline.coords, record)
 
 
-def agreed(
-    location: Location, found: Mapping[str, Any], wanted: Mapping[str, Any], allow_changed: bool
-) -> dict[str, Any]:
+def agreed(location: Location, found: Record, wanted: Record, allow_changed: bool) -> Record:
     """Return the record under which a call goes on with a store: the store's own, with what the call may change of it.
-
-    Failures that ended all until now may be masked or drawn again from now on: complete chunks have none.
 
     Parameters
     ----------
@@ -208,23 +162,14 @@ def agreed(
     StoreMismatchError
         If the call asks for something else than the store holds.
     """
-    record = {"device": stored_device(found), **_POLICY, **found}
-    for name in _POLICY:
-        if record[name] == "raise":
-            record[name] = wanted[name]
-    if wanted["variables"].keys() - record["variables"].keys() == {VALID}:
-        record["variables"] = {**record["variables"], VALID: wanted["variables"][VALID]}
-    differences = [
-        f"{name}: {record.get(name)!r} in the store, {wanted[name]!r} asked for"
-        for name in _COMPARED
-        if record.get(name) != wanted[name]
-    ]
-    changed = stage_differences(found.get("stages", []), wanted["stages"])
+    record = found.continued(wanted)
+    differences = record.differences(wanted)
+    changed = stage_differences(found.stages, wanted.stages)
     if changed and not allow_changed:
         differences += changed
     if differences:
         advice = "Give the same arguments to continue it, choose another path, or pass overwrite=True to make it anew"
-        if record["n_samples"] < wanted["n_samples"]:
+        if record.n_samples < wanted.n_samples:
             advice += "; dasksim.extend makes a store larger"
         if changed and not allow_changed:
             advice += "; where a change leaves the samples the same, pass allow_changed=True"
@@ -234,26 +179,19 @@ def agreed(
             + "\n"
             + advice
         )
-    if changed:
-        record["former_stages"] = [*record.get("former_stages", []), record["stages"]]
-        record["stages"] = wanted["stages"]
-    return record
+    return record.with_changed_stages(wanted) if changed else record
 
 
-def extended(found: Mapping[str, Any], wanted: Mapping[str, Any], pipeline: Pipeline) -> dict[str, Any]:
+def extended(found: Record, wanted: Record, pipeline: Pipeline) -> Record:
     """Return the record of a store that is made longer, for :func:`agreed` to compare.
 
     Conditions with a batch axis have to begin with the values that the store was made with.
     """
-    n_before = found["n_samples"]
-    record = {**found, "n_samples": wanted["n_samples"]}
-    if n_before < wanted["n_samples"]:
-        record["extended_from"] = [*found.get("extended_from", []), n_before]
-    record["conditions"] = {
-        name: wanted["conditions"][name] if _begins(before, pipeline.conditions.get(name), n_before) else before
-        for name, before in found["conditions"].items()
+    conditions = {
+        name: wanted.conditions[name] if _begins(before, pipeline.conditions.get(name), found.n_samples) else before
+        for name, before in found.conditions.items()
     }
-    return record
+    return found.lengthened(wanted.n_samples, conditions)
 
 
 def _begins(before: Any, condition: Condition | None, n_before: int) -> bool:
@@ -263,7 +201,7 @@ def _begins(before: Any, condition: Condition | None, n_before: int) -> bool:
     return bool(before == describe_condition(replace(condition, values=condition.values[:n_before])))
 
 
-def check_lazy_conditions(location: Location, found: Mapping[str, Any], pipeline: Pipeline, plan: Plan) -> None:
+def check_lazy_conditions(location: Location, found: Record, pipeline: Pipeline, plan: Plan) -> None:
     """Refuse lazy conditions that are others than a store holds; they have no digest, so one complete chunk must do.
 
     Raises
@@ -278,7 +216,7 @@ def check_lazy_conditions(location: Location, found: Mapping[str, Any], pipeline
         if receipt.get("complete") != plan.n_rows(chunk) or receipt.get("failed"):  # cut short, or with samples masked
             continue
         for name, values in given_lazily(pipeline, plan, chunk).items():
-            stored = cast(values, name, np.dtype(found["variables"][name]["dtype"]))
+            stored = cast(values, name, found.variables[name].dtype)
             if digest_rows(stored) != receipt.get(f"digest:{name}"):
                 raise StoreMismatchError(
                     f"condition {name!r} has other values in chunk {chunk} than the store at {location.name!r} was "
@@ -294,30 +232,20 @@ def _sound_receipts(location: Location) -> Receipts | None:
         return None
 
 
-def stage_differences(found: Sequence[Any], wanted: Sequence[Any]) -> list[str]:
+def stage_differences(found: Sequence[StoredStage], wanted: Sequence[StoredStage]) -> list[str]:
     """Return what has changed between the stages of a store and those of a call."""
-    old = {stage["name"]: stage for stage in found}
-    new = {stage["name"]: stage for stage in wanted}
+    old = {stage.name: stage for stage in found}
+    new = {stage.name: stage for stage in wanted}
     if list(old) != list(new):
         return [f"stages: {list(old)} in the store, {list(new)} asked for"]
     differences = []
     for name in new:
-        named = _setting_differences(name, _settings(old[name]), _settings(new[name]))
-        is_same = _without_settings(old[name]) == _without_settings(new[name])
-        if not is_same and not named:
+        named = _setting_differences(name, old[name].settings, new[name].settings)
+        if not old[name].is_like(new[name]) and not named:
             changed = "its source, its arguments or what it captures have changed since the store was made"
             named = [f"stage {name!r}: {changed}"]
         differences += named
     return differences
-
-
-def _without_settings(stage: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in stage.items() if name != "settings"}
-
-
-def _settings(stage: Mapping[str, Any]) -> dict[str, Any]:
-    kind = {"kind": stage["kind"]} if "kind" in stage else {}
-    return {**kind, **stage.get("settings", {})}
 
 
 def _setting_differences(stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -16,13 +16,14 @@ from dasksim._engine.chunks import check_policy
 from dasksim._engine.pipeline import Pipeline
 from dasksim._execution.executors import check_scheduler
 from dasksim._execution.run import check_memory, run_chunks
-from dasksim._operations._compatibility import again_dtypes, store_layout, stored_device, stored_policy
+from dasksim._operations._compatibility import again_dtypes, layout_of
 from dasksim._operations.verify import bad_chunks
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
 from dasksim.simulators import Simulator
 from dasksim.store import (
     ChunkChecker,
     Location,
+    Record,
     StoreLayout,
     check_store,
     create_arrays,
@@ -153,21 +154,20 @@ class Request:
         )
         check_policy(pipeline, policy)
         pipeline = replace(pipeline, store=self.location.name)
-        return Task(pipeline, plan, store_layout(pipeline, plan, dtypes, policy), policy)
+        return Task(pipeline, plan, layout_of(pipeline, plan, dtypes, policy), policy)
 
-    def resolve_again(self, found: Mapping[str, Any], n_samples: int) -> Task:
+    def resolve_again(self, found: Record, n_samples: int) -> Task:
         """Resolve what a store was made of, for another number of samples."""
-        shape = (n_samples, *found["further"])
-        sizes, policy = (found["sub_batch_size"], found["chunk_size"]), stored_policy(found)
-        task = self.resolve(shape, found["seed"], *sizes, None, policy, stored_device(found))
+        shape, sizes = (n_samples, *found.shape[1:]), (found.sub_batch_size, found.chunk_size)
+        task = self.resolve(shape, found.seed, *sizes, None, found.policy, found.device)
         dtypes = again_dtypes(found, task.pipeline)
-        return replace(task, layout=store_layout(task.pipeline, task.plan, dtypes, policy))
+        return replace(task, layout=layout_of(task.pipeline, task.plan, dtypes, found.policy))
 
-    def check(self, found: Mapping[str, Any]) -> None:
+    def check(self, found: Record) -> None:
         """Check that a store can be continued; damaged metadata can, if they are to be repaired."""
         check_store(self.location, found, check_metadata=not self.repair)
 
-    def prepare(self, place: Location, task: Task, found: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    def prepare(self, place: Location, task: Task, found: Record, record: Record) -> None:
         """Have a store say what it shall, unless another call has changed it since, and create what it lacks.
 
         Raises
@@ -182,7 +182,7 @@ class Request:
             )
         if self.repair:
             forget_metadata(place, record)
-        if now != record and record["n_samples"] == found["n_samples"]:
+        if now != record and record.n_samples == found.n_samples:
             create_arrays(place, task.layout)  # that of a mask is there before the record names it
         if now != record or self.repair:  # a repaired store's root holds no gathered metadata, which may be damaged too
             replace_root(place, record)
@@ -191,7 +191,7 @@ class Request:
             restore_derived(place, record)
         grow_derived(place, record)
 
-    def complete(self, task: Task, record: Mapping[str, Any], executor: Any) -> xr.Dataset:
+    def complete(self, task: Task, record: Record, executor: Any) -> xr.Dataset:
         """Simulate and write what is missing, and open it."""
         self.location.remove_leftovers()
         first, stop = _share(self.part, task.plan.n_chunks)
@@ -219,7 +219,7 @@ class Request:
         samples = (chunk * task.plan.chunk_size for chunk in (first, stop))
         return open_part(self.location).isel(batch=slice(*samples))
 
-    def _forget_bad(self, record: Mapping[str, Any], chunks: range) -> None:
+    def _forget_bad(self, record: Record, chunks: range) -> None:
         checker = ChunkChecker(self.location, record)
         complete = [chunk for chunk in checker.complete if chunk in chunks]
         bad = bad_chunks(checker, complete, self.progress)

@@ -1,6 +1,5 @@
 """Variables computed from those of a store, chunk by chunk, beside them."""
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from dasksim._engine.provenance import provenance
 from dasksim._engine.stage import Stage
 from dasksim._execution.executors import check_scheduler, connect
 from dasksim._execution.run import check_memory, run_chunks
-from dasksim._operations._compatibility import created, stage_differences
+from dasksim._operations._compatibility import stage_differences
 from dasksim._operations._own_data import refuse_own_functions
 from dasksim._operations._request import scheduler_for
 from dasksim._operations.verify import bad_chunks
@@ -28,9 +27,11 @@ from dasksim.simulators import Simulator, make_simulator
 from dasksim.store import (
     ArrayLayout,
     ChunkChecker,
+    Derivation,
     Location,
+    Record,
     StoredRows,
-    StoreLayout,
+    StoredVariable,
     StoreLike,
     begin_derivation,
     end_derivation,
@@ -39,16 +40,13 @@ from dasksim.store import (
     open_dataset,
     open_simulated,
     open_writer,
-    read_record,
+    present_record,
     remove_derivation,
     stored_dtypes,
     stored_record,
 )
 
 __all__ = ["derive"]
-
-# What must agree with a derivation that is there.
-_COMPARED = ("seed", "sub_batch_size", "inputs", "variables")
 
 
 @shortened()
@@ -138,10 +136,10 @@ def derive(
 
     def planned(path: str) -> tuple[Pipeline, Plan]:
         return simulator.plan(
-            (record["n_samples"],),
-            seed=record["seed"] if seed is None else check_seed(seed),
-            sub_batch_size=record["sub_batch_size"],
-            chunk_size=record["chunk_size"],
+            (record.n_samples,),
+            seed=record.seed if seed is None else check_seed(seed),
+            sub_batch_size=record.sub_batch_size,
+            chunk_size=record.chunk_size,
             conditions={name: dataset[name].data for name in inputs},
             lowering=replace(simulator.lower(path), coords={}, replace_inputs=False, call="derive"),
         )
@@ -150,21 +148,20 @@ def derive(
     pipeline, plan = planned(f"derive/{key}/")
     made = _made(pipeline, record)
     pipeline = _reading(replace(pipeline, variables=made), location)
-    arrays = _arrays(pipeline, plan, dtypes, inner_rows_of(location, next(iter(record["variables"]))))
+    arrays = _arrays(pipeline, plan, dtypes, inner_rows_of(location, next(iter(record.variables))))
     _check_dims(arrays, dataset)
     entry = _entry(pipeline, plan, inputs, arrays)
     if overwrite:
         _refuse_own(fn, location, entry)
     found = _agreed(location, key, entry, **flags)
-    if found is not None and found["n_samples"] == plan.n_samples and not flags["repair"]:
+    if found is not None and found.n_samples == plan.n_samples and not flags["repair"]:
         end_derivation(location, key, plan.n_samples)  # a run may have been stopped just before its end
         return open_dataset(location)
     with connect(check_scheduler(scheduler, pipeline.is_batched)) as executor:
         check_memory(plan, pipeline, executor)
-        layout = StoreLayout(arrays, {}, plan.n_chunks, plan.chunk_size, {})
-        layout = begin_derivation(location, key, {**(found or entry), "n_samples": 0}, layout)
+        layout = begin_derivation(location, key, (found or entry).with_length(0), arrays)
         if flags["repair"]:
-            checker = ChunkChecker(location, read_record(location) or {}, key)
+            checker = ChunkChecker(location, present_record(location), key)
             bad = bad_chunks(checker, checker.complete, progress)
             with location.changing("forget damaged chunks") as place:
                 forget_chunks(place, layout.record, bad, key)
@@ -183,7 +180,7 @@ def derive(
     return open_dataset(location)
 
 
-def _inputs(stages: Sequence[Stage], dataset: xr.Dataset, record: Mapping[str, Any]) -> list[str]:
+def _inputs(stages: Sequence[Stage], dataset: xr.Dataset, record: Record) -> list[str]:
     """Return the variables of a store that stages take: by name, or all that were simulated.
 
     Raises
@@ -193,7 +190,7 @@ def _inputs(stages: Sequence[Stage], dataset: xr.Dataset, record: Mapping[str, A
     """
     known = [str(name) for name in dataset.data_vars]
     if any(stage.takes_all for stage in stages):
-        return list(record["variables"])
+        return list(record.variables)
     taken = {name for stage in stages for name in stage.names}
     if len(stages) == 1 and isinstance(stages[0], FunctionStage):
         for name in stages[0].required:
@@ -204,7 +201,7 @@ def _inputs(stages: Sequence[Stage], dataset: xr.Dataset, record: Mapping[str, A
     return [name for name in known if name in taken]
 
 
-def _made(pipeline: Pipeline, record: Mapping[str, Any]) -> tuple[Any, ...]:
+def _made(pipeline: Pipeline, record: Record) -> tuple[Any, ...]:
     """Return the variables that are derived.
 
     Raises
@@ -213,8 +210,8 @@ def _made(pipeline: Pipeline, record: Mapping[str, Any]) -> tuple[Any, ...]:
         If the store has one already, or a dim or labels of its name.
     """
     made = {v.name: v for step in pipeline.steps for v in step.outputs if not v.is_hidden}
-    dims = (dim for variable in record["variables"].values() for dim in variable["dims"])
-    taken = {VALID, *record["variables"], *record["coords"], *dims}
+    dims = (dim for variable in record.variables.values() for dim in variable.dims)
+    taken = {VALID, *record.variables, *record.coords, *dims}
     for name in made:
         if name in taken:
             raise ArgumentError(
@@ -242,13 +239,10 @@ def _check_dims(arrays: Iterable[ArrayLayout], dataset: xr.Dataset) -> None:
                 raise ArgumentError(f"{dim!r} is a variable of the store, and cannot name a dim of {array.name!r}")
 
 
-def _entry(pipeline: Pipeline, plan: Plan, inputs: Iterable[str], arrays: Iterable[ArrayLayout]) -> dict[str, Any]:
+def _entry(pipeline: Pipeline, plan: Plan, inputs: Iterable[str], arrays: Iterable[ArrayLayout]) -> Derivation:
     """Return what the store will say of the derivation."""
-    told = provenance(replace(pipeline, conditions={}), plan)
-    kept = {name: told[name] for name in ("version", "seed", "sub_batch_size", "stages", "packages")}
-    variables = {a.name: {"dims": a.dims, "shape": a.shape[1:], "dtype": a.dtype.name} for a in arrays}
-    entry: dict[str, Any] = {**kept, "inputs": sorted(inputs), "variables": variables, "created": created()}
-    return dict(json.loads(json.dumps(entry)))
+    variables = {a.name: StoredVariable(a.dims, a.shape[1:], a.dtype) for a in arrays}
+    return Derivation.of(provenance(replace(pipeline, conditions={}), plan), list(inputs), variables)
 
 
 def _reading(pipeline: Pipeline, location: Location) -> Pipeline:
@@ -275,7 +269,7 @@ def _arrays(pipeline: Pipeline, plan: Plan, dtypes: Any, inner_rows: int) -> tup
     )
 
 
-def _refuse_own(fn: object, location: Location, entry: Mapping[str, Any]) -> None:
+def _refuse_own(fn: object, location: Location, entry: Derivation) -> None:
     """Refuse a function that takes or keeps what is removed to make room for its variables.
 
     Raises
@@ -283,9 +277,9 @@ def _refuse_own(fn: object, location: Location, entry: Mapping[str, Any]) -> Non
     ArgumentError
         If it does.
     """
-    derived: dict[str, Any] = (read_record(location) or {}).get("derived", {})
-    removed = {name for key in _removed(derived, entry) for name in derived[key]["variables"]}
-    taken = sorted(removed & set(entry["inputs"]))
+    derived = present_record(location).derivations
+    removed = {name for key in _removed(derived, entry) for name in derived[key].variables}
+    taken = sorted(removed & set(entry.inputs))
     if taken:
         raise ArgumentError(
             f"the function takes {taken[0]!r}, which overwrite=True removes before the function runs; name the new "
@@ -295,18 +289,18 @@ def _refuse_own(fn: object, location: Location, entry: Mapping[str, Any]) -> Non
         refuse_own_functions(fn, location, removed)
 
 
-def _removed(derived: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
+def _removed(derived: Mapping[str, Derivation], entry: Derivation) -> list[str]:
     """Return the derivations that give way to another one: of the same variables, and those that take them."""
     return _dependent(derived, _rivals(derived, entry))
 
 
-def _rivals(derived: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: e for k, e in derived.items() if set(e["variables"]) & set(entry["variables"])}
+def _rivals(derived: Mapping[str, Derivation], entry: Derivation) -> dict[str, Derivation]:
+    return {k: e for k, e in derived.items() if e.variables.keys() & entry.variables.keys()}
 
 
 def _agreed(
-    location: Location, key: str, entry: Mapping[str, Any], *, overwrite: bool, allow_changed: bool, repair: bool
-) -> dict[str, Any] | None:
+    location: Location, key: str, entry: Derivation, *, overwrite: bool, allow_changed: bool, repair: bool
+) -> Derivation | None:
     """Return the entry of the same derivation, if the store has one; with ``overwrite`` remove others of its names.
 
     Raises
@@ -314,28 +308,24 @@ def _agreed(
     StoreMismatchError
         If variables of the same names were derived otherwise.
     """
-    derived: dict[str, Any] = (read_record(location) or {}).get("derived", {})
+    derived = present_record(location).derivations
     rivals = _rivals(derived, entry)
     if overwrite:
         for rival in _removed(derived, entry):
             remove_derivation(location, rival)
         return None
-    for name in {*entry["variables"]}.difference(*(e["variables"] for e in derived.values())):
+    for name in {*entry.variables}.difference(*(e.variables for e in derived.values())):
         if location.read(f"{name}/zarr.json"):
             raise StoreError(
                 f"the store at {location.name!r} holds a {name!r} that is none of its variables; remove it"
             )
     differences: list[str] = []
     for rival, found in rivals.items():
-        differences += [
-            f"{name}: {found.get(name)!r} in the store, {entry[name]!r} asked for"
-            for name in _COMPARED
-            if found.get(name) != entry[name]
-        ]
-        changed = stage_differences(found.get("stages", []), entry["stages"])
+        differences += found.differences(entry)
+        changed = stage_differences(found.stages, entry.stages)
         differences += [] if allow_changed else changed
         if rival != key and not differences:
-            differences = [f"variables: {list(found['variables'])} in the store, {list(entry['variables'])} asked for"]
+            differences = [f"variables: {list(found.variables)} in the store, {list(entry.variables)} asked for"]
     if differences:
         raise StoreMismatchError(
             f"the store at {location.name!r} has variables of the same names that were derived otherwise:\n  "
@@ -346,10 +336,10 @@ def _agreed(
     return rivals.get(key)
 
 
-def _dependent(derived: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+def _dependent(derived: Mapping[str, Derivation], keys: Iterable[str]) -> list[str]:
     """Return derivations, those that take their variables first."""
     chosen: list[str] = []
     for key in keys:
-        takers = [k for k, e in derived.items() if set(e.get("inputs", ())) & set(derived[key]["variables"])]
+        takers = [k for k, e in derived.items() if set(e.inputs) & derived[key].variables.keys()]
         chosen += [k for k in (*_dependent(derived, takers), key) if k not in chosen]
     return chosen

@@ -9,7 +9,7 @@ from dasksim._core.checks import as_shape, check_flag, check_seed
 from dasksim._core.failures import Policy
 from dasksim._core.tracebacks import shortened
 from dasksim._execution.executors import check_scheduler, connect, lacks_gpus
-from dasksim._operations._compatibility import agreed, check_lazy_conditions, extended, stored_device
+from dasksim._operations._compatibility import agreed, check_lazy_conditions, extended
 from dasksim._operations._own_data import refuse_own_conditions, refuse_own_functions
 from dasksim._operations._request import Request, scheduler_for
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
@@ -154,11 +154,11 @@ def generate(
     found = read_record(location, mends_root=request.repair)
     own_seed = seed
     if found is not None and not overwrite:
-        seed = found["seed"] if seed is None else seed
-        sub_batch_size = found["sub_batch_size"] if sub_batch_size is None else sub_batch_size
-        device = stored_device(found) if device == "auto" else device
-        if chunk_size is None and sub_batch_size == found["sub_batch_size"]:  # of others it may be no multiple
-            chunk_size = found["chunk_size"]
+        seed = found.seed if seed is None else seed
+        sub_batch_size = found.sub_batch_size if sub_batch_size is None else sub_batch_size
+        device = found.device if device == "auto" else device
+        if chunk_size is None and sub_batch_size == found.sub_batch_size:  # of others it may be no multiple
+            chunk_size = found.chunk_size
     with connect(scheduler) as connected:
         if device == "auto" and lacks_gpus(connected):
             device = "cpu"
@@ -176,8 +176,8 @@ def generate(
             if found is not None and overwrite:
                 remove_store(place, found)
             found = create_root(place, task.layout.record)
-            if own_seed is None and found["seed"] != task.plan.seed:  # another writer has come first, with its own seed
-                task = request.resolve(shape, found["seed"], sub_batch_size, chunk_size, dtypes, policy, device)
+            if own_seed is None and found.seed != task.plan.seed:  # another writer has come first, with its own seed
+                task = request.resolve(shape, found.seed, sub_batch_size, chunk_size, dtypes, policy, device)
             record = agreed(location, found, task.layout.record, request.allow_changed)
             check_lazy_conditions(place, found, task.pipeline, task.plan)
             request.prepare(place, task, found, record)
@@ -262,9 +262,9 @@ def extend(
     shape = as_shape("n_samples", n_samples)
     if len(shape) > 1:
         raise ArgumentTypeError(f"n_samples must be an integer, the length of the batch axis; got {n_samples!r}")
-    if shape[0] < found["n_samples"]:
+    if shape[0] < found.n_samples:
         raise ArgumentError(
-            f"n_samples={n_samples} is less than the {found['n_samples']} samples that the store at {location.name!r} "
+            f"n_samples={n_samples} is less than the {found.n_samples} samples that the store at {location.name!r} "
             "is made for; a store cannot be made shorter, but a selection of it can be used"
         )
     task = request.resolve_again(found, shape[0])

@@ -118,7 +118,7 @@ def verify(
     request = None if simulator is None else stored_request(store, simulator, conditions)
     checker = ChunkChecker(location, record)
     problems = bad_chunks(checker, checker.complete, progress)
-    for key in record.get("derived", {}):
+    for key in record.derivations:
         derived = ChunkChecker(location, record, key)
         for chunk, others in bad_chunks(derived, derived.complete, progress).items():
             problems[chunk] = (*problems.get(chunk, ()), *(f"derived {problem}" for problem in others))
@@ -127,8 +127,7 @@ def verify(
     for chunk in chosen:
         if request is not None and (found := _differences(checker, request, chunk)):
             problems[chunk] = tuple(found)
-    n_chunks = -(-record["n_samples"] // record["chunk_size"])
-    return Verification(location.name, n_chunks, len(checker.complete), tuple(chosen), problems)
+    return Verification(location.name, record.n_chunks, len(checker.complete), tuple(chosen), problems)
 
 
 def _differences(checker: ChunkChecker, request: StoredRequest, chunk: int) -> list[str]:
@@ -141,7 +140,7 @@ def _differences(checker: ChunkChecker, request: StoredRequest, chunk: int) -> l
 def bad_chunks(checker: ChunkChecker, chunks: list[int], progress: bool | None) -> dict[int, tuple[str, ...]]:
     """Return what is wrong with complete chunks, by chunk."""
     problems = {}
-    sizes = {chunk: checker.rows(chunk).stop - checker.rows(chunk).start for chunk in chunks}
+    sizes = {chunk: checker.record.n_rows(chunk) for chunk in chunks}
     with Progress(sum(sizes.values()), 0, progress) as bar:
         for chunk in chunks:
             if found := checker.problems(chunk):

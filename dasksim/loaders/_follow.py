@@ -102,8 +102,8 @@ def _followed(
 
 
 def _n_chunks(request: Request) -> int:
-    record = read_record(request.location) or {"n_samples": 0, "chunk_size": 1}
-    return -(-int(record["n_samples"]) // int(record["chunk_size"]))
+    record = read_record(request.location)
+    return record.n_chunks if record is not None else 0
 
 
 def _complete(request: Request) -> set[int]:

@@ -12,28 +12,26 @@ from dasksim.errors import ArgumentError, IncompleteStoreError, StoreError, Stor
 from dasksim.loaders._request import Request
 from dasksim.store import (
     Location,
+    Record,
     ShardReader,
     check_arrays,
     check_documents,
     check_shards,
     explained,
     open_receipts,
+    present_record,
     read_record,
-    visible_variables,
 )
 
 __all__ = ["Snapshot", "Source", "take_snapshot"]
 
 Array = npt.NDArray[Any]
 
-# What stays the same when a store is extended.
-_IDENTITY = ("format", "seed", "sub_batch_size", "chunk_size", "further", "variables", "created")
-
 
 class Snapshot(NamedTuple):
     """What a store says of itself at one time, and which of its chunks are complete."""
 
-    record: dict[str, Any]
+    record: Record
     chunks: tuple[int, ...]
 
 
@@ -48,14 +46,13 @@ def take_snapshot(request: Request, without: Collection[int] = ()) -> Snapshot:
         If chunks are missing and this is not asked for.
     """
     location = request.location
-    record = _record(location)
+    record = present_record(location)
     receipts = open_receipts(location)
     complete = receipts.complete_chunks() if receipts else set()
-    n_chunks = -(-record["n_samples"] // record["chunk_size"])
-    if len(complete) < n_chunks and not request.partial:
+    if len(complete) < record.n_chunks and not request.partial:
         raise IncompleteStoreError(
-            f"the store at {location.name!r} has {len(complete)} of {n_chunks} chunks; run generate again with the "
-            "same arguments to finish it, or give partial=True to take the complete ones"
+            f"the store at {location.name!r} has {len(complete)} of {record.n_chunks} chunks; run generate again with "
+            "the same arguments to finish it, or give partial=True to take the complete ones"
         )
     return Snapshot(record, tuple(sorted(complete.difference(without))))
 
@@ -87,19 +84,19 @@ class Source:
         self.snapshot = snapshot
         self.record = snapshot.record
         self.check_unchanged()
-        check_documents(self.location, _record(self.location), is_whole=True)
-        visible = visible_variables(self.record)
+        check_documents(self.location, present_record(self.location), is_whole=True)
+        visible = self.record.visible_variables
         check_arrays(self.location, self.record, visible, is_whole=True)
         check_shards(self.location, self.record, snapshot.chunks)
         with explained(f"cannot open the store at {self.location.name!r}"):
             group = zarr.open_group(self.location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
             readers = {name: ShardReader(self.location, group[name]) for name in visible}  # type: ignore[arg-type]
-        is_masked = "mask" in (self.record.get("on_error"), self.record.get("on_nonfinite"))
+        is_masked = self.record.policy.masks
         names = _names(request, visible, is_masked)
         self.readers = {name: readers[name] for name in names}
         self.inner_rows = self._inner_rows(readers.values())
-        self.blocks_per_chunk = self.record["chunk_size"] // self.inner_rows
-        n_blocks = -(-self.record["n_samples"] // self.inner_rows)
+        self.blocks_per_chunk = self.record.chunk_size // self.inner_rows
+        n_blocks = -(-self.record.n_samples // self.inner_rows)
         self.blocks = np.array(
             [
                 block
@@ -140,13 +137,13 @@ class Source:
         now = self._now()
         if now == self.record:
             return
-        if now is None or any(now.get(key) != self.record.get(key) for key in _IDENTITY):
+        if now is None or not now.is_same_store(self.record):
             raise StoreMismatchError(
                 f"the store at {self.location.name!r} was removed or made anew while it is being read; its samples are "
                 "others now, so make a new loader"
             )
 
-    def _now(self) -> dict[str, Any] | None:
+    def _now(self) -> Record | None:
         """Return what the store says of itself, or None if a part of that is gone: it is being removed."""
         try:
             return read_record(self.location)
@@ -158,10 +155,10 @@ class Source:
     def check_length(self) -> None:
         """Raise a StoreMismatchError if the store was extended since it was opened."""
         self.check_unchanged()
-        now = _record(self.location)["n_samples"]
-        if now != self.record["n_samples"]:
+        now = present_record(self.location).n_samples
+        if now != self.record.n_samples:
             raise StoreMismatchError(
-                f"the store at {self.location.name!r} was extended from {self.record['n_samples']:,} to {now:,} "
+                f"the store at {self.location.name!r} was extended from {self.record.n_samples:,} to {now:,} "
                 "samples since this loader was made; make a new one, or give partial=True to take what is there at "
                 "each epoch"
             )
@@ -182,8 +179,7 @@ class Source:
         return wanted
 
     def _n_rows(self, block: int) -> int:
-        n_samples: int = self.record["n_samples"]
-        return min(self.inner_rows, n_samples - block * self.inner_rows)
+        return min(self.inner_rows, self.record.n_samples - block * self.inner_rows)
 
     def _count(self, block: int) -> int:
         wanted = self._wanted(block)
@@ -192,7 +188,7 @@ class Source:
 
     def _inner_rows(self, readers: Iterable[ShardReader]) -> int:
         sizes = {reader.inner_rows for reader in readers}
-        if len(sizes) > 1 or self.record["chunk_size"] % min(sizes):
+        if len(sizes) > 1 or self.record.chunk_size % min(sizes):
             raise StoreError(
                 f"the variables of the store at {self.location.name!r} have inner chunks of different numbers of "
                 f"samples, {sorted(sizes)}; stores made by dasksim.generate do not"
@@ -218,7 +214,7 @@ class Source:
 
     def _find_groups(self, within: str | None, readers: dict[str, ShardReader]) -> Array:
         """Return for each sub-batch the number of its context's value."""
-        size = self.record["sub_batch_size"]
+        size = self.record.sub_batch_size
         if within is None:
             return np.zeros(0, np.int32)
         if within not in readers:
@@ -238,7 +234,7 @@ class Source:
                 values.setdefault(batch, value)
                 if values[batch] != value:
                     raise ArgumentError(f"within={within!r} must be a context; it differs within sub-batch {batch}")
-        groups = np.zeros(-(-self.record["n_samples"] // size), np.int32)
+        groups = np.zeros(-(-self.record.n_samples // size), np.int32)
         number = {value: i for i, value in enumerate(sorted(set(values.values())))}
         for batch, value in values.items():
             groups[batch] = number[value]
@@ -251,18 +247,11 @@ class Source:
 
     def _read(self, reader: ShardReader) -> Iterable[tuple[int, Array]]:
         """Return one variable of all blocks."""
-        n_blocks = -(-self.record["n_samples"] // self.inner_rows)
+        n_blocks = -(-self.record.n_samples // self.inner_rows)
         for chunk in self.snapshot.chunks:
             first = chunk * self.blocks_per_chunk
             for inner, values in reader.read(chunk, range(min(self.blocks_per_chunk, n_blocks - first))):
                 yield first + inner, values
-
-
-def _record(location: Location) -> dict[str, Any]:
-    record = read_record(location)
-    if record is None:
-        raise StoreError(f"there is no store at {location.name!r}")
-    return record
 
 
 def _names(request: Request, known: Iterable[str], is_masked: bool) -> Sequence[str]:

@@ -84,7 +84,7 @@ def _counts(source: Source, stretch: Stretch) -> Array:
 
 
 def _groups(source: Source, block: int, rows: Array) -> Array:
-    groups: Array = source.groups[(block * source.inner_rows + rows) // source.record["sub_batch_size"]]
+    groups: Array = source.groups[(block * source.inner_rows + rows) // source.record.sub_batch_size]
     return groups
 
 

@@ -1,6 +1,7 @@
 """Stores: Zarr groups written chunk by chunk, with a receipt for each complete chunk."""
 
 from dasksim.store._check import ChunkChecker
+from dasksim.store._dataset import check_shards, open_dataset, open_part, open_simulated
 from dasksim.store._derived import (
     StoredRows,
     begin_derivation,
@@ -10,35 +11,36 @@ from dasksim.store._derived import (
     remove_derivation,
 )
 from dasksim.store._icechunk import open_writer
-from dasksim.store._kept import ATTRIBUTE
 from dasksim.store._layout import ArrayLayout, StoreLayout, choose_inner_rows, stored_dtypes
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location, explained
 from dasksim.store._metadata import check_arrays, forget_metadata, restore_derived
-from dasksim.store._read import check_shards, open_dataset, open_part, open_simulated
 from dasksim.store._receipt import Receipt, digest_rows
 from dasksim.store._receipts import Receipts, open_receipts
-from dasksim.store._record import FORMAT, check_documents, read_record, visible_variables
+from dasksim.store._record import Derivation, Record, StoredStage, StoredVariable
 from dasksim.store._root import create_root, finish_store, remove_store, replace_root
 from dasksim.store._shards import ShardReader
 from dasksim.store._status import Status, status, stored_record
+from dasksim.store._told import check_documents, present_record, read_record
 from dasksim.store._within import path_within
 from dasksim.store._write import ChunkWriter, cast, check_store, create_arrays, forget_chunks
 
 __all__ = [
-    "ATTRIBUTE",
-    "FORMAT",
     "ArrayLayout",
     "ChunkChecker",
     "ChunkWriter",
+    "Derivation",
     "Location",
     "Receipt",
     "Receipts",
+    "Record",
     "ShardReader",
     "Status",
     "StoreLayout",
     "StoreLike",
     "StoredRows",
+    "StoredStage",
+    "StoredVariable",
     "begin_derivation",
     "cast",
     "check_arrays",
@@ -63,6 +65,7 @@ __all__ = [
     "open_simulated",
     "open_writer",
     "path_within",
+    "present_record",
     "read_record",
     "remove_derivation",
     "remove_store",
@@ -71,5 +74,4 @@ __all__ = [
     "status",
     "stored_dtypes",
     "stored_record",
-    "visible_variables",
 ]

@@ -14,7 +14,7 @@ from dasksim.store._location import Location, explained
 from dasksim.store._metadata import damaged_metadata
 from dasksim.store._receipt import digest_rows
 from dasksim.store._receipts import open_receipts
-from dasksim.store._record import derived_view
+from dasksim.store._record import Record
 from dasksim.store._write import cast
 
 __all__ = ["ChunkChecker"]
@@ -35,9 +35,9 @@ class ChunkChecker:
         The key of a derivation, to check its chunks in place of simulated ones.
     """
 
-    def __init__(self, location: Location, record: Mapping[str, Any], derivation: str | None = None) -> None:
+    def __init__(self, location: Location, record: Record, derivation: str | None = None) -> None:
         if derivation is not None:
-            record = derived_view(record, derivation) or record
+            record = record.view(derivation) or record
         self.record = record
         self.receipts = open_receipts(location, derivation)
         self.complete = sorted(self.receipts.complete_chunks()) if self.receipts else []
@@ -51,14 +51,9 @@ class ChunkChecker:
             )
         with explained(f"cannot open the store at {location.name!r}"):
             group = zarr.open_group(location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
-            found = {name: group.get(name) for name in record["variables"]}
-        self._sizes = ShardSizes(location, record["variables"], self.complete)
+            found = {name: group.get(name) for name in record.variables}
+        self._sizes = ShardSizes(location, record.variables, self.complete)
         self.arrays = {name: array for name, array in found.items() if isinstance(array, zarr.Array)}
-
-    def rows(self, chunk: int) -> slice:
-        """Return the samples of a chunk."""
-        size = self.record["chunk_size"]
-        return slice(chunk * size, min((chunk + 1) * size, self.record["n_samples"]))
 
     def problems(self, chunk: int) -> list[str]:
         """Return what is wrong with the stored bytes of a chunk that has a receipt."""
@@ -66,7 +61,7 @@ class ChunkChecker:
             receipt = self._receipt(chunk)
         except StoreError as error:
             return [f"its receipt cannot be read: {_first_line(error.__cause__ or error)}"]
-        rows = self.rows(chunk)
+        rows = self.record.samples(chunk)
         if not receipt.get("complete"):
             return ["its receipt is empty"]
         found = [
@@ -84,7 +79,7 @@ class ChunkChecker:
             failures = self.receipts.failures_of(chunk) if self.receipts else ()
         except Exception:  # noqa: BLE001
             return False
-        rows = self.rows(chunk)
+        rows = self.record.samples(chunk)
         if any(not rows.start <= failure.sample < rows.stop for failure in failures):
             return False  # they are another chunk's
         return "failed" not in receipt or sum(failure.count for failure in failures) == receipt["failed"]

@@ -1,7 +1,6 @@
 """What can be told of damage without reading samples: from what lies where, and how many bytes it has."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +10,13 @@ from dasksim.errors import StoreError
 from dasksim.store._document import inner_codecs, shard_key
 from dasksim.store._location import Location, explained
 from dasksim.store._objects import sizes_of
-from dasksim.store._record import read_document
+from dasksim.store._record import StoredVariable
+from dasksim.store._told import read_document
 
 __all__ = ["Columns", "ShardSizes", "damaged_shards", "refuse_damage"]
+
+#: Variables of a store, by name.
+Variables = Mapping[str, StoredVariable]
 
 #: Fields of receipts, by name.
 Columns = Mapping[str, npt.NDArray[np.uint64]]
@@ -42,8 +45,8 @@ class ShardSizes:
         If the store cannot be listed.
     """
 
-    def __init__(self, location: Location, variables: Mapping[str, Any], chunks: Sequence[int]) -> None:
-        self._n_axes = {name: 1 + len(variable["shape"]) for name, variable in variables.items()}
+    def __init__(self, location: Location, variables: Variables, chunks: Sequence[int]) -> None:
+        self._n_axes = {name: 1 + len(variable.shape) for name, variable in variables.items()}
         self._is_own = {name: _has_own_codecs(location, name) for name in variables}
         self._found: dict[str, int | None] = {}
         store = location.for_reading()
@@ -76,7 +79,7 @@ def _has_own_codecs(location: Location, name: str) -> bool:
     return inner_codecs(document) == (["crc32c"] if is_float else ["blosc", "crc32c"])
 
 
-def damaged_shards(location: Location, variables: Mapping[str, Any], columns: Columns) -> dict[int, tuple[str, ...]]:
+def damaged_shards(location: Location, variables: Variables, columns: Columns) -> dict[int, tuple[str, ...]]:
     """Return what is wrong with the shards of chunks that have receipts, by chunk.
 
     Parameters
@@ -103,7 +106,7 @@ def damaged_shards(location: Location, variables: Mapping[str, Any], columns: Co
     return dict(sorted(found.items()))
 
 
-def refuse_damage(location: Location, variables: Mapping[str, Any], columns: Columns, call: str = "generate") -> None:
+def refuse_damage(location: Location, variables: Variables, columns: Columns, call: str = "generate") -> None:
     """Raise a StoreError if shards of chunks that have receipts are missing, or of other sizes than they were.
 
     Parameters

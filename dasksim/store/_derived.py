@@ -5,7 +5,6 @@ own receipts: several can be made at once. Its variables are part of the dataset
 complete for as many samples as the store has.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +14,12 @@ import zarr
 
 from dasksim.errors import StoreMismatchError
 from dasksim.store._kept import folder_of, keep_entry, kept_record
-from dasksim.store._layout import StoreLayout
+from dasksim.store._layout import ArrayLayout, StoreLayout
 from dasksim.store._location import ROOT, Location, explained
-from dasksim.store._record import derived_view, read_record
+from dasksim.store._record import Derivation, Record
 from dasksim.store._root import finish_store, replace_root
 from dasksim.store._shards import ShardReader
+from dasksim.store._told import present_record
 from dasksim.store._write import create_arrays
 
 __all__ = [
@@ -77,23 +77,21 @@ def inner_rows_of(location: Location, name: str) -> int:
         return int(array.chunks[0])  # type: ignore[union-attr]
 
 
-def begin_derivation(location: Location, key: str, entry: Mapping[str, Any], layout: StoreLayout) -> StoreLayout:
+def begin_derivation(location: Location, key: str, entry: Derivation, arrays: tuple[ArrayLayout, ...]) -> StoreLayout:
     """Enter a derivation in the record of a store, unless it is there, and create its arrays; return its layout."""
     with location.changing(f"derive {key}") as place:
         _enter(place, key, entry)
-        layout = StoreLayout(
-            layout.arrays, {}, layout.n_chunks, layout.chunk_size, derived_view(_record(place), key) or {}, key
-        )
+        layout = StoreLayout(arrays, {}, _view(place, key), key)
         create_arrays(place, layout)
-        finish_store(place, _record(place))
+        finish_store(place, present_record(place))
     return layout
 
 
 def end_derivation(location: Location, key: str, n_samples: int) -> None:
     """Have a store say that a derivation is complete for so many samples, and gather its metadata."""
     with location.changing(f"derived {key}") as place:
-        _enter(place, key, {**_entry(place, key), "n_samples": n_samples})
-        finish_store(place, _record(place))
+        _enter(place, key, _entry(place, key).with_length(n_samples))
+        finish_store(place, present_record(place))
 
 
 def remove_derivation(location: Location, key: str) -> None:
@@ -104,48 +102,52 @@ def remove_derivation(location: Location, key: str) -> None:
     """
     with location.changing(f"remove {key}") as place:
         entry = _entry(place, key)
-        _enter(place, key, {**entry, "n_samples": 0})
-        finish_store(place, _record(place))
+        _enter(place, key, entry.with_length(0))
+        finish_store(place, present_record(place))
         folder = folder_of(key)
         with explained(f"cannot remove {key!r} of the store at {location.name!r}"):
             receipts = [f"{folder}/{name}" for name in place.children(folder) if name != ROOT]
-            place.remove([*receipts, *entry["variables"], folder])
-        finish_store(place, _record(place))
+            place.remove([*receipts, *entry.variables, folder])
+        finish_store(place, present_record(place))
 
 
-def grow_derived(location: Location, record: Mapping[str, Any]) -> None:
+def grow_derived(location: Location, record: Record) -> None:
     """Let the arrays of derivations grow to the length of a store that was extended; they are incomplete then."""
     with explained(f"cannot write to the store at {location.name!r}"):
         group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
-        for entry in record.get("derived", {}).values():
-            for name in entry["variables"]:
+        for entry in record.derivations.values():
+            for name in entry.variables:
                 array = group.get(name)
-                if isinstance(array, zarr.Array) and array.shape[0] < record["n_samples"]:
-                    array.resize((record["n_samples"], *array.shape[1:]))
+                if isinstance(array, zarr.Array) and array.shape[0] < record.n_samples:
+                    array.resize((record.n_samples, *array.shape[1:]))
 
 
-def _enter(location: Location, key: str, entry: Mapping[str, Any]) -> None:
+def _enter(location: Location, key: str, entry: Derivation) -> None:
     """Write an entry unless it is there, as the last in order unless it has a place."""
-    record = _record(location)
-    derived = record.get("derived", {})
+    record = present_record(location)
     with explained(f"cannot write to the store at {location.name!r}"):
         if kept_record(location) is None:  # of an older version, which has all entries in its root
             replace_root(location, record)
-            derived = _record(location).get("derived", {})
-        orders = [other.get("order", 0) for name, other in derived.items() if name != key]
-        placed = {"order": max(orders, default=-1) + 1, **entry}
-        if derived.get(key) != placed:
+            record = present_record(location)
+        orders = [other.order for name, other in record.derivations.items() if name != key]
+        placed = entry.placed(max(orders, default=-1) + 1)
+        if record.derivations.get(key) != placed:
             keep_entry(location, key, placed)
 
 
-def _entry(location: Location, key: str) -> dict[str, Any]:
-    entry: dict[str, Any] | None = _record(location).get("derived", {}).get(key)
+def _entry(location: Location, key: str) -> Derivation:
+    entry = present_record(location).derivations.get(key)
     if entry is None:
-        raise StoreMismatchError(
-            f"the derivation of {key!r} in the store at {location.name!r} was removed by another run"
-        )
+        raise _removed(location, key)
     return entry
 
 
-def _record(location: Location) -> dict[str, Any]:
-    return read_record(location) or {}
+def _view(location: Location, key: str) -> Record:
+    view = present_record(location).view(key)
+    if view is None:
+        raise _removed(location, key)
+    return view
+
+
+def _removed(location: Location, key: str) -> StoreMismatchError:
+    return StoreMismatchError(f"the derivation of {key!r} in the store at {location.name!r} was removed by another run")

@@ -13,9 +13,9 @@ from typing import Any
 import google_crc32c
 
 from dasksim.store._location import ROOT, Location
+from dasksim.store._record import ATTRIBUTE, Derivation, Record
 
 __all__ = [
-    "ATTRIBUTE",
     "FOLDER",
     "OWN",
     "folder_of",
@@ -27,9 +27,6 @@ __all__ = [
     "kept_entry",
     "kept_record",
 ]
-
-#: Name of the attribute that holds a store's record, a JSON string.
-ATTRIBUTE = "dasksim"
 
 #: Path of the group that holds a store's receipts.
 FOLDER = "_dasksim"
@@ -61,18 +58,18 @@ def kept_entries(location: Location) -> dict[str, dict[str, Any] | None]:
     return {key: kept_entry(location, key) for key in keys}
 
 
-def keep_record(location: Location, record: Mapping[str, Any]) -> None:
+def keep_record(location: Location, record: Record) -> None:
     """Write a record into a store, and entries of derivations that it lacks, as a store of an older version does."""
-    for number, (key, entry) in enumerate(record.get("derived", {}).items()):
+    for number, (key, entry) in enumerate(record.derivations.items()):
         if kept_entry(location, key) is None:
-            keep_entry(location, key, {"order": number, **entry})
-    location.write(OWN, group_document({name: value for name, value in record.items() if name != "derived"}))
+            keep_entry(location, key, entry.placed(number))
+    location.write(OWN, group_document(record.alone.document))
 
 
-def keep_entry(location: Location, derivation: str, entry: Mapping[str, Any]) -> None:
+def keep_entry(location: Location, derivation: str, entry: Derivation) -> None:
     """Write what a store says of a derivation."""
     location.create(f"{FOLDER}/derived/{ROOT}", group_document())
-    location.write(f"{folder_of(derivation)}/{ROOT}", group_document(entry))
+    location.write(f"{folder_of(derivation)}/{ROOT}", group_document(entry.document))
 
 
 def group_document(told: Mapping[str, Any] | None = None) -> bytes:

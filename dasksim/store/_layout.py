@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dasksim._core.failures import VALID
 from dasksim._core.variables import is_supported
 from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
+from dasksim.store._record import Record
 
 __all__ = ["ArrayLayout", "StoreLayout", "choose_inner_rows", "stored_dtypes"]
 
@@ -78,21 +79,15 @@ class StoreLayout:
         The variables.
     coords
         Coordinates of feature dims, each along the dim of its name.
-    n_chunks
-        Number of chunks, and so of receipts.
-    chunk_size
-        Samples in a chunk.
     record
-        What the store says of itself: provenance and layout, ready for JSON.
+        What the store says of itself, or of the derivation.
     derivation
         The key of the derivation that the arrays belong to, if they were not simulated.
     """
 
     arrays: tuple[ArrayLayout, ...]
     coords: Mapping[str, npt.NDArray[Any]]
-    n_chunks: int
-    chunk_size: int
-    record: Mapping[str, Any]
+    record: Record
     derivation: str | None = None
 
 

@@ -22,7 +22,8 @@ from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._objects import names_below
 from dasksim.store._receipt import KEY, fields_of
 from dasksim.store._receipts import FAILURES, RECEIPTS, Receipts
-from dasksim.store._record import derived_view, read_document
+from dasksim.store._record import Record, StoredVariable
+from dasksim.store._told import read_document
 from dasksim.store._write import create_array
 from dasksim.store._zarr_private import sync
 
@@ -32,7 +33,7 @@ _Node = zarr.Array[Any] | zarr.Group | None
 
 
 def check_arrays(
-    location: Location, record: Mapping[str, Any], variables: Mapping[str, Any], *, is_whole: bool
+    location: Location, record: Record, variables: Mapping[str, StoredVariable], *, is_whole: bool
 ) -> None:
     """Check that shards lie where they are looked for, and that samples which nobody wrote read as none.
 
@@ -56,7 +57,7 @@ def check_arrays(
         document = read_document(location, name)
         if document is None and (not is_whole or name == VALID):  # which comes later than the others
             continue
-        wrong = _first_other(document, _made(record, name, variable, record["chunk_size"]))
+        wrong = _first_other(document, _made(record, name, variable, record.chunk_size))
         if wrong:
             raise StoreError(
                 f"the metadata of {name!r} in the store at {location.name!r} are lost or damaged: {wrong}; "
@@ -76,20 +77,19 @@ def _first_other(found: Mapping[str, Any] | None, made: Mapping[str, Any]) -> st
     return ""
 
 
-def _made(record: Mapping[str, Any], name: str, variable: Mapping[str, Any], inner_rows: int) -> dict[str, Any]:
+def _made(record: Record, name: str, variable: StoredVariable, inner_rows: int) -> dict[str, Any]:
     """Return the document that dasksim writes for a variable."""
     group = zarr.create_group(MemoryStore())
     create_array(group, _layout(record, name, variable, inner_rows))
     return document_of(group[name])  # type: ignore[arg-type]
 
 
-def _layout(record: Mapping[str, Any], name: str, variable: Mapping[str, Any], inner_rows: int) -> ArrayLayout:
-    shape = (record["n_samples"], *variable["shape"])
-    dims, dtype = tuple(variable["dims"]), np.dtype(variable["dtype"])
-    return ArrayLayout(name, shape, dims, dtype, record["chunk_size"], inner_rows)
+def _layout(record: Record, name: str, variable: StoredVariable, inner_rows: int) -> ArrayLayout:
+    shape = (record.n_samples, *variable.shape)
+    return ArrayLayout(name, shape, variable.dims, variable.dtype, record.chunk_size, inner_rows)
 
 
-def damaged_metadata(location: Location, record: Mapping[str, Any], derivation: str | None = None) -> list[str]:
+def damaged_metadata(location: Location, record: Record, derivation: str | None = None) -> list[str]:
     """Return the paths in a store of arrays whose metadata are lost, unreadable or others than dasksim writes them.
 
     The empty path stands for the metadata that are gathered in the root, which are a copy.
@@ -99,11 +99,11 @@ def damaged_metadata(location: Location, record: Mapping[str, Any], derivation: 
     groups = [folder] if derivation is None else []  # which a removal that is cut off takes from under receipts
     own = [*groups, f"{folder}/{RECEIPTS}", f"{folder}/{FAILURES}"]
     own = [name for name in own if not sync(store.is_empty(name))]
-    coords = record.get("coords", {})
-    found = {name: _opened(store, name) for name in [*record["variables"], *coords, *own]}
+    coords = record.coords
+    found = {name: _opened(store, name) for name in [*record.variables, *coords, *own]}
     copies = _gathered(location)
     documents = {name: read_document(location, name) or {} for name, node in found.items() if node is not None}
-    bad = [n for n in record["variables"] if not _fits(found[n], documents.get(n, {}), n, record, copies)]
+    bad = [n for n in record.variables if not _fits(found[n], documents.get(n, {}), n, record, copies)]
     bad += [n for n in own if not _is_own(found[n], documents.get(n, {}), n, record)]
     is_sane = {n: found[n] is not None and are_countable(location, n) for n in coords}
     bad += [n for n in coords if not is_sane[n] or not are_labels(_labels(found[n], n), coords[n])]
@@ -115,7 +115,7 @@ def damaged_metadata(location: Location, record: Mapping[str, Any], derivation: 
     return [] if all(copies.get(name) == documents[name] for name in arrays) else [""]
 
 
-def forget_metadata(location: Location, record: Mapping[str, Any]) -> None:
+def forget_metadata(location: Location, record: Record) -> None:
     """Remove the metadata of arrays that are damaged, so that they are made again; data and receipts stay.
 
     Raises
@@ -124,16 +124,16 @@ def forget_metadata(location: Location, record: Mapping[str, Any]) -> None:
         If the store cannot be written.
     """
     with explained(f"cannot write to the store at {location.name!r}"):
-        views = [(derived_view(record, key) or record, key) for key in record.get("derived", {})]
-        for view, derivation in [(record, None), *views]:
+        for derivation in (None, *record.derivations):
+            view = record if derivation is None else record.view(derivation) or record
             for name in filter(None, damaged_metadata(location, view, derivation)):
                 sync(location.store.delete(f"{name}/{ROOT}"))
         _mend_groups(location, record)
 
 
-def _mend_groups(location: Location, record: Mapping[str, Any]) -> None:
+def _mend_groups(location: Location, record: Record) -> None:
     """Write the documents of groups of derivations again, as far as they say what they shall and are damaged beside."""
-    told: dict[str, Any] = {folder_of(key): kept_entry(location, key) for key in record.get("derived", {})}
+    told: dict[str, Any] = {folder_of(key): kept_entry(location, key) for key in record.derivations}
     known = {path: entry for path, entry in told.items() if entry is not None}
     for path, entry in {**({f"{FOLDER}/derived": None} if told else {}), **known}.items():
         key, made = f"{path}/{ROOT}", group_document(entry)
@@ -141,7 +141,7 @@ def _mend_groups(location: Location, record: Mapping[str, Any]) -> None:
             location.write(key, made)
 
 
-def restore_derived(location: Location, record: Mapping[str, Any]) -> None:
+def restore_derived(location: Location, record: Record) -> None:
     """Create what is missing of the arrays of derivations, which a store's record describes.
 
     Raises
@@ -151,13 +151,12 @@ def restore_derived(location: Location, record: Mapping[str, Any]) -> None:
     """
     with explained(f"cannot write to the store at {location.name!r}"):
         group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
-        for key in record.get("derived", {}):
-            view = derived_view(record, key) or record
-            for name, variable in view["variables"].items():
+        for key in record.derivations:
+            view = record.view(key) or record
+            for name, variable in view.variables.items():
                 create_array(group, _layout(view, name, variable, _inner_rows(view)))
-            n_chunks = -(-record["n_samples"] // record["chunk_size"])
-            names = dict.fromkeys([*view["variables"], VALID])
-            Receipts.create(group, n_chunks, list(names), location.key_separator, folder_of(key))
+            names = dict.fromkeys([*view.variables, VALID])
+            Receipts.create(group, record.n_chunks, list(names), location.key_separator, folder_of(key))
 
 
 def _opened(store: Store, name: str) -> _Node:
@@ -167,18 +166,16 @@ def _opened(store: Store, name: str) -> _Node:
         return None
 
 
-def _fits(
-    node: _Node, found: Mapping[str, Any], name: str, record: Mapping[str, Any], copies: Mapping[str, Any] | None
-) -> bool:
+def _fits(node: _Node, found: Mapping[str, Any], name: str, record: Record, copies: Mapping[str, Any] | None) -> bool:
     """Whether an array is as dasksim makes it, in inner chunks as they are chosen now, or as the copy says."""
     if not isinstance(node, zarr.Array):
         return False
     rows = int(node.chunks[0])
     if rows != _inner_rows(record) and (copies or {}).get(name, found) != found:
         return False
-    if rows < 1 or record["chunk_size"] % rows:
+    if rows < 1 or record.chunk_size % rows:
         return False
-    return _compared(found) == _compared(_made(record, name, record["variables"][name], rows))
+    return _compared(found) == _compared(_made(record, name, record.variables[name], rows))
 
 
 def _holds(document: Mapping[str, Any], copy: object) -> bool:
@@ -194,14 +191,12 @@ def _compared(document: Mapping[str, Any]) -> dict[str, Any]:
     return {**others, "row_shape": list_of(document, "shape")[1:]}
 
 
-def _inner_rows(record: Mapping[str, Any]) -> int:
-    variables = record.get("of", record["variables"]).values()
-    row_bytes = max(math.prod(v["shape"]) * np.dtype(v["dtype"]).itemsize for v in variables)
-    rows = choose_inner_rows(record["chunk_size"], record["sub_batch_size"], row_bytes)
-    return math.gcd(rows, record["chunk_size"])
+def _inner_rows(record: Record) -> int:
+    rows = choose_inner_rows(record.chunk_size, record.sub_batch_size, record.row_bytes)
+    return math.gcd(rows, record.chunk_size)
 
 
-def _is_own(node: _Node, found: Mapping[str, Any], name: str, record: Mapping[str, Any]) -> bool:
+def _is_own(node: _Node, found: Mapping[str, Any], name: str, record: Record) -> bool:
     """Whether a group or an array of dasksim's own is as it makes it; older versions made fewer fields."""
     if name == FOLDER or not isinstance(node, zarr.Array):
         return name == FOLDER and isinstance(node, zarr.Group)
@@ -212,7 +207,7 @@ def _is_own(node: _Node, found: Mapping[str, Any], name: str, record: Mapping[st
     keys = filter(None, map(KEY.fullmatch, names_below(node.store, name)))
     if any(key["separator"] != prefix[-1] for key in keys):
         return False
-    variables, sizes = list(dict.fromkeys([*record["variables"], VALID])), [1]
+    variables, sizes = list(dict.fromkeys([*record.variables, VALID])), [1]
     if name.endswith(f"/{RECEIPTS}"):
         fields = list_of(node.attrs, "fields")
         sizes = [1, len(fields)]

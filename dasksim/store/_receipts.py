@@ -24,7 +24,8 @@ from dasksim.store._kept import FOLDER, folder_of
 from dasksim.store._location import Location, explained
 from dasksim.store._objects import contents_of, names_below
 from dasksim.store._receipt import CHECKSUM_BYTES, KEY, Receipt, checked, failures_in, fields_of, totals_of
-from dasksim.store._record import read_document, read_record
+from dasksim.store._record import Record
+from dasksim.store._told import read_document, read_record
 from dasksim.store._zarr_private import sync
 
 __all__ = [
@@ -54,14 +55,14 @@ class Receipts:
     group
         The root of the store.
     record
-        What the store says of itself.
+        What the store says of itself; None while it is being removed.
     name
         Name of the store for messages.
     folder
         Path of the group that holds them.
     """
 
-    def __init__(self, group: zarr.Group, record: Mapping[str, Any], name: str, folder: str = FOLDER) -> None:
+    def __init__(self, group: zarr.Group, record: Record | None, name: str, folder: str = FOLDER) -> None:
         self._array = _array(group, f"{folder}/{RECEIPTS}")
         failures = f"{folder}/{FAILURES}"
         self._failures = _array(group, failures) if failures in group else None  # older stores have none
@@ -169,10 +170,12 @@ class Receipts:
             If they cannot be listed.
         """
         listed = self._listed(self._array)
-        n, size = self._record["n_samples"], self._record["chunk_size"]
-        complete = {chunk for chunk in listed if chunk * size < n}
-        once_last = {before // size for before in self._record.get("extended_from", ()) if before % size}
-        return {c for c in complete if c not in once_last or not self._is_short(c, min(size, n - c * size))}
+        record = self._record
+        if record is None:
+            return set()
+        once_last = {n // record.chunk_size for n in record.former_lengths if n % record.chunk_size}
+        complete = (chunk for chunk in listed if chunk < record.n_chunks)
+        return {c for c in complete if c not in once_last or not self._is_short(c, record.n_rows(c))}
 
     def _is_short(self, chunk: int, n_rows: int) -> bool:
         return self.read_if_sound(chunk).get("complete", n_rows) < n_rows  # a damaged one is there nevertheless
@@ -317,7 +320,7 @@ def open_receipts(location: Location, derivation: str | None = None) -> Receipts
     document = read_document(location, f"{folder}/{RECEIPTS}")
     if document is None:
         return None
-    record = read_record(location) or {"n_samples": 0, "chunk_size": 1}
+    record = read_record(location)
     wrong = _first_wrong(document, record)
     if wrong:
         raise StoreError(
@@ -329,7 +332,7 @@ def open_receipts(location: Location, derivation: str | None = None) -> Receipts
         return Receipts(group, record, location.name, folder)
 
 
-def _first_wrong(document: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+def _first_wrong(document: Mapping[str, Any], record: Record | None) -> str:
     """Return what is wrong in the metadata of receipts, or nothing."""
     attributes = document.get("attributes")
     fields = attributes.get("fields") if isinstance(attributes, dict) else None
@@ -340,7 +343,7 @@ def _first_wrong(document: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     if document.get("node_type") != "array" or document.get("data_type") != "uint64":
         return "they are no array of uint64"
     shape, grid = document.get("shape"), document.get("chunk_grid")
-    lengths = [-(-n // record["chunk_size"]) for n in (record["n_samples"], *record.get("extended_from", ()))]
+    lengths = record.chunk_counts if record is not None else (0,)
     if not isinstance(shape, list) or shape[1:] != [len(fields)] or shape[0] < min(lengths):  # may be longer
         return f"there must be {lengths[0]} of {len(fields)} fields; they have shape {str(shape)[:100]}"
     one = {"name": "regular", "configuration": {"chunk_shape": [1, len(fields)]}}

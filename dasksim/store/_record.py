@@ -1,250 +1,452 @@
-"""What a store says of itself, which anybody may have written: nothing is believed that was not checked."""
+"""What a store says of itself: its record, with entries for variables, stages and derivations.
 
+Each stands around the JSON that was read, or that is to be written: what a later version has put there stays as it is.
+Nothing else in dasksim knows its keys, but for the rules by which the record of a stranger's store is checked.
+"""
+
+import datetime
+import functools
 import json
-from collections.abc import Mapping
-from typing import Any
+import math
+import platform
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
-from dasksim.errors import StoreError
-from dasksim.store._kept import ATTRIBUTE, FOLDER, is_group, kept_entries, kept_entry, kept_record
-from dasksim.store._location import ROOT, Location, explained
-from dasksim.store._rules import DTYPES, first_wrong, is_int
+import numpy as np
 
-__all__ = [
-    "FORMAT",
-    "check_documents",
-    "derived_view",
-    "read_document",
-    "read_record",
-    "read_told",
-    "visible_variables",
-    "without_derivations",
-]
+from dasksim._core.failures import VALID, Policy
+
+__all__ = ["ATTRIBUTE", "FORMAT", "Derivation", "Record", "StoredStage", "StoredVariable"]
+
+#: Name of the attribute that holds a record, a JSON string.
+ATTRIBUTE = "dasksim"
 
 #: Version of the store's layout.
 FORMAT = 1
 
-_REPAIR = "generate(..., repair=True) makes it again"
+#: What determines the values of derived variables, and so must agree with a call that makes them.
+_OF_DERIVATION = ("seed", "sub_batch_size", "inputs", "variables")
+
+#: What must agree between a store and a call that continues it, under the names that the message uses.
+_OF_STORE = (
+    "n_samples",
+    "further",
+    "seed",
+    "sub_batch_size",
+    "chunk_size",
+    "device",
+    "on_error",
+    "on_nonfinite",
+    "conditions",
+    "variables",
+    "coords",
+)
+
+#: What a store of an older version does not say.
+_UNSAID = {"device": "cpu", "on_error": "raise", "on_nonfinite": "keep"}
+
+#: What stays the same when a store is extended.
+_IDENTITY = ("format", "seed", "sub_batch_size", "chunk_size", "further", "variables", "created")
 
 
-def read_record(location: Location, *, mends_root: bool = False) -> dict[str, Any] | None:
-    """Return what a store says of itself, or None if there is nothing.
+@dataclass(frozen=True)
+class StoredVariable:
+    """What a store says of a variable.
 
     Parameters
     ----------
-    location
-        Where the store is.
-    mends_root
-        Whether the root may be damaged, which its caller mends.
-
-    Raises
-    ------
-    StoreError
-        If something else is there, such as a copy that xarray made of a store, a store of a newer format, or a record
-        that is no possible one.
+    dims
+        Names of its axes, ``"batch"`` first.
+    shape
+        Shape of one sample.
+    dtype
+        Type of the stored values.
     """
-    with explained(f"cannot read {location.name!r}"):
-        kept = kept_record(location)
-        if kept is not None and not mends_root and not is_group(location.read(ROOT)):
-            raise StoreError(f"the root document of the store at {location.name!r} is lost or damaged; {_REPAIR}")
-        record = _root_record(location) if kept is None else kept
-        if record is None:
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one sample."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def told(self) -> dict[str, Any]:
+        """Return what a record says of it."""
+        return {"dims": list(self.dims), "shape": list(self.shape), "dtype": self.dtype.name}
+
+
+@dataclass(frozen=True)
+class StoredStage:
+    """What a store says of a stage; all but its name may be missing, and nothing is believed of it."""
+
+    document: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Path of the stage."""
+        return str(self.document["name"])
+
+    @property
+    def kind(self) -> str:
+        """The name of its class."""
+        return str(self.document.get("kind", ""))
+
+    @property
+    def digest(self) -> str:
+        """Digest of the source of its functions."""
+        return str(self.document.get("digest", ""))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of its inputs."""
+        return _texts(self.document.get("inputs"))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the variables that it makes."""
+        return _texts(self.document.get("outputs"))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its values depend on besides functions; those of stages inside stand under ``"stages"``."""
+        kind = {"kind": self.document["kind"]} if "kind" in self.document else {}
+        return {**kind, **self.document.get("settings", {})}
+
+    def is_like(self, other: "StoredStage") -> bool:
+        """Whether all but settings is the same."""
+        return _without(self.document, "settings") == _without(other.document, "settings")
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What records and derivations have in common."""
+
+    document: Mapping[str, Any]
+
+    @functools.cached_property
+    def variables(self) -> dict[str, StoredVariable]:
+        """The variables that were simulated, or derived, in the order in which they were made."""
+        return {name: _variable(told) for name, told in self.document["variables"].items()}
+
+    @functools.cached_property
+    def stages(self) -> tuple[StoredStage, ...]:
+        """The stages that made them; older stores do not say those of derivations."""
+        return tuple(map(StoredStage, self.document.get("stages", ())))
+
+    @property
+    def n_samples(self) -> int:
+        """Samples that there are, or shall be."""
+        return int(self.document["n_samples"])
+
+    def _differences(self, wanted: "_Told", names: Iterable[str]) -> list[str]:
+        old, new = self.document, wanted.document
+        return [
+            f"{name}: {old.get(name)!r} in the store, {new[name]!r} asked for"
+            for name in names
+            if old.get(name) != new[name]
+        ]
+
+    def _with(self, **changes: Any) -> Self:
+        return type(self)({**self.document, **changes})
+
+
+@dataclass(frozen=True)
+class Derivation(_Told):
+    """What a store says of variables that were derived; ``n_samples`` is 0 until they are complete."""
+
+    @classmethod
+    def of(
+        cls, provenance: Mapping[str, Any], inputs: Collection[str], variables: Mapping[str, StoredVariable]
+    ) -> "Derivation":
+        """Return what a store will say of a derivation.
+
+        Parameters
+        ----------
+        provenance
+            What determines the values, and the versions that make them.
+        inputs
+            The variables that it takes.
+        variables
+            The variables that it makes.
+        """
+        kept = {name: provenance[name] for name in ("version", "seed", "sub_batch_size", "stages", "packages")}
+        told = {"inputs": sorted(inputs), "variables": _all_told(variables), "created": _created(), "n_samples": 0}
+        return cls(_as_read({**kept, **told}))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the variables that it takes."""
+        return _texts(self.document.get("inputs"))
+
+    @property
+    def order(self) -> int:
+        """The place of the derivation among others, 0 if it has none."""
+        return int(self.document.get("order", 0))
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it has a place among others; those of the oldest stores have none."""
+        return "order" in self.document
+
+    def placed(self, order: int) -> "Derivation":
+        """Return it with a place among others, unless it has one."""
+        return Derivation({"order": order, **self.document})
+
+    def with_length(self, n_samples: int) -> "Derivation":
+        """Return it as complete for so many samples."""
+        return self._with(n_samples=n_samples)
+
+    def differences(self, wanted: "Derivation") -> list[str]:
+        """Return what a call asks for otherwise, stages apart."""
+        return self._differences(wanted, _OF_DERIVATION)
+
+
+@dataclass(frozen=True)
+class Record(_Told):
+    """What a store says of itself."""
+
+    @classmethod
+    def of(
+        cls,
+        provenance: Mapping[str, Any],
+        *,
+        shape: Sequence[int],
+        chunk_size: int,
+        policy: Policy,
+        variables: Mapping[str, StoredVariable],
+        coords: Mapping[str, Iterable[object]],
+    ) -> "Record":
+        """Return what a new store says of itself.
+
+        Parameters
+        ----------
+        provenance
+            What determines the values, and the versions that make them.
+        shape
+            The batch shape.
+        chunk_size
+            Samples in a chunk.
+        policy
+            What is done with samples that fail.
+        variables, coords
+            The variables, and the labels of their dims.
+        """
+        told = {
+            "format": FORMAT,
+            **provenance,
+            "created": _created(),
+            "n_samples": shape[0],
+            "further": list(shape[1:]),
+            "chunk_size": chunk_size,
+            "on_error": policy.on_error,
+            "on_nonfinite": policy.on_nonfinite,
+            "variables": _all_told(variables),
+            "coords": {dim: [str(value) for value in values] for dim, values in coords.items()},
+        }
+        return cls(_as_read(told))
+
+    @classmethod
+    def of_dataset(cls, attributes: Mapping[Any, Any]) -> "Record":
+        """Return what a dataset's attributes say of how it was made; nothing if they do not."""
+        try:
+            told = json.loads(attributes.get(ATTRIBUTE, "{}"))
+        except (TypeError, ValueError):
+            told = {}
+        return cls(_mapping(told))
+
+    @property
+    def text(self) -> str:
+        """The record as it stands in an attribute."""
+        return json.dumps(self.document)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The batch shape."""
+        return (self.n_samples, *self.document["further"])
+
+    @property
+    def chunk_size(self) -> int:
+        """Samples in a chunk."""
+        return int(self.document["chunk_size"])
+
+    @property
+    def sub_batch_size(self) -> int:
+        """Samples in a sub-batch."""
+        return int(self.document["sub_batch_size"])
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return int(self.document["seed"])
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks; the last one may be short."""
+        return -(-self.n_samples // self.chunk_size)
+
+    @property
+    def chunk_counts(self) -> tuple[int, ...]:
+        """The number of chunks, and those that it had before it was extended."""
+        return tuple(-(-n // self.chunk_size) for n in (self.n_samples, *self.former_lengths))
+
+    def samples(self, chunk: int) -> slice:
+        """Return the samples of a chunk."""
+        return slice(chunk * self.chunk_size, min((chunk + 1) * self.chunk_size, self.n_samples))
+
+    def n_rows(self, chunk: int) -> int:
+        """Return the number of samples of a chunk."""
+        return min(self.chunk_size, self.n_samples - chunk * self.chunk_size)
+
+    @property
+    def former_lengths(self) -> tuple[int, ...]:
+        """The numbers of samples that the store had before it was extended."""
+        return tuple(self.document.get("extended_from", ()))
+
+    @property
+    def shortest(self) -> int:
+        """The least number of samples that arrays can have: an extension that was cut off may have left them so."""
+        return min([self.n_samples, *self.former_lengths])
+
+    @property
+    def device(self) -> str:
+        """The kind of device that it was made on."""
+        return str(self.document.get("device", _UNSAID["device"]))
+
+    @property
+    def policy(self) -> Policy:
+        """What it does with samples that fail."""
+        names = ("on_error", "on_nonfinite")
+        return Policy(*(str(self.document.get(name, _UNSAID[name])) for name in names))
+
+    @property
+    def coords(self) -> dict[str, list[str]]:
+        """The labels of feature dims, as text."""
+        return dict(self.document.get("coords", {}))
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What conditions it was made with: their values, or what tells arrays from others."""
+        return dict(self.document.get("conditions", {}))
+
+    @property
+    def version(self) -> str | None:
+        """The version of dasksim that made it."""
+        return None if (version := self.document.get("version")) is None else str(version)
+
+    @property
+    def packages(self) -> dict[str, Any]:
+        """The versions of packages that made it."""
+        return _mapping(self.document.get("packages"))
+
+    @property
+    def created(self) -> dict[str, Any]:
+        """When it was made, and where, under ``"at"`` and ``"host"``."""
+        return _mapping(self.document.get("created"))
+
+    @functools.cached_property
+    def derivations(self) -> dict[str, Derivation]:
+        """What was derived, under the names of the first variables."""
+        return {key: Derivation(entry) for key, entry in self.document.get("derived", {}).items()}
+
+    @property
+    def complete_derivations(self) -> dict[str, Derivation]:
+        """Those that are complete for as many samples as the store has."""
+        return {key: entry for key, entry in self.derivations.items() if entry.n_samples == self.n_samples}
+
+    @property
+    def visible_variables(self) -> dict[str, StoredVariable]:
+        """The variables of the dataset: simulated ones, and derived ones that are complete."""
+        complete = [entry.variables for entry in self.complete_derivations.values()]
+        return {name: variable for variables in (self.variables, *complete) for name, variable in variables.items()}
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one sample of the widest variable that was simulated, by which inner chunks are chosen."""
+        simulated = self.document.get("of", self.document["variables"]).values()
+        return max(_variable(told).sample_bytes for told in simulated)
+
+    @property
+    def alone(self) -> "Record":
+        """What it says without derivations."""
+        return Record(_without(self.document, "derived"))
+
+    def view(self, derivation: str | None) -> "Record | None":
+        """Return it as the record of a store of one derivation's variables, or None if there is no such derivation.
+
+        It stays the same while the derivation, or another one, becomes complete.
+        """
+        if derivation is None:
+            return self.alone
+        entry = self.derivations.get(derivation)
+        if entry is None:
             return None
-        if not isinstance(record, dict) or not is_int(record.get("format"), 0):
-            raise StoreError(f"{location.name!r} is no store made by dasksim.generate; choose another path")
-        if record["format"] > FORMAT:
-            raise StoreError(
-                f"the store at {location.name!r} has format {record['format']}, this dasksim knows up to {FORMAT}; "
-                "upgrade it"
-            )
-        record = _with_derivations(location, record, is_kept=kept is not None)
-    wrong = first_wrong(record)
-    if wrong:
-        raise StoreError(f"the record of the store at {location.name!r} is damaged: {wrong}")
-    if kept is None:
-        _refuse_copy(location, record)
-    return {**record, "derived": _in_order(record["derived"])} if "derived" in record else record
+        own = {"n_samples": self.n_samples, "coords": {}, "of": self.document["variables"]}
+        return Record({**self.alone.document, **entry.document, **own})
+
+    def with_derivations(self, entries: Mapping[str, Derivation]) -> "Record":
+        """Return it with other derivations, or with none."""
+        told = {key: entry.document for key, entry in entries.items()}
+        return Record({**self.alone.document, **({"derived": told} if told else {})})
+
+    def lengthened(self, n_samples: int, conditions: Mapping[str, Any]) -> "Record":
+        """Return it as that of a store of more samples, made with conditions of more rows."""
+        before = self.document["n_samples"]
+        longer = {"extended_from": [*self.former_lengths, before]} if before < n_samples else {}
+        return self._with(n_samples=n_samples, **longer, conditions=dict(conditions))
+
+    def continued(self, wanted: "Record") -> "Record":
+        """Return it with what a call may change of it that asks for another one.
+
+        Failures that ended all until now may be masked or drawn again from now on: complete chunks have none.
+        """
+        told = {**_UNSAID, **self.document}
+        told |= {name: wanted.document[name] for name in ("on_error", "on_nonfinite") if told[name] == "raise"}
+        variables, asked = told["variables"], wanted.document["variables"]
+        if asked.keys() - variables.keys() == {VALID}:
+            told["variables"] = {**variables, VALID: asked[VALID]}
+        return Record(told)
+
+    def with_changed_stages(self, wanted: "Record") -> "Record":
+        """Return it with another one's stages, and its own as former ones."""
+        former = [*self.document.get("former_stages", []), self.document["stages"]]
+        return self._with(former_stages=former, stages=wanted.document["stages"])
+
+    def differences(self, wanted: "Record") -> list[str]:
+        """Return what a call asks for otherwise, stages apart."""
+        return self._differences(wanted, _OF_STORE)
+
+    def is_same_store(self, other: "Record") -> bool:
+        """Whether it is that of another one's store, which may have been extended since."""
+        return all(self.document.get(key) == other.document.get(key) for key in _IDENTITY)
 
 
-def read_told(location: Location, derivation: str | None) -> dict[str, Any] | None:
-    """Return what a store says of its simulated variables, or of a derivation's, with as few reads as possible.
-
-    It stays the same while derivations, or others, come and go.
-    """
-    with explained(f"cannot read {location.name!r}"):
-        record = kept_record(location)
-        entry = kept_entry(location, derivation) if derivation else None
-    if record is None or (derivation and entry is None):
-        record = read_record(location)
-    elif derivation:
-        record["derived"] = {derivation: entry}
-    if record is None or derivation:
-        return record and derived_view(record, str(derivation))
-    return without_derivations(record)
+def _variable(told: Mapping[str, Any]) -> StoredVariable:
+    return StoredVariable(tuple(told["dims"]), tuple(told["shape"]), np.dtype(told["dtype"]))
 
 
-def _root_record(location: Location) -> Any:
-    """Return the record in the root, if there is one, as nobody has checked it."""
-    content = location.read(ROOT)
-    if not content and location.is_empty():
-        return None
-    content = content or location.read(ROOT)  # another run may have made the store between the two looks
-    try:
-        return json.loads(json.loads(content or b"")["attributes"][ATTRIBUTE])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(
-            f"{location.name!r} is not empty and is no store made by dasksim; choose another path"
-        ) from error
+def _all_told(variables: Mapping[str, StoredVariable]) -> dict[str, Any]:
+    return {name: variable.told() for name, variable in variables.items()}
 
 
-def _with_derivations(location: Location, record: dict[str, Any], *, is_kept: bool) -> dict[str, Any]:
-    """Return a record with its derivations: those kept within, else those in the root."""
-    kept = kept_entries(location)
-    derived = record.get("derived", {})
-    if is_kept and None in kept.values():  # one is damaged, or was begun by a version that had it in the root
-        derived = {key: entry for key, entry in _derived_in_root(location).items() if key in kept}
-    if not isinstance(derived, dict):
-        return record
-    derived = {**derived, **{key: entry for key, entry in kept.items() if entry is not None}}
-    return {**without_derivations(record), **({"derived": derived} if derived else {})}
+def _as_read(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is to be written as it will be when it is read again."""
+    return dict(json.loads(json.dumps(told)))
 
 
-def _derived_in_root(location: Location) -> dict[str, Any]:
-    try:
-        record = _root_record(location)
-    except StoreError:
-        return {}
-    derived = record.get("derived") if isinstance(record, dict) else None
-    return derived if isinstance(derived, dict) else {}
+def _created() -> dict[str, str]:
+    return {"at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "host": platform.node()}
 
 
-def _in_order(derived: Mapping[str, Any]) -> dict[str, Any]:
-    """Return derivations in the order in which they were begun; those of older versions stand in it already."""
-    orders = {key: (entry.get("order", 0), key if "order" in entry else "") for key, entry in derived.items()}
-    return {key: derived[key] for key in sorted(derived, key=orders.__getitem__)}
+def _without(document: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name != key}
 
 
-def _refuse_copy(location: Location, record: Mapping[str, Any]) -> None:
-    """Raise a StoreError if a record that stands in the root only is that of another store, of which this is a copy.
-
-    A store whose creation was cut off may lack receipts; it then holds no data, and no gathered metadata.
-    """
-    with explained(f"cannot read {location.name!r}"):
-        if location.children(FOLDER):
-            return
-        is_gathered = bool(json.loads(location.read(ROOT) or b"{}").get("consolidated_metadata"))
-        arrays = [name for name in record["variables"] if location.read(f"{name}/{ROOT}")]
-        is_copy = is_gathered or any(map(location.holds_data, arrays))
-    if is_copy:
-        raise StoreError(
-            f"{location.name!r} is no store of dasksim but a copy of one, such as xarray makes: it has data and no "
-            "receipts. Open it with xarray.open_zarr. dasksim neither continues nor overwrites it; choose another path"
-        )
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
-def without_derivations(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a record says of simulated variables."""
-    return {name: value for name, value in record.items() if name != "derived"}
-
-
-def visible_variables(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a record says of the variables of its dataset: simulated ones, and derived ones that are complete."""
-    complete = [e["variables"] for e in record.get("derived", {}).values() if e["n_samples"] == record["n_samples"]]
-    return {name: variable for variables in (record["variables"], *complete) for name, variable in variables.items()}
-
-
-def derived_view(record: Mapping[str, Any], key: str) -> dict[str, Any] | None:
-    """Return a record as that of a store of one derivation's variables, or None if there is no such derivation.
-
-    It stays the same while the derivation, or another one, becomes complete.
-    """
-    entry = record.get("derived", {}).get(key)
-    if entry is None:
-        return None
-    others = {name: value for name, value in record.items() if name != "derived"}
-    return {**others, **entry, "n_samples": record["n_samples"], "coords": {}, "of": record["variables"]}
-
-
-def read_document(location: Location, key: str) -> dict[str, Any] | None:
-    """Return the metadata of an array or group, or None if there is none.
-
-    Raises
-    ------
-    StoreError
-        If it is no JSON object.
-    """
-    with explained(f"cannot read {location.name!r}"):
-        content = location.read(f"{key}/{ROOT}")
-    if content is None:
-        return None
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"the metadata of {key!r} in {location.name!r} is damaged: {error}; {_REPAIR}") from error
-    if not isinstance(document, dict):
-        raise StoreError(f"the metadata of {key!r} in {location.name!r} is damaged: it is no JSON object; {_REPAIR}")
-    return document
-
-
-def check_documents(location: Location, record: Mapping[str, Any], *, is_whole: bool) -> None:
-    """Check that arrays are what the record says of them.
-
-    Parameters
-    ----------
-    location
-        Where the store is.
-    record
-        Its record.
-    is_whole
-        Whether arrays may not be missing.
-
-    Raises
-    ------
-    StoreError
-        If one is not.
-    """
-    with explained(f"cannot read {location.name!r}"):
-        location.check_documents()
-    n_samples = record["n_samples"]
-    # an extension that was cut off may have left the arrays shorter than the record says, or longer
-    shortest = n_samples if is_whole else min([n_samples, *record.get("extended_from", ())])
-    expected: dict[str, Any] = {
-        name: ([n_samples, *variable["shape"]], shortest, variable["dims"], [variable["dtype"]])
-        for name, variable in (visible_variables(record) if is_whole else record["variables"]).items()
-    }
-    labels: dict[str, Any] = {
-        dim: ([len(values)], len(values), [dim], None) for dim, values in record["coords"].items()
-    }
-    for name, (shape, least, dims, dtypes) in {**expected, **labels}.items():
-        found = read_document(location, name)
-        if found is None and not is_whole:
-            continue
-        found = found or {"node_type": "nothing"}
-        is_right = (
-            (found.get("zarr_format"), found.get("node_type")) == (3, "array")
-            and _is_shape(found.get("shape"), shape, least, is_exact=dtypes is None)
-            and found.get("dimension_names") == dims
-            and _is_grid(found.get("chunk_grid"), len(shape))
-            and (found.get("data_type") in dtypes if dtypes else _is_label_dtype(found.get("data_type")))
-        )
-        if not is_right:
-            got = {key: found.get(key) for key in ("node_type", "shape", "dimension_names", "data_type", "chunk_grid")}
-            raise StoreError(
-                f"{name!r} in the store at {location.name!r} is not the array that the record describes, of shape "
-                f"{shape} and dims {dims}; got {str(got)[:300]}"
-            )
-
-
-def _is_shape(found: Any, shape: list[int], least: int, *, is_exact: bool) -> bool:
-    if not isinstance(found, list) or not found or not is_int(found[0], least):
-        return False
-    return bool(found[1:] == shape[1:]) and (not is_exact or found == shape)
-
-
-def _is_grid(grid: object, n_axes: int) -> bool:
-    configuration = grid.get("configuration") if isinstance(grid, dict) else None
-    sizes = configuration.get("chunk_shape") if isinstance(configuration, dict) else None
-    return isinstance(sizes, list) and len(sizes) == n_axes and all(is_int(size, 1) for size in sizes)
-
-
-def _is_label_dtype(name: object) -> bool:
-    return name == "string" or (isinstance(name, str) and name in DTYPES)
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()

@@ -6,7 +6,6 @@ from typing import Any
 
 from dasksim.errors import StoreError
 from dasksim.store._kept import (
-    ATTRIBUTE,
     FOLDER,
     OWN,
     folder_of,
@@ -17,12 +16,13 @@ from dasksim.store._kept import (
     kept_record,
 )
 from dasksim.store._location import ROOT, Location, explained
-from dasksim.store._record import read_document, read_record, visible_variables, without_derivations
+from dasksim.store._record import ATTRIBUTE, Record
+from dasksim.store._told import present_record, read_document, read_record
 
 __all__ = ["create_root", "finish_store", "remove_store", "replace_root"]
 
 
-def create_root(location: Location, record: Mapping[str, Any]) -> dict[str, Any]:
+def create_root(location: Location, record: Record) -> Record:
     """Create the root of a store unless there is one, and return the record that is there.
 
     The root comes first and is created exclusively, so that of two writers with different arguments one sees the
@@ -36,16 +36,16 @@ def create_root(location: Location, record: Mapping[str, Any]) -> dict[str, Any]
     with explained(f"cannot write a store at {location.name!r}"):
         kept, root = kept_record(location), location.read(ROOT)
         if kept and not is_group(root):
-            location.write(ROOT, _root(kept))
+            location.write(ROOT, _root(Record(kept)))
         elif not root:  # what is complete need not be writable
             location.create_root(_root(record))
-        found = read_record(location) or {}
-        if found and not location.children(FOLDER):
-            location.create(OWN, group_document(without_derivations(found)))
-    return read_record(location) or {}
+        found = read_record(location)
+        if found is not None and not location.children(FOLDER):
+            location.create(OWN, group_document(found.alone.document))
+    return present_record(location)
 
 
-def replace_root(location: Location, record: Mapping[str, Any]) -> None:
+def replace_root(location: Location, record: Record) -> None:
     """Replace the record of a store, and its root as a whole, without the gathered metadata of a complete one.
 
     The root comes first, so that nothing is gathered that does not go with the record within, which counts where a kill
@@ -61,7 +61,7 @@ def replace_root(location: Location, record: Mapping[str, Any]) -> None:
         keep_record(location, record)
 
 
-def finish_store(location: Location, record: Mapping[str, Any]) -> None:
+def finish_store(location: Location, record: Record) -> None:
     """Have the root of a complete store say what the store does, with its metadata, so that readers open it at once.
 
     The root is replaced as a whole, and not at all if it is right. Derived variables that are incomplete are left out,
@@ -75,20 +75,20 @@ def finish_store(location: Location, record: Mapping[str, Any]) -> None:
     """
     with explained(f"cannot finish the store at {location.name!r}"):
         found = record
-        while without_derivations(found) == without_derivations(record):
+        while found.alone == record.alone:
             gathered = _gathered(location, found)
-            if any(gathered[name]["shape"][0] > record["n_samples"] for name in gathered.keys() & record["variables"]):
+            if any(gathered[name]["shape"][0] > record.n_samples for name in gathered.keys() & record.variables):
                 return  # another run makes the store longer, and will finish it
             root = _root(found, _others(location), gathered)
             if not _agree(location.read(ROOT), root):
                 location.write(ROOT, root)
-            now = read_record(location) or {}
-            if now == found:
+            now = read_record(location)
+            if now is None or now == found:
                 return
             found = now
 
 
-def remove_store(location: Location, record: Mapping[str, Any]) -> None:
+def remove_store(location: Location, record: Record) -> None:
     """Remove a store that dasksim made; its folder stays, with what somebody else may have put there.
 
     Receipts go first and the record last, so that a removal that is cut off leaves an incomplete store.
@@ -98,25 +98,23 @@ def remove_store(location: Location, record: Mapping[str, Any]) -> None:
     StoreError
         If it cannot be removed.
     """
-    derived = record.get("derived", {})
+    derived = record.derivations
     with explained(f"cannot remove the store at {location.name!r}"):
         location.write(ROOT, _root(record))  # without gathered metadata: a copy by xarray has these
         for key, entry in derived.items():
-            keep_entry(location, key, {**entry, "n_samples": 0})
+            keep_entry(location, key, entry.with_length(0))
         folders = [FOLDER, *map(folder_of, derived)]
         receipts = [f"{f}/{name}" for f in folders for name in location.children(f) if name not in (ROOT, "derived")]
-        made = [name for of in (record, *derived.values()) for name in of["variables"]]
-        location.remove([*receipts, *made, *record.get("coords", ()), f"{FOLDER}/derived", FOLDER, ROOT])
+        made = [name for of in (record, *derived.values()) for name in of.variables]
+        location.remove([*receipts, *made, *record.coords, f"{FOLDER}/derived", FOLDER, ROOT])
 
 
-def _root(
-    record: Mapping[str, Any], others: Mapping[str, Any] | None = None, gathered: Mapping[str, Any] | None = None
-) -> bytes:
+def _root(record: Record, others: Mapping[str, Any] | None = None, gathered: Mapping[str, Any] | None = None) -> bytes:
     """Return the root: the record, attributes that others have set, and the metadata of what lies below, if any."""
     root = {
         "zarr_format": 3,
         "node_type": "group",
-        "attributes": {**(others or {}), ATTRIBUTE: json.dumps(record)},
+        "attributes": {**(others or {}), ATTRIBUTE: record.text},
     }
     if gathered:
         root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": gathered}
@@ -151,12 +149,12 @@ def _shapes_in(root: Mapping[str, Any]) -> dict[str, Any]:
     return {name: node["shape"] for name, node in nodes.items() if node["node_type"] == "array"}
 
 
-def _gathered(location: Location, record: Mapping[str, Any]) -> dict[str, Any]:
+def _gathered(location: Location, record: Record) -> dict[str, Any]:
     """Return the metadata of what lies below the root, as far as readers can open it together."""
     if not location.store.supports_consolidated_metadata:
         return {}
-    visible = {**visible_variables(record), **record.get("coords", {})}
-    hidden = {name for entry in record.get("derived", {}).values() for name in entry["variables"]} - visible.keys()
+    visible = {*record.visible_variables, *record.coords}
+    hidden = {name for entry in record.derivations.values() for name in entry.variables} - visible
     found = {name: document for name, document in _nodes(location, "", visible) if name not in hidden}
     sizes = {dim: size for name in visible if name in found for dim, size in _sizes(found[name])}
     misfits = {

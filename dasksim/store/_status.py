@@ -4,17 +4,16 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from dasksim._core.failures import Failure
-from dasksim.errors import StoreError
 from dasksim.store._damage import Columns, damaged_shards
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location, explained
 from dasksim.store._metadata import check_arrays
 from dasksim.store._receipt import no_columns, runs, totals_of
 from dasksim.store._receipts import open_receipts
-from dasksim.store._record import read_record
+from dasksim.store._record import Record
+from dasksim.store._told import present_record
 
 __all__ = ["Status", "columns_of", "status", "stored_record"]
 
@@ -143,32 +142,31 @@ def status(store: StoreLike) -> Status:
     receipts = open_receipts(location)
     columns = receipts.columns() if receipts else no_columns()
     with explained(f"cannot read {location.name!r}"):
-        check_arrays(location, record, record["variables"], is_whole=len(columns["chunk"]) > 0)
-    n, size = record["n_samples"], record["chunk_size"]
+        check_arrays(location, record, record.variables, is_whole=len(columns["chunk"]) > 0)
     complete = set(columns["chunk"].tolist())
     totals = totals_of(columns)
-    damaged = damaged_shards(location, record["variables"], columns)
+    damaged = damaged_shards(location, record.variables, columns)
     derived = {}
-    for key, entry in record.get("derived", {}).items():
+    for key, entry in record.derivations.items():
         others = columns_of(location, key)
-        derived[", ".join(entry["variables"])] = len(others["chunk"])
-        if entry["n_samples"] == n:
-            for chunk, found in damaged_shards(location, entry["variables"], others).items():
+        derived[", ".join(entry.variables)] = len(others["chunk"])
+        if key in record.complete_derivations:
+            for chunk, found in damaged_shards(location, entry.variables, others).items():
                 damaged[chunk] = (*damaged.get(chunk, ()), *found)
     return Status(
         path=location.name,
-        n_samples=n,
-        n_complete_samples=sum(min(size, n - chunk * size) for chunk in complete),
-        n_chunks=-(-n // size),
+        n_samples=record.n_samples,
+        n_complete_samples=sum(map(record.n_rows, complete)),
+        n_chunks=record.n_chunks,
         n_complete=len(complete),
-        seed=record["seed"],
-        sub_batch_size=record["sub_batch_size"],
-        chunk_size=size,
+        seed=record.seed,
+        sub_batch_size=record.sub_batch_size,
+        chunk_size=record.chunk_size,
         seconds=totals["nanoseconds"] / 1e9,
         n_proposals=totals["proposals"],
         n_accepted=totals["accepted"],
         failures=receipts.failures(columns) if receipts else (),
-        missing=_gaps(complete, -(-n // size)),
+        missing=_gaps(complete, record.n_chunks),
         derived=derived,
         damaged=dict(sorted(damaged.items())),
     )
@@ -187,7 +185,7 @@ def columns_of(location: Location, derivation: str | None = None) -> Columns:
     return receipts.columns() if receipts else no_columns()
 
 
-def stored_record(store: StoreLike) -> tuple[Location, dict[str, Any]]:
+def stored_record(store: StoreLike) -> tuple[Location, Record]:
     """Return where a store is, and its record.
 
     Raises
@@ -196,7 +194,4 @@ def stored_record(store: StoreLike) -> tuple[Location, dict[str, Any]]:
         If there is none.
     """
     location = locate(store)
-    record = read_record(location)
-    if record is None:
-        raise StoreError(f"there is no store at {location.name!r}")
-    return location, record
+    return location, present_record(location)

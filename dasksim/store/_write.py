@@ -25,7 +25,8 @@ from dasksim.store._layout import ArrayLayout, StoreLayout
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._receipt import Receipt, digest_rows
 from dasksim.store._receipts import RECEIPTS, Receipts, create_or_grow, open_receipts
-from dasksim.store._record import check_documents, read_told, without_derivations
+from dasksim.store._record import Record
+from dasksim.store._told import check_documents, read_told
 from dasksim.store._zarr_private import sync
 
 __all__ = [
@@ -40,7 +41,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 
-def check_store(location: Location, record: Mapping[str, Any], *, check_metadata: bool = True) -> None:
+def check_store(location: Location, record: Record, *, check_metadata: bool = True) -> None:
     """Check that a store can be continued: that what is there of it is as its record says, and lies within it.
 
     Raises
@@ -72,7 +73,7 @@ def create_arrays(location: Location, layout: StoreLayout) -> None:
         if not is_begun or any(dim not in group for dim in layout.coords):  # creation may have been cut off
             _write_coords(location.store, layout.coords)
         names = dict.fromkeys([*(array.name for array in layout.arrays), VALID])  # samples may be masked later on
-        Receipts.create(group, layout.n_chunks, list(names), location.key_separator, folder)
+        Receipts.create(group, layout.record.n_chunks, list(names), location.key_separator, folder)
 
 
 def _write_coords(store: Store, coords: Mapping[str, Array]) -> None:
@@ -110,9 +111,7 @@ def create_array(group: zarr.Group, array: ArrayLayout) -> None:
     )
 
 
-def forget_chunks(
-    location: Location, record: Mapping[str, Any], chunks: Iterable[int], derivation: str | None = None
-) -> None:
+def forget_chunks(location: Location, record: Record, chunks: Iterable[int], derivation: str | None = None) -> None:
     """Remove the receipts of chunks, so that they are simulated again.
 
     Raises
@@ -196,7 +195,7 @@ class ChunkWriter:
         self.check_record(self.location)
         store, arrays, receipts = self._open()
         digests, sizes = {}, {}
-        first = chunk * self.layout.chunk_size
+        first = chunk * self.layout.record.chunk_size
         n_rows = 0
         for array in self.layout.arrays:
             rows = cast(made.variables[array.name], array.name, array.dtype)
@@ -217,7 +216,7 @@ class ChunkWriter:
 
     def check_record(self, location: Location) -> None:
         """Raise a StoreMismatchError if the store is no longer the one that this writes to."""
-        if read_told(location, self.layout.derivation) != without_derivations(self.layout.record):
+        if read_told(location, self.layout.derivation) != self.layout.record.alone:
             raise StoreMismatchError(
                 f"the store at {location.name!r} was removed, made anew or changed by another run; this run has "
                 "stopped, so as not to mix its samples in"
