@@ -27,7 +27,8 @@ from distributed import Client
 
 import dasksim
 from dasksim._execution.progress import Progress
-from dasksim.store import locate, open_receipts
+from dasksim.store._locate import locate
+from dasksim.store._receipts import open_receipts
 
 MIB = 1 << 20
 

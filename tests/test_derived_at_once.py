@@ -11,7 +11,7 @@ import xarray as xr
 from processes import run_at_once
 
 from dasksim import derive, generate, make_simulator, open_dataset, verify
-from dasksim.store import Location
+from dasksim.store._location import Location
 
 N = 40
 OPTIONS: dict[str, Any] = {"seed": 1, "sub_batch_size": 4, "chunk_size": 8, "scheduler": "synchronous"}

@@ -33,7 +33,7 @@ from dasksim import (
     open_dataset,
     status,
 )
-from dasksim.store import Location
+from dasksim.store._location import Location
 
 # 10 sub-batches of 100 samples, two a chunk: 5 chunks.
 N = 1000

@@ -37,8 +37,8 @@ from dasksim import (
     open_dataset,
     status,
 )
-from dasksim.store import locate
 from dasksim.store._icechunk import BranchWriter
+from dasksim.store._locate import locate
 
 N = 40
 OPTIONS: dict[str, Any] = {"seed": 1, "sub_batch_size": 4, "chunk_size": 8}

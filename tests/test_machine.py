@@ -24,7 +24,10 @@ from hypothesis.stateful import (
 )
 
 from dasksim import IncompleteStoreError, StoreError, extend, generate, make_simulator, open_dataset, status, verify
-from dasksim.store import ChunkWriter, locate, open_receipts, read_record
+from dasksim.store import ChunkWriter
+from dasksim.store._locate import locate
+from dasksim.store._receipts import open_receipts
+from dasksim.store._told import read_record
 
 SIZE, MOST = 4, 30  # stores of fewer than three samples have smaller chunks
 OPTIONS: dict[str, Any] = {"sub_batch_size": 2, "chunk_size": SIZE, "scheduler": "synchronous"}

@@ -18,7 +18,7 @@ from dask.delayed import delayed
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore
 
 from dasksim import ArgumentError, Simulator, derive, extend, generate, make_simulator, open_dataset
-from dasksim.store import locate
+from dasksim.store._locate import locate
 
 N = 20
 OPTIONS: dict[str, Any] = {"seed": 1, "sub_batch_size": 4, "chunk_size": 8, "scheduler": "threads"}

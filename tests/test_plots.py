@@ -11,7 +11,8 @@ from processes import run_python
 
 import dasksim
 from dasksim import ArgumentError, ArgumentTypeError, IncompleteStoreError, StoreError, generate, make_simulator, plots
-from dasksim.store import locate, open_receipts
+from dasksim.store._locate import locate
+from dasksim.store._receipts import open_receipts
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("agg")

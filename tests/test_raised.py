@@ -17,13 +17,14 @@ import pytest
 from distributed import Client
 from processes import run_python
 
-import dasksim._execution.run
+import dasksim
 from dasksim import StoreError, generate, make_simulator, replay
 from dasksim._execution._jobs import SentJob
 from dasksim._execution._raised import Raised
 from dasksim._execution.run import _Lost, _windowed
 from dasksim._execution.transport import Cache
 from dasksim.cli import main
+from dasksim.store import ChunkWriter
 
 Rng = np.random.Generator
 E = TypeVar("E", bound=BaseException)
@@ -372,7 +373,7 @@ def test_loss_that_is_no_death_is_not_put_down_to_memory() -> None:
 def test_interrupt_is_not_lost_where_the_store_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(rng: Rng) -> dict[str, Any]:
         if rng.normal() > 2:
-            monkeypatch.setattr(dasksim._execution.run, "open_receipts", unreadable)
+            monkeypatch.setattr(ChunkWriter, "complete_chunks", unreadable)
             raise KeyboardInterrupt("by hand")
         return {"x": 1.0}
 

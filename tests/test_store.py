@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dasksim import IncompleteStoreError, Simulator, StoreError, generate, make_simulator, open_dataset, status
-from dasksim.store import choose_inner_rows
+from dasksim.store._layout import choose_inner_rows
 
 OPTIONS: dict[str, Any] = {"seed": 1, "sub_batch_size": 4, "chunk_size": 8, "scheduler": "synchronous"}
 

@@ -50,7 +50,7 @@ def count_histograms(summary: Summary, features: Sequence[Feature], bins: int, *
     mask = VALID if mask_of(summary.dataset) is not None else None
     names = {feature.variable for feature in features} | ({mask} if mask else set())
     measure = functools.partial(_count, features=features, edges=edges, pairs=pairs, mask=mask)
-    found = over_chunks(summary.dataset[sorted(names)], measure, _add, chunks=summary.chunks, path=summary.path)
+    found = over_chunks(summary.dataset[sorted(names)], measure, _add, chunks=summary.chunks, store=summary.store)
     counts = found or [np.zeros(len(e) - 1, np.int64) for e in edges] + [
         np.zeros((len(edges[i]) - 1, len(edges[j]) - 1), np.int64) for i, j in pairs
     ]

@@ -15,7 +15,7 @@ from dasksim._analysis._summary import Feature, Summary
 from dasksim._analysis.bands import predictive_bands
 from dasksim._analysis.panels import pairs
 from dasksim._analysis.rates import acceptance, model_frequencies
-from dasksim.store import Location
+from dasksim.store import Store
 
 __all__ = ["draw_spark", "draw_strip", "evenly", "pictures_of"]
 
@@ -54,7 +54,7 @@ def _bars(heights: Array, style: str) -> Any:
     )
 
 
-def pictures_of(summary: Summary, rejects: Location | None) -> list[dict[str, Any]]:
+def pictures_of(summary: Summary, rejects: Store | None) -> list[dict[str, Any]]:
     """Return the plots that suit a store, each a PNG with its caption.
 
     Parameters
@@ -80,7 +80,7 @@ def pictures_of(summary: Summary, rejects: Location | None) -> list[dict[str, An
         caption = "Samples of each model."
         pictures.append(_picture(caption, 6, 3.6, lambda f: model_frequencies(summary, ax=f.subplots())))
     if rejects is not None:
-        pictures.append(_picture("Acceptance rate.", 6, 3.6, lambda f: acceptance(rejects, ax=f.subplots())))
+        pictures.append(_picture("Acceptance rate.", 6, 3.6, lambda f: acceptance(rejects.location, ax=f.subplots())))
     return pictures
 
 

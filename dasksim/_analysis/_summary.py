@@ -17,7 +17,7 @@ from dasksim._core.arrays import as_host
 from dasksim._core.dask_private import check_graphs
 from dasksim._core.failures import VALID
 from dasksim.errors import ArgumentError, nearest
-from dasksim.store import Record, StoreLike, explained, locate, open_dataset
+from dasksim.store import Record, Store, StoreLike
 
 __all__ = ["Feature", "Source", "Summary", "mask_of", "over_chunks", "summarize"]
 
@@ -56,7 +56,7 @@ class Summary:
     ----------
     dataset
         What it is of.
-    path
+    store
         Where it is stored, for messages.
     chunks
         Numbers of the chunks that it is of; None stands for all.
@@ -67,7 +67,7 @@ class Summary:
     """
 
     dataset: xr.Dataset
-    path: str | None
+    store: Store | None
     chunks: Collection[int] | None
     n_samples: int
     n_masked: int
@@ -133,7 +133,7 @@ def summarize(
     variables: Sequence[str] | None = None,
     *,
     chunks: Collection[int] | None = None,
-    path: str | None = None,
+    store: Store | None = None,
 ) -> Summary:
     """Return the statistics of a store or dataset, in one pass that has one chunk for each worker in memory.
 
@@ -148,7 +148,7 @@ def summarize(
         Which ones; by default all but ``valid`` where it masks samples.
     chunks
         Numbers of the chunks; by default all.
-    path
+    store
         Where a dataset is stored, for messages.
 
     Returns
@@ -166,7 +166,8 @@ def summarize(
     if isinstance(source, Summary):
         return source
     if not isinstance(source, xr.Dataset):
-        source, path = open_dataset(source), locate(source).name
+        store = Store.at(source)
+        source = store.open()
     dataset = source
     if "batch" not in dataset.dims:
         raise ArgumentError(f"the dataset must have the dim 'batch'; it has {', '.join(map(repr, dataset.dims))}")
@@ -179,8 +180,8 @@ def summarize(
     most = min(_MOST_KEPT, max(1, _MOST_KEPT_BYTES // max(1, row_bytes)))
     step = max(1, -(-dataset.sizes["batch"] // most))
     ask = functools.partial(_measure, names=names, mask=VALID if mask is not None else None, step=step)
-    found = over_chunks(chosen, ask, _merge, chunks=chunks, path=path) or (0, 0, {})
-    return Summary(chosen, path, chunks, found[0], found[1], {n: s.finished() for n, s in found[2].items()})
+    found = over_chunks(chosen, ask, _merge, chunks=chunks, store=store) or (0, 0, {})
+    return Summary(chosen, store, chunks, found[0], found[1], {n: s.finished() for n, s in found[2].items()})
 
 
 def _variable_named(name: str, known: Sequence[str]) -> str:
@@ -197,7 +198,7 @@ def over_chunks(
     join: Callable[[T, T], T],
     *,
     chunks: Collection[int] | None,
-    path: str | None,
+    store: Store | None,
 ) -> T | None:
     """Ask each chunk of a dataset something, and join the answers in order, as soon as they are there.
 
@@ -211,7 +212,7 @@ def over_chunks(
         Called with the answers of two runs of chunks.
     chunks
         Numbers of the chunks; None stands for all. Without any there is no answer.
-    path
+    store
         Where it is stored, for messages.
     """
     check_graphs("look at some samples, with dasksim.open_dataset")
@@ -225,7 +226,7 @@ def over_chunks(
     found = [asked(starts[i], {name: block[i] for name, block in blocks.items()}) for i in numbers]
     while len(found) > 1:
         found = [joined(found[i : i + _FAN_IN]) for i in range(0, len(found), _FAN_IN)]
-    with explained(f"cannot read {path!r}; dasksim.verify says what is damaged") if path else nullcontext():
+    with store.reading() if store is not None else nullcontext():
         return found[0].compute() if found else None
 
 

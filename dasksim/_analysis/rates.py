@@ -7,7 +7,7 @@ import numpy as np
 from dasksim._analysis._pyplot import label_text, legend_above, open_pyplot
 from dasksim._analysis._summary import Source, summarize
 from dasksim.errors import ArgumentError
-from dasksim.store import StoreLike, locate, open_receipts, present_record
+from dasksim.store import Store, StoreLike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,15 +46,14 @@ def acceptance(store: StoreLike, *, ax: "Axes | None" = None) -> "Axes":
         If Matplotlib is not installed.
     """
     pyplot = open_pyplot()
-    location = locate(store)
-    present_record(location)
-    receipts = open_receipts(location)
-    columns = receipts.columns() if receipts else {}
-    if not columns or not len(columns["chunk"]):
-        raise ArgumentError(f"the store at {location.name!r} has no complete chunk; generate it first")
+    place = Store.at(store)
+    place.record()
+    columns = place.columns()
+    if not len(columns["chunk"]):
+        raise ArgumentError(f"the store at {place.name!r} has no complete chunk; generate it first")
     if (columns["accepted"] == columns["proposals"]).all():
         raise ArgumentError(
-            f"in the store at {location.name!r} all proposals were accepted; an acceptance rate is that of a store of "
+            f"in the store at {place.name!r} all proposals were accepted; an acceptance rate is that of a store of "
             "a dasksim.RejectionSimulator"
         )
     starts = np.arange(0, len(columns["chunk"]), -(-len(columns["chunk"]) // _MOST_RUNS))

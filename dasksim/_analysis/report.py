@@ -15,17 +15,7 @@ from dasksim._analysis._pictures import draw_spark, draw_strip, evenly, pictures
 from dasksim._analysis._summary import Summary, summarize
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError
-from dasksim.store import (
-    Record,
-    Status,
-    StoredStage,
-    StoreLike,
-    locate,
-    open_part,
-    open_receipts,
-    present_record,
-    status,
-)
+from dasksim.store import Record, Status, Store, StoreLike
 
 __all__ = ["report"]
 
@@ -116,18 +106,17 @@ def _render(content: Mapping[str, Any]) -> str:
 
 def _described(store: StoreLike) -> dict[str, Any]:
     """Return what stands on the page."""
-    location = locate(store)
-    found = status(location)
-    record = present_record(location)
-    receipts = open_receipts(location)
-    columns = receipts.columns() if receipts else {}
-    chunks = columns["chunk"].tolist() if columns else []
-    summary = summarize(open_part(location), chunks=chunks, path=location.name) if chunks else None
+    place = Store.at(store)
+    found = place.status()
+    record = place.record()
+    columns = place.columns()
+    chunks = columns["chunk"].tolist()
+    summary = summarize(place.open_part(), chunks=chunks, store=place) if chunks else None
     seconds = columns["nanoseconds"] / 1e9 if chunks else np.zeros(0)
     has_matplotlib = importlib.util.find_spec("matplotlib") is not None
     rejects = found.n_accepted != found.n_proposals
     return {
-        "title": location.name.rstrip("/").rpartition("/")[2] or location.name,
+        "title": place.name.rstrip("/").rpartition("/")[2] or place.name,
         "status": found,
         "cards": _cards(found, record),
         "variables": _variables(record, summary, found.n_complete_samples),
@@ -136,23 +125,18 @@ def _described(store: StoreLike) -> dict[str, Any]:
         "n_masked": summary.n_masked if summary else 0,
         "n_kept": summary.n_kept if summary else 0,
         "has_matplotlib": has_matplotlib,
-        "pictures": pictures_of(summary, location if rejects else None) if summary and has_matplotlib else [],
+        "pictures": pictures_of(summary, place if rejects else None) if summary and has_matplotlib else [],
         "missing": _missing(found),
         "seconds": _spread(seconds) if chunks else "",
         "seconds_strip": draw_strip(seconds) if len(chunks) > 1 else "",
         "on_error": record.policy.on_error,
         "on_nonfinite": record.policy.on_nonfinite,
-        "stages": [_stage(stage) for stage in _all_stages(record)],
+        "stages": _stages(record),
         "provenance": _provenance(record),
         "version": __version__,
         "now": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "count": "{:,}".format,
     }
-
-
-def _all_stages(record: Record) -> list[StoredStage]:
-    """Return the stages of a store, and those of what was derived."""
-    return [*record.stages, *(stage for entry in record.derivations.values() for stage in entry.stages)]
 
 
 def _cards(found: Status, record: Record) -> list[tuple[str, str]]:
@@ -172,7 +156,7 @@ def _cards(found: Status, record: Record) -> list[tuple[str, str]]:
 
 
 def _variables(record: Record, summary: Summary | None, n_samples: int) -> list[dict[str, Any]]:
-    stages = {output: stage.name for stage in _all_stages(record) for output in stage.outputs}
+    stages = {output: stage.name for stage in record.all_stages for output in stage.outputs}
     statistics = summary.statistics if summary else {}
     return [
         {
@@ -222,11 +206,15 @@ def _spread(seconds: Any) -> str:
     return f"median {np.median(seconds):.3g}, from {seconds.min():.3g} to {seconds.max():.3g}"
 
 
-def _stage(stage: StoredStage) -> dict[str, str]:
-    words = {"name": stage.name, "kind": stage.kind, "digest": stage.digest}
-    names = {"inputs": stage.inputs, "outputs": stage.outputs}
-    words |= {key: ", ".join(name for name in found if "//" not in name) for key, found in names.items()}
-    return {key: _short(text) for key, text in words.items()}
+def _stages(record: Record) -> list[dict[str, str]]:
+    """Return the rows of the table of stages."""
+    rows = []
+    for stage in record.all_stages:
+        words = {"name": stage.name, "kind": stage.kind, "digest": stage.digest}
+        names = {"inputs": stage.inputs, "outputs": stage.outputs}
+        words |= {key: ", ".join(name for name in found if "//" not in name) for key, found in names.items()}
+        rows.append({key: _short(text) for key, text in words.items()})
+    return rows
 
 
 def _provenance(record: Record) -> list[tuple[str, str]]:

@@ -1,14 +1,14 @@
-"""One chunk of a dataset, as it stands in a store."""
+"""One chunk of a dataset as it is made, and the receipt that it is complete in a store."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
 
 from dasksim._core.failures import Failure
 
-__all__ = ["Chunk"]
+__all__ = ["Chunk", "Receipt"]
 
 
 @dataclass(frozen=True)
@@ -29,3 +29,42 @@ class Chunk:
     n_proposals: int
     n_accepted: int
     failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The record that one chunk is complete.
+
+    Parameters
+    ----------
+    chunk
+        Number of the chunk.
+    n_rows
+        Its samples.
+    n_proposals
+        Samples that were proposed to fill it.
+    n_accepted
+        How many of them were accepted; some may have been one too many.
+    nanoseconds
+        Time taken to simulate and write it.
+    digests
+        CRC32C of the stored values, by variable.
+    failures
+        What failed.
+    sizes
+        Bytes of its shards, by variable.
+    """
+
+    chunk: int
+    n_rows: int
+    n_proposals: int
+    n_accepted: int
+    nanoseconds: int
+    digests: Mapping[str, int]
+    failures: tuple[Failure, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def n_failed(self) -> int:
+        """How many times a sample failed."""
+        return sum(failure.count for failure in self.failures)

@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
-from dasksim._core.chunk import Chunk
+from dasksim._core.chunk import Chunk, Receipt
 from dasksim._core.failures import Policy
 from dasksim._core.memory import machine_memory
 from dasksim._core.plan import Plan
@@ -22,7 +22,7 @@ from dasksim._execution._timeouts import TimeoutProcess
 from dasksim._execution.executors import Pool, n_local_workers, open_pool
 from dasksim._execution.progress import Progress
 from dasksim.errors import ArgumentError, StoreError
-from dasksim.store import ChunkWriter, Receipt, StoredRows, open_receipts
+from dasksim.store import ChunkWriter, StoredRows
 
 __all__ = ["check_memory", "run_chunks"]
 
@@ -97,7 +97,7 @@ def run_chunks(
     progress
         Whether to show a progress bar.
     """
-    complete = _complete_chunks(writer)
+    complete = writer.complete_chunks()
     missing = [chunk for chunk in chunks if chunk not in complete]
     n_samples = sum(map(plan.n_rows, chunks))
     n_done = n_samples - sum(map(plan.n_rows, missing))
@@ -255,15 +255,10 @@ def _gigabytes(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:,.1f} GB"
 
 
-def _complete_chunks(writer: ChunkWriter) -> set[int]:
-    receipts = open_receipts(writer.location, writer.layout.derivation)
-    return receipts.complete_chunks() if receipts else set()
-
-
 def _how_to_resume(writer: ChunkWriter) -> str:
     call = "generate" if writer.layout.derivation is None else "derive"
     again = f"run {call} again with the same arguments to go on."
     try:
-        return f"{len(_complete_chunks(writer))} chunks are complete and kept; {again}"
+        return f"{len(writer.complete_chunks())} chunks are complete and kept; {again}"
     except Exception as error:  # noqa: BLE001  (what stopped the run says more)
         return f"Complete chunks are kept, though the store cannot be read now ({error}); {again}"

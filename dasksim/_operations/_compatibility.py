@@ -1,7 +1,6 @@
 """What a store says of itself, and whether a call agrees with it."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,24 +13,9 @@ from dasksim._core.plan import Plan
 from dasksim._engine.chunks import given_lazily
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.provenance import describe_condition, provenance
-from dasksim.errors import ArgumentTypeError, StoreError, StoreMismatchError
+from dasksim.errors import ArgumentTypeError, StoreMismatchError
 from dasksim.simulators import Simulator
-from dasksim.store import (
-    ArrayLayout,
-    Location,
-    Receipts,
-    Record,
-    StoredStage,
-    StoredVariable,
-    StoreLayout,
-    StoreLike,
-    cast,
-    choose_inner_rows,
-    digest_rows,
-    open_receipts,
-    stored_dtypes,
-    stored_record,
-)
+from dasksim.store import Record, Store, StoredVariable, StoreLayout, StoreLike
 
 __all__ = [
     "StoredRequest",
@@ -40,8 +24,8 @@ __all__ = [
     "check_lazy_conditions",
     "extended",
     "layout_of",
-    "stage_differences",
     "stored_request",
+    "variables_of",
 ]
 
 
@@ -51,15 +35,15 @@ class StoredRequest:
 
     Parameters
     ----------
-    location, record
-        Where the store is, and what it says of itself.
+    store, record
+        The store, and what it says of itself.
     pipeline, plan
         What was simulated.
     changes
         What has changed in the simulator since.
     """
 
-    location: Location
+    store: Store
     record: Record
     pipeline: Pipeline
     plan: Plan
@@ -92,7 +76,8 @@ def stored_request(store: StoreLike, simulator: Any, conditions: Mapping[str, An
     """
     if not isinstance(simulator, Simulator):
         raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
-    location, record = stored_record(store)
+    place = Store.at(store)
+    record = place.record()
     pipeline, plan = simulator.plan(
         record.shape,
         seed=record.seed,
@@ -102,15 +87,15 @@ def stored_request(store: StoreLike, simulator: Any, conditions: Mapping[str, An
         device=record.device,
         most_probes=record.policy.most_probes,
     )
-    pipeline = replace(pipeline, store=location.name)
+    pipeline = replace(pipeline, store=place.name)
     made = layout_of(pipeline, plan, None, record.policy).record
     names = [name for name in record.variables if name != VALID or VALID in pipeline.sources]
     if sorted(names) != sorted(pipeline.sources) or made.conditions != record.conditions:
         raise StoreMismatchError(
-            f"the store at {location.name!r} has the variables {names} and was made with the conditions "
+            f"the store at {place.name!r} has the variables {names} and was made with the conditions "
             f"{record.conditions}; given now are {list(pipeline.sources)} and {made.conditions}"
         )
-    return StoredRequest(location, record, pipeline, plan, stage_differences(record.stages, made.stages))
+    return StoredRequest(place, record, pipeline, plan, record.stage_differences(made))
 
 
 def layout_of(pipeline: Pipeline, plan: Plan, dtypes: Any, policy: Policy) -> StoreLayout:
@@ -121,37 +106,32 @@ def layout_of(pipeline: Pipeline, plan: Plan, dtypes: Any, policy: Policy) -> St
     ArgumentError
         If a dtype cannot hold its variable.
     """
-    stored = stored_dtypes(dtypes, {v.name: v.dtype for v in pipeline.variables})
-    shapes = {v.name: (plan.n_samples, *pipeline.array_shape(v)) for v in pipeline.variables}
-    row_bytes = max(math.prod(shape[1:]) * stored[name].itemsize for name, shape in shapes.items())
-    inner_rows = choose_inner_rows(plan.chunk_size, plan.sub_batch_size, row_bytes)
-    arrays = tuple(
-        ArrayLayout(v.name, shapes[v.name], pipeline.array_dims(v), stored[v.name], plan.chunk_size, inner_rows)
-        for v in pipeline.variables
-    )
-    if policy.masks:
-        mask = ArrayLayout(VALID, (plan.n_samples,), ("batch",), np.dtype(bool), plan.chunk_size, inner_rows)
-        arrays = (*arrays, mask)
     record = Record.of(
         provenance(pipeline, plan),
         shape=(plan.n_samples, *plan.further),
         chunk_size=plan.chunk_size,
         policy=policy,
-        variables={a.name: StoredVariable(a.dims, a.shape[1:], a.dtype) for a in arrays},
+        variables=variables_of(pipeline),
+        dtypes=dtypes,
         coords=pipeline.coords,
     )
-    return StoreLayout(arrays, pipeline.coords, record)
+    return StoreLayout.of(record, pipeline.coords)
 
 
-def agreed(location: Location, found: Record, wanted: Record, allow_changed: bool) -> Record:
+def variables_of(pipeline: Pipeline) -> dict[str, StoredVariable]:
+    """Return the variables of a dataset, in the dtypes in which they are made."""
+    return {
+        v.name: StoredVariable(pipeline.array_dims(v), pipeline.array_shape(v), v.dtype) for v in pipeline.variables
+    }
+
+
+def agreed(store: Store, found: Record, wanted: Record, allow_changed: bool) -> Record:
     """Return the record under which a call goes on with a store: the store's own, with what the call may change of it.
 
     Parameters
     ----------
-    location
-        Where the store is.
-    found
-        Its record.
+    store, found
+        The store, and its record.
     wanted
         The record that the call would make.
     allow_changed
@@ -164,7 +144,7 @@ def agreed(location: Location, found: Record, wanted: Record, allow_changed: boo
     """
     record = found.continued(wanted)
     differences = record.differences(wanted)
-    changed = stage_differences(found.stages, wanted.stages)
+    changed = found.stage_differences(wanted)
     if changed and not allow_changed:
         differences += changed
     if differences:
@@ -174,10 +154,7 @@ def agreed(location: Location, found: Record, wanted: Record, allow_changed: boo
         if changed and not allow_changed:
             advice += "; where a change leaves the samples the same, pass allow_changed=True"
         raise StoreMismatchError(
-            f"the store at {location.name!r} was made by other arguments:\n  "
-            + "\n  ".join(differences)
-            + "\n"
-            + advice
+            f"the store at {store.name!r} was made by other arguments:\n  " + "\n  ".join(differences) + "\n" + advice
         )
     return record.with_changed_stages(wanted) if changed else record
 
@@ -201,7 +178,7 @@ def _begins(before: Any, condition: Condition | None, n_before: int) -> bool:
     return bool(before == describe_condition(replace(condition, values=condition.values[:n_before])))
 
 
-def check_lazy_conditions(location: Location, found: Record, pipeline: Pipeline, plan: Plan) -> None:
+def check_lazy_conditions(store: Store, pipeline: Pipeline, plan: Plan) -> None:
     """Refuse lazy conditions that are others than a store holds; they have no digest, so one complete chunk must do.
 
     Raises
@@ -209,53 +186,14 @@ def check_lazy_conditions(location: Location, found: Record, pipeline: Pipeline,
     StoreMismatchError
         If they have other values in the first complete chunk.
     """
-    is_lazy = any(isinstance(condition.values, da.Array) for condition in pipeline.conditions.values())
-    receipts = _sound_receipts(location) if is_lazy else None
-    for chunk in sorted(receipts.complete_chunks()) if receipts else []:
-        receipt = receipts.read_if_sound(chunk) if receipts else {}
-        if receipt.get("complete") != plan.n_rows(chunk) or receipt.get("failed"):  # cut short, or with samples masked
-            continue
-        for name, values in given_lazily(pipeline, plan, chunk).items():
-            stored = cast(values, name, found.variables[name].dtype)
-            if digest_rows(stored) != receipt.get(f"digest:{name}"):
-                raise StoreMismatchError(
-                    f"condition {name!r} has other values in chunk {chunk} than the store at {location.name!r} was "
-                    "made with; give the same ones, choose another path, or pass overwrite=True to make it anew"
-                )
+    if not any(isinstance(condition.values, da.Array) for condition in pipeline.conditions.values()):
         return
-
-
-def _sound_receipts(location: Location) -> Receipts | None:
-    try:
-        return open_receipts(location)
-    except StoreError:  # damaged ones are for verify to tell, and for repair to mend
-        return None
-
-
-def stage_differences(found: Sequence[StoredStage], wanted: Sequence[StoredStage]) -> list[str]:
-    """Return what has changed between the stages of a store and those of a call."""
-    old = {stage.name: stage for stage in found}
-    new = {stage.name: stage for stage in wanted}
-    if list(old) != list(new):
-        return [f"stages: {list(old)} in the store, {list(new)} asked for"]
-    differences = []
-    for name in new:
-        named = _setting_differences(name, old[name].settings, new[name].settings)
-        if not old[name].is_like(new[name]) and not named:
-            changed = "its source, its arguments or what it captures have changed since the store was made"
-            named = [f"stage {name!r}: {changed}"]
-        differences += named
-    return differences
-
-
-def _setting_differences(stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return which settings of a stage, and of stages inside it, differ; those that a store does not know do not."""
-    differences = []
-    for name, value in old.items():
-        if name == "stages":
-            inner = new.get(name, {})
-            for stage_inside, settings in value.items():
-                differences += _setting_differences(stage_inside, settings, inner.get(stage_inside, {}))
-        elif value != new.get(name):
-            differences.append(f"stage {stage!r}: {name}: {value!r} in the store, {new.get(name)!r} asked for")
-    return differences
+    receipts = store.sound_receipts()
+    chunk = receipts.first_whole(plan.n_rows) if receipts is not None else None
+    if receipts is None or chunk is None:
+        return
+    for name in receipts.differing(chunk, given_lazily(pipeline, plan, chunk)):
+        raise StoreMismatchError(
+            f"condition {name!r} has other values in chunk {chunk} than the store at {store.name!r} was made with; "
+            "give the same ones, choose another path, or pass overwrite=True to make it anew"
+        )

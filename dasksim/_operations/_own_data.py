@@ -15,7 +15,7 @@ import dask.array as da
 import numpy as np
 
 from dasksim.errors import ArgumentError
-from dasksim.store import Location, path_within
+from dasksim.store import Store
 
 __all__ = ["refuse_own_conditions", "refuse_own_functions"]
 
@@ -29,7 +29,7 @@ _AMBIENT = {"_thread", "asyncio", "concurrent", "distributed", "logging", "threa
 _LIBRARIES = {"dask", "dasksim", "numpy", "xarray", "zarr"}
 
 
-def refuse_own_conditions(conditions: Mapping[str, Any], location: Location) -> None:
+def refuse_own_conditions(conditions: Mapping[str, Any], store: Store) -> None:
     """Refuse conditions that would be read from the store that is written to, chunk by chunk.
 
     Raises
@@ -38,22 +38,22 @@ def refuse_own_conditions(conditions: Mapping[str, Any], location: Location) -> 
         If one would.
     """
     for name, condition in conditions.items():
-        if isinstance(condition.values, da.Array) and _paths_read(condition.values, location):
+        if isinstance(condition.values, da.Array) and _paths_read(condition.values, store):
             raise ArgumentError(
-                f"condition {name!r} is lazy and reads from the store at {location.name!r}, which this call writes to; "
+                f"condition {name!r} is lazy and reads from the store at {store.name!r}, which this call writes to; "
                 "give it computed, as .compute() or .load() return it, or choose another path"
             )
 
 
-def refuse_own_functions(functions: object, location: Location, removed: Collection[str] | None = None) -> None:
+def refuse_own_functions(functions: object, store: Store, removed: Collection[str] | None = None) -> None:
     """Refuse functions that keep arrays of a store that are removed before they run.
 
     Parameters
     ----------
     functions
         A simulator, or a function.
-    location
-        Where the store is.
+    store
+        The store.
     removed
         The variables that are removed; by default all.
 
@@ -62,17 +62,17 @@ def refuse_own_functions(functions: object, location: Location, removed: Collect
     ArgumentError
         If one does.
     """
-    found = {path.partition("/")[0] for path in _paths_read(functions, location)}
+    found = {path.partition("/")[0] for path in _paths_read(functions, store)}
     read = found if removed is None else found & {"", *removed}
     if read:
         what = ", ".join(map(repr, sorted(filter(None, read)))) or "arrays"
         raise ArgumentError(
-            f"a function keeps {what} of the store at {location.name!r}, which overwrite=True removes before the "
+            f"a function keeps {what} of the store at {store.name!r}, which overwrite=True removes before the "
             "function runs; load what it needs first, as .compute() or .load() return it, or choose another path"
         )
 
 
-def _paths_read(value: object, location: Location) -> set[str]:
+def _paths_read(value: object, store: Store) -> set[str]:
     """Return the paths in a store at which arrays lie that a value reaches; the empty path stands for all of it."""
     found: set[str] = set()
     seen: dict[int, object] = {}  # what they hold cannot be freed, and its id taken by another
@@ -82,11 +82,11 @@ def _paths_read(value: object, location: Location) -> set[str]:
         if id(obj) in seen or isinstance(obj, _NO_WAY) or _package(type(obj)) in _AMBIENT:
             continue
         seen[id(obj)] = obj
-        if isinstance(obj, Location):  # what reads from one holds the array too
+        if Store.is_place(obj):
             continue
         if isinstance(obj, str | os.PathLike) and not is_data:  # a setting may name any path
             continue
-        path = path_within(location, obj)
+        path = store.path_of(obj)
         if path is not None:
             found.add(path)
         elif isinstance(obj, FunctionType):

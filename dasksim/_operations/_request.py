@@ -18,34 +18,15 @@ from dasksim._execution.executors import check_scheduler
 from dasksim._execution.run import check_memory, run_chunks
 from dasksim._operations._compatibility import again_dtypes, layout_of
 from dasksim._operations.verify import bad_chunks
-from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
+from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators import Simulator
-from dasksim.store import (
-    ChunkChecker,
-    Location,
-    Record,
-    StoreLayout,
-    check_store,
-    create_arrays,
-    finish_store,
-    forget_chunks,
-    forget_metadata,
-    grow_derived,
-    locate,
-    open_dataset,
-    open_part,
-    open_receipts,
-    open_writer,
-    read_record,
-    replace_root,
-    restore_derived,
-)
+from dasksim.store import Record, Store, StoreLayout
 
-__all__ = ["Request", "Task", "scheduler_for"]
+__all__ = ["Request", "StorePlan", "fill", "scheduler_for"]
 
 
 @dataclass(frozen=True)
-class Task:
+class StorePlan:
     """What is simulated, and how it lies in the store.
 
     Parameters
@@ -86,7 +67,7 @@ class Request:
     """What calls that make or continue a store have in common; see :func:`dasksim.generate` for the parameters."""
 
     simulator: Simulator
-    location: Location
+    store: Store
     conditions: dict[str, Any]
     timeout: float | None
     allow_changed: bool
@@ -122,7 +103,7 @@ class Request:
             raise ArgumentTypeError(f"conditions must be a mapping of variables to values; got {conditions!r}")
         return cls(
             simulator,
-            locate(store),
+            Store.at(store),
             dict(conditions or {}),
             _check_timeout(timeout),
             check_flag("allow_changed", allow_changed),
@@ -141,7 +122,7 @@ class Request:
         dtypes: Any,
         policy: Policy,
         device: Any,
-    ) -> Task:
+    ) -> StorePlan:
         """Find the schema, cut the samples into chunks, and lay out the store."""
         pipeline, plan = self.simulator.plan(
             shape,
@@ -153,10 +134,10 @@ class Request:
             most_probes=policy.most_probes,
         )
         check_policy(pipeline, policy)
-        pipeline = replace(pipeline, store=self.location.name)
-        return Task(pipeline, plan, layout_of(pipeline, plan, dtypes, policy), policy)
+        pipeline = replace(pipeline, store=self.store.name)
+        return StorePlan(pipeline, plan, layout_of(pipeline, plan, dtypes, policy), policy)
 
-    def resolve_again(self, found: Record, n_samples: int) -> Task:
+    def resolve_again(self, found: Record, n_samples: int) -> StorePlan:
         """Resolve what a store was made of, for another number of samples."""
         shape, sizes = (n_samples, *found.shape[1:]), (found.sub_batch_size, found.chunk_size)
         task = self.resolve(shape, found.seed, *sizes, None, found.policy, found.device)
@@ -165,84 +146,79 @@ class Request:
 
     def check(self, found: Record) -> None:
         """Check that a store can be continued; damaged metadata can, if they are to be repaired."""
-        check_store(self.location, found, check_metadata=not self.repair)
+        self.store.check_sound(found, repair=self.repair)
 
-    def prepare(self, place: Location, task: Task, found: Record, record: Record) -> None:
-        """Have a store say what it shall, unless another call has changed it since, and create what it lacks.
-
-        Raises
-        ------
-        StoreMismatchError
-            If one has.
-        """
-        now = read_record(place)
-        if now not in (found, record):
-            raise StoreMismatchError(
-                f"the store at {place.name!r} was changed by another run just now; see what dasksim.status says of it"
-            )
-        if self.repair:
-            forget_metadata(place, record)
-        if now != record and record.n_samples == found.n_samples:
-            create_arrays(place, task.layout)  # that of a mask is there before the record names it
-        if now != record or self.repair:  # a repaired store's root holds no gathered metadata, which may be damaged too
-            replace_root(place, record)
-        create_arrays(place, task.layout)
-        if self.repair:
-            restore_derived(place, record)
-        grow_derived(place, record)
-
-    def complete(self, task: Task, record: Record, executor: Any) -> xr.Dataset:
+    def complete(self, task: StorePlan, executor: Any) -> xr.Dataset:
         """Simulate and write what is missing, and open it."""
-        self.location.remove_leftovers()
         first, stop = _share(self.part, task.plan.n_chunks)
-        chunks = range(first, stop)
-        if self.repair:
-            self._forget_bad(record, chunks)
-        writer = open_writer(self.location, replace(task.layout, record=record))
-        run_chunks(
-            task.pipeline,
-            task.plan,
-            writer,
-            task.policy,
-            chunks,
+        fill(
+            self.store,
+            task,
+            range(first, stop),
+            repair=self.repair,
             timeout=self.timeout,
-            scheduler=executor,
+            executor=executor,
             retries=self.retries,
             progress=self.progress,
         )
         if self.part is None:
-            finish_store(self.location, record)
-            return open_dataset(self.location)
-        receipts = open_receipts(self.location)
-        if receipts is not None and len(receipts.complete_chunks()) == task.plan.n_chunks:
-            finish_store(self.location, record)
+            self.store.finish(task.layout.record)
+            return self.store.open()
+        if len(self.store.complete_chunks()) == task.plan.n_chunks:
+            self.store.finish(task.layout.record)
         samples = (chunk * task.plan.chunk_size for chunk in (first, stop))
-        return open_part(self.location).isel(batch=slice(*samples))
+        return self.store.open_part().isel(batch=slice(*samples))
 
-    def _forget_bad(self, record: Record, chunks: range) -> None:
-        checker = ChunkChecker(self.location, record)
+
+def fill(
+    store: Store,
+    task: StorePlan,
+    chunks: range,
+    *,
+    repair: bool,
+    timeout: float | None,
+    executor: Any,
+    retries: int,
+    progress: bool | None,
+) -> None:
+    """Simulate and write the chunks that a store, or a derivation in it, lacks; where it is repaired, damaged ones too.
+
+    See :func:`run_chunks` for the parameters.
+    """
+    layout = task.layout
+    if repair:
+        checker = store.checker(layout.record, layout.derivation)
         complete = [chunk for chunk in checker.complete if chunk in chunks]
-        bad = bad_chunks(checker, complete, self.progress)
-        with self.location.changing("forget damaged chunks") as place:
-            forget_chunks(place, record, bad)
+        store.forget(layout.record, bad_chunks(checker.problems, layout.record, complete, progress), layout.derivation)
+    run_chunks(
+        task.pipeline,
+        task.plan,
+        store.writer(layout),
+        task.policy,
+        chunks,
+        timeout=timeout,
+        scheduler=executor,
+        retries=retries,
+        progress=progress,
+    )
 
 
-def scheduler_for(scheduler: Any, location: Location) -> Any:
+def scheduler_for(scheduler: Any, store: Store) -> Any:
     """Return the scheduler that was asked for, checked, or that a store needs which other processes cannot write to.
 
     Raises
     ------
     ArgumentError, ArgumentTypeError
-        If it cannot be used, or the location cannot be written to.
+        If it cannot be used, or the store cannot be written to.
     """
     if scheduler is not None:
         scheduler = check_scheduler(scheduler, use_threads=True)
-    location.check_writable()
-    if location.is_shared:
+    store.check_writable()
+    if store.is_shared:
         return scheduler
     if scheduler not in (None, "synchronous", "threads"):
         raise ArgumentError(
-            f"other processes cannot write to {location.name!r}; use scheduler='threads' or 'synchronous', or a store "
+            f"other processes cannot write to {store.name!r}; use scheduler='threads' or 'synchronous', or a store "
             f"that they share; got scheduler={scheduler!r}"
         )
     return scheduler or "threads"

@@ -1,6 +1,5 @@
 """Variables computed from those of a store, chunk by chunk, beside them."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,34 +16,13 @@ from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.provenance import provenance
 from dasksim._engine.stage import Stage
 from dasksim._execution.executors import check_scheduler, connect
-from dasksim._execution.run import check_memory, run_chunks
-from dasksim._operations._compatibility import stage_differences
+from dasksim._execution.run import check_memory
+from dasksim._operations._compatibility import variables_of
 from dasksim._operations._own_data import refuse_own_functions
-from dasksim._operations._request import scheduler_for
-from dasksim._operations.verify import bad_chunks
+from dasksim._operations._request import StorePlan, fill, scheduler_for
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError, StoreMismatchError, nearest
 from dasksim.simulators import Simulator, make_simulator
-from dasksim.store import (
-    ArrayLayout,
-    ChunkChecker,
-    Derivation,
-    Location,
-    Record,
-    StoredRows,
-    StoredVariable,
-    StoreLike,
-    begin_derivation,
-    end_derivation,
-    forget_chunks,
-    inner_rows_of,
-    open_dataset,
-    open_simulated,
-    open_writer,
-    present_record,
-    remove_derivation,
-    stored_dtypes,
-    stored_record,
-)
+from dasksim.store import Derivation, Record, Store, StoredVariable, StoreLike
 
 __all__ = ["derive"]
 
@@ -128,56 +106,66 @@ def derive(
     flags = {"overwrite": overwrite, "allow_changed": allow_changed, "repair": repair}
     flags = {name: check_flag(name, value) for name, value in flags.items()}
     retries, progress = check_retries(retries), progress if progress is None else check_flag("progress", progress)
-    location, record = stored_record(store)
-    scheduler = scheduler_for(scheduler, location)
-    dataset = open_simulated(location) if repair else open_dataset(location)
+    place = Store.at(store)
+    record = place.record()
+    scheduler = scheduler_for(scheduler, place)
+    dataset = place.open_simulated() if flags["repair"] else place.open()
     simulator = make_simulator(fn, is_batched=is_batched, dims=dims)
+    seed = record.seed if seed is None else check_seed(seed)
+    key, entry, pipeline, plan = _planned(simulator, place, record, dataset, seed, dtypes)
+    if flags["overwrite"]:
+        _refuse_own(fn, place, entry)
+    found = _agreed(place, key, entry, overwrite=flags["overwrite"], allow_changed=flags["allow_changed"])
+    if found is not None and found.n_samples == plan.n_samples and not flags["repair"]:
+        place.end_derivation(key, plan.n_samples)  # a run may have been stopped just before its end
+        return place.open()
+    with connect(check_scheduler(scheduler, pipeline.is_batched)) as executor:
+        check_memory(plan, pipeline, executor)
+        layout = place.begin_derivation(key, (found or entry).with_length(0))
+        fill(
+            place,
+            StorePlan(pipeline, plan, layout, Policy()),
+            range(plan.n_chunks),
+            repair=flags["repair"],
+            timeout=None,
+            executor=executor,
+            retries=retries,
+            progress=progress,
+        )
+        place.end_derivation(key, plan.n_samples)
+    return place.open()
+
+
+def _planned(
+    simulator: Simulator, place: Store, record: Record, dataset: xr.Dataset, seed: int, dtypes: Any
+) -> tuple[str, Derivation, Pipeline, Plan]:
+    """Return the key of a derivation, what the store will say of it, and what is run.
+
+    Raises
+    ------
+    ArgumentError
+        If the store lacks what a function takes, or has what it returns.
+    """
     inputs = _inputs(simulator.lower().stages, dataset, record)
 
     def planned(path: str) -> tuple[Pipeline, Plan]:
         return simulator.plan(
             (record.n_samples,),
-            seed=record.seed if seed is None else check_seed(seed),
+            seed=seed,
             sub_batch_size=record.sub_batch_size,
             chunk_size=record.chunk_size,
             conditions={name: dataset[name].data for name in inputs},
             lowering=replace(simulator.lower(path), coords={}, replace_inputs=False, call="derive"),
         )
 
+    # the key, by which streams are addressed, is known only when the variables are
     key = _made(planned("derive/")[0], record)[0].name
     pipeline, plan = planned(f"derive/{key}/")
-    made = _made(pipeline, record)
-    pipeline = _reading(replace(pipeline, variables=made), location)
-    arrays = _arrays(pipeline, plan, dtypes, inner_rows_of(location, next(iter(record.variables))))
-    _check_dims(arrays, dataset)
-    entry = _entry(pipeline, plan, inputs, arrays)
-    if overwrite:
-        _refuse_own(fn, location, entry)
-    found = _agreed(location, key, entry, **flags)
-    if found is not None and found.n_samples == plan.n_samples and not flags["repair"]:
-        end_derivation(location, key, plan.n_samples)  # a run may have been stopped just before its end
-        return open_dataset(location)
-    with connect(check_scheduler(scheduler, pipeline.is_batched)) as executor:
-        check_memory(plan, pipeline, executor)
-        layout = begin_derivation(location, key, (found or entry).with_length(0), arrays)
-        if flags["repair"]:
-            checker = ChunkChecker(location, present_record(location), key)
-            bad = bad_chunks(checker, checker.complete, progress)
-            with location.changing("forget damaged chunks") as place:
-                forget_chunks(place, layout.record, bad, key)
-        run_chunks(
-            pipeline,
-            plan,
-            open_writer(location, layout),
-            Policy(),
-            range(plan.n_chunks),
-            timeout=None,
-            scheduler=executor,
-            retries=retries,
-            progress=progress,
-        )
-        end_derivation(location, key, plan.n_samples)
-    return open_dataset(location)
+    pipeline = _reading(replace(pipeline, variables=_made(pipeline, record)), place)
+    told = provenance(replace(pipeline, conditions={}), plan)
+    entry = Derivation.of(told, inputs, variables_of(pipeline), dtypes)
+    _check_dims(entry.variables, plan.n_samples, dataset)
+    return key, entry, pipeline, plan
 
 
 def _inputs(stages: Sequence[Stage], dataset: xr.Dataset, record: Record) -> list[str]:
@@ -220,7 +208,7 @@ def _made(pipeline: Pipeline, record: Record) -> tuple[Any, ...]:
     return tuple(made.values())
 
 
-def _check_dims(arrays: Iterable[ArrayLayout], dataset: xr.Dataset) -> None:
+def _check_dims(variables: Mapping[str, StoredVariable], n_samples: int, dataset: xr.Dataset) -> None:
     """Refuse dims that the dataset has already with other sizes, or as variables.
 
     Raises
@@ -228,48 +216,25 @@ def _check_dims(arrays: Iterable[ArrayLayout], dataset: xr.Dataset) -> None:
     ArgumentError
         If there is one.
     """
-    for array in arrays:
-        for dim, size in zip(array.dims, array.shape, strict=True):
+    for name, variable in variables.items():
+        for dim, size in zip(variable.dims, (n_samples, *variable.shape), strict=True):
             if dataset.sizes.get(dim, size) != size:
                 raise ArgumentError(
-                    f"{array.name!r} has size {size} along {dim!r}, but the store has {dataset.sizes[dim]}; give its "
-                    "dim another name with dims={...}"
+                    f"{name!r} has size {size} along {dim!r}, but the store has {dataset.sizes[dim]}; give its dim "
+                    "another name with dims={...}"
                 )
             if dim in dataset.data_vars:
-                raise ArgumentError(f"{dim!r} is a variable of the store, and cannot name a dim of {array.name!r}")
+                raise ArgumentError(f"{dim!r} is a variable of the store, and cannot name a dim of {name!r}")
 
 
-def _entry(pipeline: Pipeline, plan: Plan, inputs: Iterable[str], arrays: Iterable[ArrayLayout]) -> Derivation:
-    """Return what the store will say of the derivation."""
-    variables = {a.name: StoredVariable(a.dims, a.shape[1:], a.dtype) for a in arrays}
-    return Derivation.of(provenance(replace(pipeline, conditions={}), plan), list(inputs), variables)
-
-
-def _reading(pipeline: Pipeline, location: Location) -> Pipeline:
+def _reading(pipeline: Pipeline, place: Store) -> Pipeline:
     """Return the pipeline with inputs that are read from the store where they are needed."""
-    conditions = {
-        name: replace(condition, values=StoredRows(location, name)) for name, condition in pipeline.conditions.items()
-    }
+    conditions = {name: replace(condition, values=place.rows(name)) for name, condition in pipeline.conditions.items()}
     sources = {v.name: pipeline.sources[v.name] for v in pipeline.variables}
-    return replace(pipeline, conditions=conditions, sources=sources, store=location.name)
+    return replace(pipeline, conditions=conditions, sources=sources, store=place.name)
 
 
-def _arrays(pipeline: Pipeline, plan: Plan, dtypes: Any, inner_rows: int) -> tuple[ArrayLayout, ...]:
-    stored = stored_dtypes(dtypes, {v.name: v.dtype for v in pipeline.variables})
-    return tuple(
-        ArrayLayout(
-            v.name,
-            (plan.n_samples, *pipeline.array_shape(v)),
-            pipeline.array_dims(v),
-            stored[v.name],
-            plan.chunk_size,
-            math.gcd(inner_rows, plan.chunk_size),
-        )
-        for v in pipeline.variables
-    )
-
-
-def _refuse_own(fn: object, location: Location, entry: Derivation) -> None:
+def _refuse_own(fn: object, place: Store, entry: Derivation) -> None:
     """Refuse a function that takes or keeps what is removed to make room for its variables.
 
     Raises
@@ -277,7 +242,7 @@ def _refuse_own(fn: object, location: Location, entry: Derivation) -> None:
     ArgumentError
         If it does.
     """
-    derived = present_record(location).derivations
+    derived = place.record().derivations
     removed = {name for key in _removed(derived, entry) for name in derived[key].variables}
     taken = sorted(removed & set(entry.inputs))
     if taken:
@@ -286,7 +251,7 @@ def _refuse_own(fn: object, location: Location, entry: Derivation) -> None:
             "variables otherwise"
         )
     if removed:
-        refuse_own_functions(fn, location, removed)
+        refuse_own_functions(fn, place, removed)
 
 
 def _removed(derived: Mapping[str, Derivation], entry: Derivation) -> list[str]:
@@ -298,9 +263,7 @@ def _rivals(derived: Mapping[str, Derivation], entry: Derivation) -> dict[str, D
     return {k: e for k, e in derived.items() if e.variables.keys() & entry.variables.keys()}
 
 
-def _agreed(
-    location: Location, key: str, entry: Derivation, *, overwrite: bool, allow_changed: bool, repair: bool
-) -> Derivation | None:
+def _agreed(place: Store, key: str, entry: Derivation, *, overwrite: bool, allow_changed: bool) -> Derivation | None:
     """Return the entry of the same derivation, if the store has one; with ``overwrite`` remove others of its names.
 
     Raises
@@ -308,27 +271,25 @@ def _agreed(
     StoreMismatchError
         If variables of the same names were derived otherwise.
     """
-    derived = present_record(location).derivations
+    derived = place.record().derivations
     rivals = _rivals(derived, entry)
     if overwrite:
         for rival in _removed(derived, entry):
-            remove_derivation(location, rival)
+            place.remove_derivation(rival)
         return None
     for name in {*entry.variables}.difference(*(e.variables for e in derived.values())):
-        if location.read(f"{name}/zarr.json"):
-            raise StoreError(
-                f"the store at {location.name!r} holds a {name!r} that is none of its variables; remove it"
-            )
+        if place.holds_stranger(name):
+            raise StoreError(f"the store at {place.name!r} holds a {name!r} that is none of its variables; remove it")
     differences: list[str] = []
     for rival, found in rivals.items():
         differences += found.differences(entry)
-        changed = stage_differences(found.stages, entry.stages)
+        changed = found.stage_differences(entry)
         differences += [] if allow_changed else changed
         if rival != key and not differences:
             differences = [f"variables: {list(found.variables)} in the store, {list(entry.variables)} asked for"]
     if differences:
         raise StoreMismatchError(
-            f"the store at {location.name!r} has variables of the same names that were derived otherwise:\n  "
+            f"the store at {place.name!r} has variables of the same names that were derived otherwise:\n  "
             + "\n  ".join(differences)
             + "\nName the new ones otherwise, or pass overwrite=True to replace them; where a change of the function "
             "leaves them the same, pass allow_changed=True"

@@ -1,6 +1,7 @@
 """Durable generation: where compiled simulators and stores meet."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import xarray as xr
@@ -14,7 +15,7 @@ from dasksim._operations._own_data import refuse_own_conditions, refuse_own_func
 from dasksim._operations._request import Request, scheduler_for
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.simulators import Simulator
-from dasksim.store import StoreLike, create_root, read_record, remove_store
+from dasksim.store import StoreLike
 
 __all__ = ["extend", "generate"]
 
@@ -142,7 +143,7 @@ def generate(
         retries=retries,
         progress=progress,
     )
-    location, policy = request.location, Policy.checked(on_error, on_nonfinite)
+    place, policy = request.store, Policy.checked(on_error, on_nonfinite)
     overwrite = check_flag("overwrite", overwrite)
     if overwrite and part is not None:
         raise ArgumentError(
@@ -150,8 +151,8 @@ def generate(
         )
     shape = as_shape("n_samples", n_samples)
     seed = None if seed is None else check_seed(seed)
-    scheduler = scheduler_for(scheduler, location)
-    found = read_record(location, mends_root=request.repair)
+    scheduler = scheduler_for(scheduler, place)
+    found = place.find_record(mends_root=request.repair)
     own_seed = seed
     if found is not None and not overwrite:
         seed = found.seed if seed is None else seed
@@ -166,22 +167,21 @@ def generate(
         executor = check_scheduler(connected, task.pipeline.is_batched or task.on_gpu)
         task.check_machine(executor)
         if found is not None:
-            refuse_own_conditions(task.pipeline.conditions, location)
+            refuse_own_conditions(task.pipeline.conditions, place)
         if found is not None and overwrite:
-            refuse_own_functions(simulator, location)
+            refuse_own_functions(simulator, place)
         if found is not None and not overwrite:
-            agreed(location, found, task.layout.record, request.allow_changed)
+            agreed(place, found, task.layout.record, request.allow_changed)
             request.check(found)
-        with location.changing("make the store") as place:
-            if found is not None and overwrite:
-                remove_store(place, found)
-            found = create_root(place, task.layout.record)
+        with place.changing("make the store") as change:
+            found = change.claim(task.layout.record, removed=found if overwrite else None)
             if own_seed is None and found.seed != task.plan.seed:  # another writer has come first, with its own seed
                 task = request.resolve(shape, found.seed, sub_batch_size, chunk_size, dtypes, policy, device)
-            record = agreed(location, found, task.layout.record, request.allow_changed)
-            check_lazy_conditions(place, found, task.pipeline, task.plan)
-            request.prepare(place, task, found, record)
-        return request.complete(task, record, executor)
+            record = agreed(place, found, task.layout.record, request.allow_changed)
+            check_lazy_conditions(change, task.pipeline, task.plan)
+            task = replace(task, layout=replace(task.layout, record=record))
+            change.prepare(task.layout, found, repair=request.repair)
+        return request.complete(task, executor)
 
 
 @shortened()
@@ -253,27 +253,28 @@ def extend(
         retries=retries,
         progress=progress,
     )
-    location = request.location
-    scheduler = scheduler_for(scheduler, location)
-    found = read_record(location)
+    place = request.store
+    scheduler = scheduler_for(scheduler, place)
+    found = place.find_record()
     if found is None:
-        raise StoreError(f"there is no store at {location.name!r} to extend; make one with dasksim.generate")
+        raise StoreError(f"there is no store at {place.name!r} to extend; make one with dasksim.generate")
     request.check(found)
     shape = as_shape("n_samples", n_samples)
     if len(shape) > 1:
         raise ArgumentTypeError(f"n_samples must be an integer, the length of the batch axis; got {n_samples!r}")
     if shape[0] < found.n_samples:
         raise ArgumentError(
-            f"n_samples={n_samples} is less than the {found.n_samples} samples that the store at {location.name!r} "
-            "is made for; a store cannot be made shorter, but a selection of it can be used"
+            f"n_samples={n_samples} is less than the {found.n_samples} samples that the store at {place.name!r} is "
+            "made for; a store cannot be made shorter, but a selection of it can be used"
         )
     task = request.resolve_again(found, shape[0])
-    refuse_own_conditions(task.pipeline.conditions, location)
+    refuse_own_conditions(task.pipeline.conditions, place)
     longer = extended(found, task.layout.record, task.pipeline)
     with connect(check_scheduler(scheduler, task.pipeline.is_batched or task.on_gpu)) as executor:
         task.check_machine(executor)
-        record = agreed(location, longer, task.layout.record, request.allow_changed)
-        check_lazy_conditions(location, found, task.pipeline, task.plan)
-        with location.changing("make the store longer") as place:
-            request.prepare(place, task, found, record)
-        return request.complete(task, record, executor)
+        record = agreed(place, longer, task.layout.record, request.allow_changed)
+        check_lazy_conditions(place, task.pipeline, task.plan)
+        task = replace(task, layout=replace(task.layout, record=record))
+        with place.changing("make the store longer") as change:
+            change.prepare(task.layout, found)
+        return request.complete(task, executor)

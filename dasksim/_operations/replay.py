@@ -17,7 +17,7 @@ from dasksim._engine.pipeline import Pipeline
 from dasksim._operations._compatibility import stored_request
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
 from dasksim.simulators import Simulator
-from dasksim.store import ChunkChecker, StoreLike, cast
+from dasksim.store import StoreLike
 
 __all__ = ["Replay", "StageReplay", "replay"]
 
@@ -148,8 +148,8 @@ def replay(
     if not 0 <= sample < n_samples:
         raise ArgumentError(f"sample must be a number from 0 to {n_samples - 1}; got {sample!r}")
     sub_batch, row = divmod(int(sample), plan.sub_batch_size)
-    checker = ChunkChecker(request.location, record)
-    variables = {name: cast(chunk.variables[name], name, array.dtype)[row] for name, array in checker.arrays.items()}
+    checker = request.store.checker(record)
+    variables = {name: rows[row] for name, rows in checker.as_stored(chunk.variables).items()}
     is_stored = sample // plan.chunk_size in checker.complete
     if is_stored:
         stored = checker.sample(int(sample))

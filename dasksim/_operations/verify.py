@@ -1,10 +1,11 @@
 """Check a store against its receipts, and against its simulator."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dasksim._core.checks import check_flag
 from dasksim._core.tracebacks import shortened
@@ -13,7 +14,7 @@ from dasksim._execution.progress import Progress
 from dasksim._operations._compatibility import StoredRequest, stored_request
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators import Simulator
-from dasksim.store import ChunkChecker, StoreLike, stored_record
+from dasksim.store import Record, Store, StoreLike
 
 __all__ = ["Verification", "bad_chunks", "verify"]
 
@@ -114,36 +115,38 @@ def verify(
         raise ArgumentError(f"resimulate must be an integer >= 0; got {resimulate!r}")
     if resimulate and simulator is None:
         raise ArgumentError("resimulate= needs the simulator that the store was made with")
-    location, record = stored_record(store)
+    place = Store.at(store)
+    record = place.record()
     request = None if simulator is None else stored_request(store, simulator, conditions)
-    checker = ChunkChecker(location, record)
-    problems = bad_chunks(checker, checker.complete, progress)
+    checker = place.checker(record)
+    problems = bad_chunks(checker.problems, record, checker.complete, progress)
     for key in record.derivations:
-        derived = ChunkChecker(location, record, key)
-        for chunk, others in bad_chunks(derived, derived.complete, progress).items():
+        derived = place.checker(record, key)
+        for chunk, others in bad_chunks(derived.problems, record, derived.complete, progress).items():
             problems[chunk] = (*problems.get(chunk, ()), *(f"derived {problem}" for problem in others))
     good = [chunk for chunk in checker.complete if chunk not in problems]
     chosen = sorted(np.random.default_rng().permutation(good)[:resimulate].tolist()) if request else []
     for chunk in chosen:
-        if request is not None and (found := _differences(checker, request, chunk)):
-            problems[chunk] = tuple(found)
-    return Verification(location.name, record.n_chunks, len(checker.complete), tuple(chosen), problems)
+        if request is not None and (found := checker.differences(chunk, _simulated(request, chunk))):
+            problems[chunk] = (*found, *request.changes)
+    return Verification(place.name, record.n_chunks, len(checker.complete), tuple(chosen), problems)
 
 
-def _differences(checker: ChunkChecker, request: StoredRequest, chunk: int) -> list[str]:
+def _simulated(request: StoredRequest, chunk: int) -> Mapping[str, npt.NDArray[Any]]:
+    """Return the variables of a chunk, simulated again."""
     pipeline, plan = request.pipeline, request.plan
     conditions = in_memory(pipeline.condition_rows(chunk, plan))
-    found = checker.differences(chunk, simulate_chunk(pipeline, plan, chunk, conditions, request.policy).variables)
-    return [*found, *request.changes] if found else []
+    return simulate_chunk(pipeline, plan, chunk, conditions, request.policy).variables
 
 
-def bad_chunks(checker: ChunkChecker, chunks: list[int], progress: bool | None) -> dict[int, tuple[str, ...]]:
+def bad_chunks(
+    problems_of: Callable[[int], list[str]], record: Record, chunks: list[int], progress: bool | None
+) -> dict[int, tuple[str, ...]]:
     """Return what is wrong with complete chunks, by chunk."""
     problems = {}
-    sizes = {chunk: checker.record.n_rows(chunk) for chunk in chunks}
-    with Progress(sum(sizes.values()), 0, progress) as bar:
+    with Progress(sum(map(record.n_rows, chunks)), 0, progress) as bar:
         for chunk in chunks:
-            if found := checker.problems(chunk):
+            if found := problems_of(chunk):
                 problems[chunk] = tuple(found)
-            bar.advance(sizes[chunk], 0, 0)
+            bar.advance(record.n_rows(chunk), 0, 0)
     return problems

@@ -99,7 +99,7 @@ class Batches:
             source.check_length()
         if not len(source.blocks):
             raise StoreError(
-                f"no chunk of the store at {self.request.location.name!r} is complete; wait for the first, or use "
+                f"no chunk of the store at {self.request.store.name!r} is complete; wait for the first, or use "
                 "loaders.follow, which does"
             )
         return plan_reading(self.request, source, number)

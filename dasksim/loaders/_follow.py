@@ -10,7 +10,7 @@ from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.loaders._request import Augmentations, Request, augmented
 from dasksim.loaders._source import Source, take_snapshot
 from dasksim.loaders._windows import plan_reading
-from dasksim.store import StoreLike, open_receipts, read_record
+from dasksim.store import StoreLike
 
 __all__ = ["follow"]
 
@@ -84,7 +84,7 @@ def _followed(
         if not new:
             if time.monotonic() > deadline:
                 raise StoreError(
-                    f"no chunk of the store at {request.location.name!r} became complete for {patience:g} s; if its "
+                    f"no chunk of the store at {request.store.name!r} became complete for {patience:g} s; if its "
                     "generation was stopped, run generate again with the same arguments"
                 )
             time.sleep(poll_seconds)
@@ -102,10 +102,9 @@ def _followed(
 
 
 def _n_chunks(request: Request) -> int:
-    record = read_record(request.location)
+    record = request.store.find_record()
     return record.n_chunks if record is not None else 0
 
 
 def _complete(request: Request) -> set[int]:
-    receipts = open_receipts(request.location) if read_record(request.location) else None
-    return receipts.complete_chunks() if receipts else set()
+    return request.store.complete_chunks() if request.store.find_record() is not None else set()

@@ -10,7 +10,7 @@ from dasksim._core.checks import check_count, check_flag, check_seed
 from dasksim._core.failures import VALID
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.loaders._splits import Split, check_split
-from dasksim.store import Location, locate
+from dasksim.store import Store
 
 __all__ = ["VALID", "Augmentations", "Request", "augmented"]
 
@@ -28,7 +28,7 @@ Augmentations: TypeAlias = (
 class Request:
     """What all loaders have in common; :func:`~dasksim.loaders.batches` describes it."""
 
-    location: Location
+    store: Store
     batch_size: int
     variables: tuple[str, ...] | None
     shuffle: bool
@@ -79,7 +79,7 @@ class Request:
                 "the same number of batches nor each sample once"
             )
         return cls(
-            locate(store),
+            Store.at(store),
             check_count("batch_size", batch_size),
             _check_variables(variables),
             check_flag("shuffle", shuffle),

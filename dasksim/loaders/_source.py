@@ -5,23 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from dasksim._core.failures import VALID
 from dasksim.errors import ArgumentError, IncompleteStoreError, StoreError, StoreMismatchError, nearest
 from dasksim.loaders._request import Request
-from dasksim.store import (
-    Location,
-    Record,
-    ShardReader,
-    check_arrays,
-    check_documents,
-    check_shards,
-    explained,
-    open_receipts,
-    present_record,
-    read_record,
-)
+from dasksim.store import Record, ShardReader, Store
 
 __all__ = ["Snapshot", "Source", "take_snapshot"]
 
@@ -45,13 +33,12 @@ def take_snapshot(request: Request, without: Collection[int] = ()) -> Snapshot:
     IncompleteStoreError
         If chunks are missing and this is not asked for.
     """
-    location = request.location
-    record = present_record(location)
-    receipts = open_receipts(location)
-    complete = receipts.complete_chunks() if receipts else set()
+    store = request.store
+    record = store.record()
+    complete = store.complete_chunks()
     if len(complete) < record.n_chunks and not request.partial:
         raise IncompleteStoreError(
-            f"the store at {location.name!r} has {len(complete)} of {record.n_chunks} chunks; run generate again with "
+            f"the store at {store.name!r} has {len(complete)} of {record.n_chunks} chunks; run generate again with "
             "the same arguments to finish it, or give partial=True to take the complete ones"
         )
     return Snapshot(record, tuple(sorted(complete.difference(without))))
@@ -80,19 +67,13 @@ class Source:
     """
 
     def __init__(self, request: Request, snapshot: Snapshot) -> None:
-        self.location: Location = request.location
+        self.store: Store = request.store
         self.snapshot = snapshot
         self.record = snapshot.record
         self.check_unchanged()
-        check_documents(self.location, present_record(self.location), is_whole=True)
-        visible = self.record.visible_variables
-        check_arrays(self.location, self.record, visible, is_whole=True)
-        check_shards(self.location, self.record, snapshot.chunks)
-        with explained(f"cannot open the store at {self.location.name!r}"):
-            group = zarr.open_group(self.location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
-            readers = {name: ShardReader(self.location, group[name]) for name in visible}  # type: ignore[arg-type]
+        readers = self.store.readers(self.record, snapshot.chunks)
         is_masked = self.record.policy.masks
-        names = _names(request, visible, is_masked)
+        names = _names(request, readers, is_masked)
         self.readers = {name: readers[name] for name in names}
         self.inner_rows = self._inner_rows(readers.values())
         self.blocks_per_chunk = self.record.chunk_size // self.inner_rows
@@ -139,26 +120,26 @@ class Source:
             return
         if now is None or not now.is_same_store(self.record):
             raise StoreMismatchError(
-                f"the store at {self.location.name!r} was removed or made anew while it is being read; its samples are "
+                f"the store at {self.store.name!r} was removed or made anew while it is being read; its samples are "
                 "others now, so make a new loader"
             )
 
     def _now(self) -> Record | None:
         """Return what the store says of itself, or None if a part of that is gone: it is being removed."""
         try:
-            return read_record(self.location)
+            return self.store.find_record()
         except StoreError:
-            if all(self.location.read(document) for document in ("zarr.json", "_dasksim/zarr.json")):
-                raise
-            return None
+            if self.store.is_being_removed():
+                return None
+            raise
 
     def check_length(self) -> None:
         """Raise a StoreMismatchError if the store was extended since it was opened."""
         self.check_unchanged()
-        now = present_record(self.location).n_samples
+        now = self.store.record().n_samples
         if now != self.record.n_samples:
             raise StoreMismatchError(
-                f"the store at {self.location.name!r} was extended from {self.record.n_samples:,} to {now:,} "
+                f"the store at {self.store.name!r} was extended from {self.record.n_samples:,} to {now:,} "
                 "samples since this loader was made; make a new one, or give partial=True to take what is there at "
                 "each epoch"
             )
@@ -190,7 +171,7 @@ class Source:
         sizes = {reader.inner_rows for reader in readers}
         if len(sizes) > 1 or self.record.chunk_size % min(sizes):
             raise StoreError(
-                f"the variables of the store at {self.location.name!r} have inner chunks of different numbers of "
+                f"the variables of the store at {self.store.name!r} have inner chunks of different numbers of "
                 f"samples, {sorted(sizes)}; stores made by dasksim.generate do not"
             )
         return sizes.pop()
@@ -206,7 +187,7 @@ class Source:
         if found and request.masked == "refuse":
             n_masked = sum(map(len, found.values()))
             raise ArgumentError(
-                f"{n_masked:,} samples of the store at {self.location.name!r} failed and are masked; give "
+                f"{n_masked:,} samples of the store at {self.store.name!r} failed and are masked; give "
                 "masked='drop' to leave them out, which conditions prior and likelihood on success, or masked='keep' "
                 f"to have them, with NaN or 0 as values and False as {VALID!r}"
             )

@@ -107,7 +107,7 @@ class Reading:
         self._capacity = int(epoch.counts.sum(1).max(initial=0))
         self._listed: tuple[int, list[list[Piece]]] = (0, [])
         self._ahead = ThreadPoolExecutor(_N_AHEAD, "dasksim-ahead")
-        is_far = source.location.folder is None
+        is_far = not source.store.is_local
         self._readers = ThreadPoolExecutor(_REMOTE_THREADS, "dasksim-read") if is_far else None
 
     def __len__(self) -> int:

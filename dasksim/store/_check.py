@@ -10,12 +10,12 @@ import zarr
 from dasksim._core.failures import VALID
 from dasksim.errors import StoreError
 from dasksim.store._damage import ShardSizes
+from dasksim.store._dtypes import as_stored
 from dasksim.store._location import Location, explained
 from dasksim.store._metadata import damaged_metadata
 from dasksim.store._receipt import digest_rows
 from dasksim.store._receipts import open_receipts
 from dasksim.store._record import Record
-from dasksim.store._write import cast
 
 __all__ = ["ChunkChecker"]
 
@@ -96,13 +96,17 @@ class ChunkChecker:
 
     def differences(self, chunk: int, made: Mapping[str, Array]) -> list[str]:
         """Return which variables of a chunk differ from values that were made now."""
-        receipt = self._receipt(chunk)
+        receipt, values = self._receipt(chunk), self.as_stored(made)
         return [
             f"{name!r} differs from what the simulator makes"
-            for name, array in self.arrays.items()
-            if receipt.get(f"digest:{name}", 0) != digest_rows(cast(made[name], name, array.dtype))
+            for name, rows in values.items()
+            if receipt.get(f"digest:{name}", 0) != digest_rows(rows)
             and not (name == VALID and not receipt.get(f"digest:{name}", 0))
         ]
+
+    def as_stored(self, made: Mapping[str, Array]) -> dict[str, Array]:
+        """Return values that were made in the dtypes in which the store has them."""
+        return {name: as_stored(made[name], name, array.dtype) for name, array in self.arrays.items()}
 
     def sample(self, sample: int) -> dict[str, Array]:
         """Return what the store holds of one sample."""

@@ -5,6 +5,7 @@ own receipts: several can be made at once. Its variables are part of the dataset
 complete for as many samples as the store has.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ import zarr
 
 from dasksim.errors import StoreMismatchError
 from dasksim.store._kept import folder_of, keep_entry, kept_record
-from dasksim.store._layout import ArrayLayout, StoreLayout
+from dasksim.store._layout import StoreLayout, array_layout
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._record import Derivation, Record
 from dasksim.store._root import finish_store, replace_root
@@ -27,7 +28,6 @@ __all__ = [
     "begin_derivation",
     "end_derivation",
     "grow_derived",
-    "inner_rows_of",
     "remove_derivation",
 ]
 
@@ -70,18 +70,21 @@ class StoredRows:
             return np.concatenate([values for _, values in reader.read(chunk, inners)])[: stop - first]
 
 
-def inner_rows_of(location: Location, name: str) -> int:
-    """Return the rows of an inner chunk of a variable, which are those of all in the store."""
+def _inner_rows(location: Location, name: str) -> int:
     with explained(f"cannot read {name!r} of the store at {location.name!r}"):
         array = zarr.open_group(location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)[name]
         return int(array.chunks[0])  # type: ignore[union-attr]
 
 
-def begin_derivation(location: Location, key: str, entry: Derivation, arrays: tuple[ArrayLayout, ...]) -> StoreLayout:
+def begin_derivation(location: Location, key: str, entry: Derivation) -> StoreLayout:
     """Enter a derivation in the record of a store, unless it is there, and create its arrays; return its layout."""
     with location.changing(f"derive {key}") as place:
         _enter(place, key, entry)
-        layout = StoreLayout(arrays, {}, _view(place, key), key)
+        _, view = _begun(place, key)
+        # a batch of a loader is read from inner chunks of all variables, so they are those of what was simulated
+        inner_rows = math.gcd(_inner_rows(place, next(iter(present_record(place).variables))), view.chunk_size)
+        arrays = (array_layout(view, name, variable, inner_rows) for name, variable in view.variables.items())
+        layout = StoreLayout(tuple(arrays), {}, view, key)
         create_arrays(place, layout)
         finish_store(place, present_record(place))
     return layout
@@ -90,7 +93,8 @@ def begin_derivation(location: Location, key: str, entry: Derivation, arrays: tu
 def end_derivation(location: Location, key: str, n_samples: int) -> None:
     """Have a store say that a derivation is complete for so many samples, and gather its metadata."""
     with location.changing(f"derived {key}") as place:
-        _enter(place, key, _entry(place, key).with_length(n_samples))
+        entry, _ = _begun(place, key)
+        _enter(place, key, entry.with_length(n_samples))
         finish_store(place, present_record(place))
 
 
@@ -101,7 +105,7 @@ def remove_derivation(location: Location, key: str) -> None:
     is cut off leaves no receipts for others.
     """
     with location.changing(f"remove {key}") as place:
-        entry = _entry(place, key)
+        entry, _ = _begun(place, key)
         _enter(place, key, entry.with_length(0))
         finish_store(place, present_record(place))
         folder = folder_of(key)
@@ -135,19 +139,12 @@ def _enter(location: Location, key: str, entry: Derivation) -> None:
             keep_entry(location, key, placed)
 
 
-def _entry(location: Location, key: str) -> Derivation:
-    entry = present_record(location).derivations.get(key)
-    if entry is None:
-        raise _removed(location, key)
-    return entry
-
-
-def _view(location: Location, key: str) -> Record:
-    view = present_record(location).view(key)
-    if view is None:
-        raise _removed(location, key)
-    return view
-
-
-def _removed(location: Location, key: str) -> StoreMismatchError:
-    return StoreMismatchError(f"the derivation of {key!r} in the store at {location.name!r} was removed by another run")
+def _begun(location: Location, key: str) -> tuple[Derivation, Record]:
+    """Return the entry of a derivation, and the record as that of its variables alone."""
+    record = present_record(location)
+    entry, view = record.derivations.get(key), record.view(key)
+    if entry is None or view is None:
+        raise StoreMismatchError(
+            f"the derivation of {key!r} in the store at {location.name!r} was removed by another run"
+        )
+    return entry, view

@@ -9,11 +9,10 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from zarr.abc.store import Store
 
-from dasksim._core.chunk import Chunk
+from dasksim._core.chunk import Chunk, Receipt
 from dasksim.errors import ArgumentError
 from dasksim.store._layout import StoreLayout
 from dasksim.store._location import Location, explained
-from dasksim.store._receipt import Receipt
 from dasksim.store._write import ChunkWriter
 
 __all__ = ["Branch", "Repository", "Session", "open_writer"]

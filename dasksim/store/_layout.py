@@ -13,11 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.failures import VALID
-from dasksim._core.variables import is_supported
-from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
-from dasksim.store._record import Record
+from dasksim.store._record import Record, StoredVariable
 
-__all__ = ["ArrayLayout", "StoreLayout", "choose_inner_rows", "stored_dtypes"]
+__all__ = ["ArrayLayout", "StoreLayout", "array_layout", "choose_inner_rows", "inner_rows_for"]
 
 # Rows of an inner chunk, the same for all variables so that a reader can shuffle them together: about 1 MiB of the
 # widest variable, which reads at 0.4 to 0.5 of the speed of a whole shard with a tenth of the buffer, and at most 8192
@@ -90,6 +88,25 @@ class StoreLayout:
     record: Record
     derivation: str | None = None
 
+    @classmethod
+    def of(cls, record: Record, coords: Mapping[str, npt.NDArray[Any]]) -> "StoreLayout":
+        """Return how a new store is laid out that says what a record says."""
+        inner_rows = inner_rows_for(record)
+        arrays = (array_layout(record, name, variable, inner_rows) for name, variable in record.variables.items())
+        return cls(tuple(arrays), coords, record)
+
+
+def array_layout(record: Record, name: str, variable: StoredVariable, inner_rows: int) -> ArrayLayout:
+    """Return how a variable is stored in the store that a record is of."""
+    shape = (record.n_samples, *variable.shape)
+    return ArrayLayout(name, shape, variable.dims, variable.dtype, record.chunk_size, inner_rows)
+
+
+def inner_rows_for(record: Record) -> int:
+    """Return the rows of inner chunks that a store gets which says what a record says."""
+    rows = choose_inner_rows(record.chunk_size, record.sub_batch_size, record.row_bytes)
+    return math.gcd(rows, record.chunk_size)
+
 
 def choose_inner_rows(chunk_size: int, sub_batch_size: int, row_bytes: int) -> int:
     """Return the rows of an inner chunk, a divisor of the chunk; whole sub-batches if they are small enough.
@@ -123,47 +140,3 @@ def choose_inner_rows(chunk_size: int, sub_batch_size: int, row_bytes: int) -> i
 def _divisors(n: int) -> list[int]:
     small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
     return small + [n // d for d in small]
-
-
-def stored_dtypes(dtypes: Any, made: Mapping[str, np.dtype[Any]]) -> dict[str, np.dtype[Any]]:
-    """Return the dtype in which each variable is stored.
-
-    Parameters
-    ----------
-    dtypes
-        None, one dtype for all floating-point variables, or a mapping of variables to dtypes.
-    made
-        The dtypes in which they are simulated.
-
-    Raises
-    ------
-    ArgumentError
-        If a variable does not exist, or its values could not be cast.
-    """
-    if dtypes is None:
-        return dict(made)
-    if not isinstance(dtypes, Mapping):
-        one = _as_dtype(dtypes)
-        dtypes = {name: one for name, dtype in made.items() if dtype.kind == "f"}
-    for name in dtypes:
-        if name not in made:
-            raise ArgumentError(f"dtypes names {name!r}, which is no variable; {nearest(name, made)}")
-    chosen = {name: _as_dtype(dtypes[name]) if name in dtypes else dtype for name, dtype in made.items()}
-    for name, dtype in chosen.items():
-        if not is_supported(dtype):
-            raise ArgumentError(
-                f"dtypes[{name!r}]={dtype} is neither boolean nor numeric, at most float64 or complex128"
-            )
-        if not np.can_cast(made[name], dtype, "same_kind"):
-            raise ArgumentError(f"dtypes[{name!r}]={dtype} cannot hold {name!r} of dtype {made[name]}")
-    return chosen
-
-
-def _as_dtype(value: Any) -> np.dtype[Any]:
-    if value is None:
-        raise ArgumentTypeError("dtypes must hold NumPy dtypes; got None")
-    try:
-        dtype: np.dtype[Any] = np.dtype(value).newbyteorder("=")
-        return dtype
-    except TypeError as error:
-        raise ArgumentTypeError(f"dtypes must hold NumPy dtypes; got {value!r}") from error

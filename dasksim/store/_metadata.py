@@ -1,7 +1,6 @@
 """Check that the metadata of a store's arrays are there, and go with what the store says of itself."""
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from dasksim._core.failures import VALID
 from dasksim.errors import StoreError
 from dasksim.store._document import codec_names, document_of, key_of, key_prefix, list_of, mapping_of
 from dasksim.store._kept import FOLDER, folder_of, group_document, kept_entry
-from dasksim.store._layout import ArrayLayout, choose_inner_rows
+from dasksim.store._layout import array_layout, inner_rows_for
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._objects import names_below
 from dasksim.store._receipt import KEY, fields_of
@@ -80,13 +79,8 @@ def _first_other(found: Mapping[str, Any] | None, made: Mapping[str, Any]) -> st
 def _made(record: Record, name: str, variable: StoredVariable, inner_rows: int) -> dict[str, Any]:
     """Return the document that dasksim writes for a variable."""
     group = zarr.create_group(MemoryStore())
-    create_array(group, _layout(record, name, variable, inner_rows))
+    create_array(group, array_layout(record, name, variable, inner_rows))
     return document_of(group[name])  # type: ignore[arg-type]
-
-
-def _layout(record: Record, name: str, variable: StoredVariable, inner_rows: int) -> ArrayLayout:
-    shape = (record.n_samples, *variable.shape)
-    return ArrayLayout(name, shape, variable.dims, variable.dtype, record.chunk_size, inner_rows)
 
 
 def damaged_metadata(location: Location, record: Record, derivation: str | None = None) -> list[str]:
@@ -154,7 +148,7 @@ def restore_derived(location: Location, record: Record) -> None:
         for key in record.derivations:
             view = record.view(key) or record
             for name, variable in view.variables.items():
-                create_array(group, _layout(view, name, variable, _inner_rows(view)))
+                create_array(group, array_layout(view, name, variable, inner_rows_for(view)))
             names = dict.fromkeys([*view.variables, VALID])
             Receipts.create(group, record.n_chunks, list(names), location.key_separator, folder_of(key))
 
@@ -171,7 +165,7 @@ def _fits(node: _Node, found: Mapping[str, Any], name: str, record: Record, copi
     if not isinstance(node, zarr.Array):
         return False
     rows = int(node.chunks[0])
-    if rows != _inner_rows(record) and (copies or {}).get(name, found) != found:
+    if rows != inner_rows_for(record) and (copies or {}).get(name, found) != found:
         return False
     if rows < 1 or record.chunk_size % rows:
         return False
@@ -189,11 +183,6 @@ def _compared(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a document without what may differ: attributes that somebody set, and the number of samples."""
     others = {key: value for key, value in document.items() if key not in ("attributes", "shape") and value != []}
     return {**others, "row_shape": list_of(document, "shape")[1:]}
-
-
-def _inner_rows(record: Record) -> int:
-    rows = choose_inner_rows(record.chunk_size, record.sub_batch_size, record.row_bytes)
-    return math.gcd(rows, record.chunk_size)
 
 
 def _is_own(node: _Node, found: Mapping[str, Any], name: str, record: Record) -> bool:

@@ -1,11 +1,10 @@
-"""One receipt: its fields, and the bytes in which they lie in a store."""
+"""The fields of a receipt, and the bytes in which they lie in a store."""
 
 import itertools
 import json
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import google_crc32c
@@ -18,7 +17,6 @@ from dasksim.errors import StoreError
 __all__ = [
     "CHECKSUM_BYTES",
     "KEY",
-    "Receipt",
     "checked",
     "digest_rows",
     "failures_in",
@@ -36,45 +34,6 @@ _STRING_HEADER_BYTES = 8
 
 #: Keys of receipts, and of failures: the number of the chunk, and what stands before it.
 KEY = re.compile(r"c(?P<separator>[./])(?P<chunk>0|[1-9][0-9]{0,18})(?:[./]0)?", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """The record that one chunk is complete.
-
-    Parameters
-    ----------
-    chunk
-        Number of the chunk.
-    n_rows
-        Its samples.
-    n_proposals
-        Samples that were proposed to fill it.
-    n_accepted
-        How many of them were accepted; some may have been one too many.
-    nanoseconds
-        Time taken to simulate and write it.
-    digests
-        CRC32C of the stored values, by variable.
-    failures
-        What failed.
-    sizes
-        Bytes of its shards, by variable.
-    """
-
-    chunk: int
-    n_rows: int
-    n_proposals: int
-    n_accepted: int
-    nanoseconds: int
-    digests: Mapping[str, int]
-    failures: tuple[Failure, ...] = ()
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def n_failed(self) -> int:
-        """How many times a sample failed."""
-        return sum(failure.count for failure in self.failures)
 
 
 def digest_rows(values: npt.NDArray[Any]) -> int:

@@ -7,7 +7,7 @@ its presence alone says that the chunk is complete: it is written after the data
 import contextlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,13 +17,15 @@ import zarr
 from zarr.codecs import Crc32cCodec
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
+from dasksim._core.chunk import Receipt
 from dasksim._core.failures import Failure, summed
 from dasksim.errors import StoreError
 from dasksim.store._document import document_of, has_checksums, key_of, key_prefix
+from dasksim.store._dtypes import as_stored
 from dasksim.store._kept import FOLDER, folder_of
 from dasksim.store._location import Location, explained
 from dasksim.store._objects import contents_of, names_below
-from dasksim.store._receipt import CHECKSUM_BYTES, KEY, Receipt, checked, failures_in, fields_of, totals_of
+from dasksim.store._receipt import CHECKSUM_BYTES, KEY, checked, digest_rows, failures_in, fields_of, totals_of
 from dasksim.store._record import Record
 from dasksim.store._told import read_document, read_record
 from dasksim.store._zarr_private import sync
@@ -152,6 +154,23 @@ class Receipts:
         """Whether there is a receipt for a chunk of the same content."""
         found = self.read_if_sound(chunk)
         return bool(found.get("complete")) and all(found.get(f"digest:{name}", 0) == digests[name] for name in digests)
+
+    def first_whole(self, n_rows: Callable[[int], int]) -> int | None:
+        """Return the first complete chunk that has all rows that it shall have, none of which failed, or None."""
+        for chunk in sorted(self.complete_chunks()):
+            receipt = self.read_if_sound(chunk)
+            if receipt.get("complete") == n_rows(chunk) and not receipt.get("failed"):
+                return chunk
+        return None
+
+    def differing(self, chunk: int, values: Mapping[str, npt.NDArray[Any]]) -> list[str]:
+        """Return which variables have other values in a chunk than are given."""
+        receipt, variables = self.read(chunk), self._record.variables if self._record else {}
+        return [
+            name
+            for name, given in values.items()
+            if digest_rows(as_stored(given, name, variables[name].dtype)) != receipt.get(f"digest:{name}")
+        ]
 
     def remove(self, chunk: int) -> None:
         """Remove a receipt, so that its chunk is simulated again."""

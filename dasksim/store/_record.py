@@ -10,12 +10,13 @@ import json
 import math
 import platform
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
 from dasksim._core.failures import VALID, Policy
+from dasksim.store._dtypes import stored_dtypes
 
 __all__ = ["ATTRIBUTE", "FORMAT", "Derivation", "Record", "StoredStage", "StoredVariable"]
 
@@ -76,6 +77,10 @@ class StoredVariable:
     def told(self) -> dict[str, Any]:
         """Return what a record says of it."""
         return {"dims": list(self.dims), "shape": list(self.shape), "dtype": self.dtype.name}
+
+
+# The variable that says which samples are valid.
+_MASK = StoredVariable(("batch",), (), np.dtype(bool))
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,21 @@ class _Told:
         """Samples that there are, or shall be."""
         return int(self.document["n_samples"])
 
+    def stage_differences(self, wanted: "_Told") -> list[str]:
+        """Return what has changed between its stages and those of a call."""
+        old = {stage.name: stage for stage in self.stages}
+        new = {stage.name: stage for stage in wanted.stages}
+        if list(old) != list(new):
+            return [f"stages: {list(old)} in the store, {list(new)} asked for"]
+        differences = []
+        for name in new:
+            named = _setting_differences(name, old[name].settings, new[name].settings)
+            if not old[name].is_like(new[name]) and not named:
+                changed = "its source, its arguments or what it captures have changed since the store was made"
+                named = [f"stage {name!r}: {changed}"]
+            differences += named
+        return differences
+
     def _differences(self, wanted: "_Told", names: Iterable[str]) -> list[str]:
         old, new = self.document, wanted.document
         return [
@@ -159,7 +179,11 @@ class Derivation(_Told):
 
     @classmethod
     def of(
-        cls, provenance: Mapping[str, Any], inputs: Collection[str], variables: Mapping[str, StoredVariable]
+        cls,
+        provenance: Mapping[str, Any],
+        inputs: Collection[str],
+        variables: Mapping[str, StoredVariable],
+        dtypes: Any = None,
     ) -> "Derivation":
         """Return what a store will say of a derivation.
 
@@ -170,10 +194,22 @@ class Derivation(_Told):
         inputs
             The variables that it takes.
         variables
-            The variables that it makes.
+            The variables that it makes, in the dtypes in which they are made.
+        dtypes
+            In which they are stored, as for :func:`dasksim.generate`.
+
+        Raises
+        ------
+        ArgumentError, ArgumentTypeError
+            If a dtype cannot be used.
         """
         kept = {name: provenance[name] for name in ("version", "seed", "sub_batch_size", "stages", "packages")}
-        told = {"inputs": sorted(inputs), "variables": _all_told(variables), "created": _created(), "n_samples": 0}
+        told = {
+            "inputs": sorted(inputs),
+            "variables": _all_told(variables, dtypes),
+            "created": _created(),
+            "n_samples": 0,
+        }
         return cls(_as_read({**kept, **told}))
 
     @property
@@ -200,7 +236,7 @@ class Derivation(_Told):
         return self._with(n_samples=n_samples)
 
     def differences(self, wanted: "Derivation") -> list[str]:
-        """Return what a call asks for otherwise, stages apart."""
+        """Return what a call asks for otherwise, stages apart; see :meth:`stage_differences`."""
         return self._differences(wanted, _OF_DERIVATION)
 
 
@@ -218,6 +254,7 @@ class Record(_Told):
         policy: Policy,
         variables: Mapping[str, StoredVariable],
         coords: Mapping[str, Iterable[object]],
+        dtypes: Any = None,
     ) -> "Record":
         """Return what a new store says of itself.
 
@@ -231,9 +268,19 @@ class Record(_Told):
             Samples in a chunk.
         policy
             What is done with samples that fail.
-        variables, coords
-            The variables, and the labels of their dims.
+        variables
+            The variables, in the dtypes in which they are made.
+        coords
+            The labels of their dims.
+        dtypes
+            In which they are stored, as for :func:`dasksim.generate`.
+
+        Raises
+        ------
+        ArgumentError, ArgumentTypeError
+            If a dtype cannot be used.
         """
+        mask = {VALID: _MASK.told()} if policy.masks else {}
         told = {
             "format": FORMAT,
             **provenance,
@@ -243,7 +290,7 @@ class Record(_Told):
             "chunk_size": chunk_size,
             "on_error": policy.on_error,
             "on_nonfinite": policy.on_nonfinite,
-            "variables": _all_told(variables),
+            "variables": {**_all_told(variables, dtypes), **mask},
             "coords": {dim: [str(value) for value in values] for dim, values in coords.items()},
         }
         return cls(_as_read(told))
@@ -352,6 +399,11 @@ class Record(_Told):
         return {key: Derivation(entry) for key, entry in self.document.get("derived", {}).items()}
 
     @property
+    def all_stages(self) -> tuple[StoredStage, ...]:
+        """The stages of what was simulated, and of what was derived."""
+        return (*self.stages, *(stage for entry in self.derivations.values() for stage in entry.stages))
+
+    @property
     def complete_derivations(self) -> dict[str, Derivation]:
         """Those that are complete for as many samples as the store has."""
         return {key: entry for key, entry in self.derivations.items() if entry.n_samples == self.n_samples}
@@ -415,7 +467,7 @@ class Record(_Told):
         return self._with(former_stages=former, stages=wanted.document["stages"])
 
     def differences(self, wanted: "Record") -> list[str]:
-        """Return what a call asks for otherwise, stages apart."""
+        """Return what a call asks for otherwise, stages apart; see :meth:`stage_differences`."""
         return self._differences(wanted, _OF_STORE)
 
     def is_same_store(self, other: "Record") -> bool:
@@ -423,12 +475,26 @@ class Record(_Told):
         return all(self.document.get(key) == other.document.get(key) for key in _IDENTITY)
 
 
+def _setting_differences(stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return which settings of a stage, and of stages inside it, differ; those that a store does not know do not."""
+    differences = []
+    for name, value in old.items():
+        if name == "stages":
+            inner = new.get(name, {})
+            for stage_inside, settings in value.items():
+                differences += _setting_differences(stage_inside, settings, inner.get(stage_inside, {}))
+        elif value != new.get(name):
+            differences.append(f"stage {stage!r}: {name}: {value!r} in the store, {new.get(name)!r} asked for")
+    return differences
+
+
 def _variable(told: Mapping[str, Any]) -> StoredVariable:
     return StoredVariable(tuple(told["dims"]), tuple(told["shape"]), np.dtype(told["dtype"]))
 
 
-def _all_told(variables: Mapping[str, StoredVariable]) -> dict[str, Any]:
-    return {name: variable.told() for name, variable in variables.items()}
+def _all_told(variables: Mapping[str, StoredVariable], dtypes: Any) -> dict[str, Any]:
+    stored = stored_dtypes(dtypes, {name: variable.dtype for name, variable in variables.items()})
+    return {name: replace(variable, dtype=stored[name]).told() for name, variable in variables.items()}
 
 
 def _as_read(told: Mapping[str, Any]) -> dict[str, Any]:

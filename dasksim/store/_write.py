@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
@@ -16,14 +15,15 @@ from zarr.buffer.cpu import Buffer
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore, WrapperStore
 
-from dasksim._core.chunk import Chunk
+from dasksim._core.chunk import Chunk, Receipt
 from dasksim._core.failures import VALID
-from dasksim.errors import OutputError, StoreError, StoreMismatchError
+from dasksim.errors import StoreError, StoreMismatchError
 from dasksim.store._document import shard_key
+from dasksim.store._dtypes import as_stored
 from dasksim.store._kept import FOLDER, folder_of
 from dasksim.store._layout import ArrayLayout, StoreLayout
 from dasksim.store._location import ROOT, Location, explained
-from dasksim.store._receipt import Receipt, digest_rows
+from dasksim.store._receipt import digest_rows
 from dasksim.store._receipts import RECEIPTS, Receipts, create_or_grow, open_receipts
 from dasksim.store._record import Record
 from dasksim.store._told import check_documents, read_told
@@ -31,7 +31,6 @@ from dasksim.store._zarr_private import sync
 
 __all__ = [
     "ChunkWriter",
-    "cast",
     "check_store",
     "create_array",
     "create_arrays",
@@ -198,7 +197,7 @@ class ChunkWriter:
         first = chunk * self.layout.record.chunk_size
         n_rows = 0
         for array in self.layout.arrays:
-            rows = cast(made.variables[array.name], array.name, array.dtype)
+            rows = as_stored(made.variables[array.name], array.name, array.dtype)
             n_rows = len(rows)
             arrays[array.name][first : first + n_rows] = rows
             digests[array.name] = digest_rows(rows)
@@ -213,6 +212,11 @@ class ChunkWriter:
         receipt = Receipt(chunk, n_rows, made.n_proposals, made.n_accepted, nanoseconds, digests, made.failures, sizes)
         receipts.write(receipt)
         return receipt
+
+    def complete_chunks(self) -> set[int]:
+        """Return the numbers of the chunks that are complete."""
+        receipts = open_receipts(self.location, self.layout.derivation)
+        return receipts.complete_chunks() if receipts else set()
 
     def check_record(self, location: Location) -> None:
         """Raise a StoreMismatchError if the store is no longer the one that this writes to."""
@@ -243,29 +247,6 @@ def _checked(found: zarr.Array[Any], array: ArrayLayout) -> zarr.Array[Any]:
             f"{array.shape}, {array.dtype} and {shards}"
         )
     return found
-
-
-def cast(values: Array, name: str, dtype: np.dtype[Any]) -> Array:
-    """Return a variable's values in the dtype in which they are stored.
-
-    Raises
-    ------
-    OutputError
-        If a value does not fit into it.
-    """
-    if values.dtype == dtype:
-        return values
-    error = OutputError(
-        f"a value of {name!r} does not fit into {dtype}, in which it is to be stored; choose a wider dtype"
-    )
-    try:
-        with np.errstate(over="raise"):
-            rows = values.astype(dtype)
-    except FloatingPointError:
-        raise error from None
-    if dtype.kind in "iu" and not np.array_equal(rows, values):
-        raise error
-    return rows
 
 
 def _array(group: zarr.Group, path: str) -> zarr.Array[Any]:
