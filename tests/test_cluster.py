@@ -413,7 +413,8 @@ def test_interrupted_run_on_a_cluster_drops_its_tasks_and_is_resumed(tmp_path: P
 
 
 def test_other_versions_on_a_worker_are_refused() -> None:
-    sent = SentJob(b"", {**SentJob.pack(lambda chunk, conditions: None).versions, "NumPy": "1.26.4"})
+    sent = SentJob.of(lambda chunk, conditions: None)
+    sent = SentJob(sent.packed, {**sent.versions, "NumPy": "1.26.4"})
     raised = sent(0, {})  # comes back as data
     with pytest.raises(ArgumentError, match=r"a worker of the cluster has NumPy 2.* instead of 1\.26\.4, and might"):
         raise raised.error()

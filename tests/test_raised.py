@@ -387,7 +387,7 @@ def test_interrupt_is_not_lost_where_the_store_cannot_be_read(tmp_path: Path, mo
 
 
 def test_jobs_return_what_they_raise() -> None:
-    sent = SentJob.pack(fail_job)
+    sent = SentJob.of(fail_job)
 
     assert isinstance(sent(0, {}), Raised)
 

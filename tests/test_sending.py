@@ -17,7 +17,7 @@ from distributed import Client
 
 from dasksim import ArgumentError, Simulator, generate, make_simulator
 from dasksim._execution._unsendable import pack
-from dasksim._execution.transport import dumps, loads
+from dasksim._execution.pickling import dumps, loads
 
 Rng = np.random.Generator
 

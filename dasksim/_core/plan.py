@@ -72,6 +72,10 @@ class Plan:
         """Return the number of samples of a chunk."""
         return min(self.chunk_size, self.n_samples - chunk * self.chunk_size)
 
+    def n_rows_of(self, sub_batch: int) -> int:
+        """Return the number of samples of a sub-batch."""
+        return min(self.sub_batch_size, self.n_samples - sub_batch * self.sub_batch_size)
+
     def sub_batches(self, chunk: int) -> range:
         """Return the numbers of the sub-batches of a chunk."""
         samples = self.samples(chunk)

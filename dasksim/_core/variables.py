@@ -59,6 +59,10 @@ class Variable:
         The feature axes whose size may differ between sub-batches or samples; ``shape`` then holds the largest.
     fill_value
         What stands beyond the size of a sample along these.
+    is_hidden
+        Whether it is no variable of the dataset but passes between stages; its name holds a ``/``, as no user's does.
+    counts
+        What it counts, to be summed over all sub-batches: ``"proposals"`` or ``"accepted"``; such a one is hidden.
     """
 
     name: str
@@ -70,6 +74,13 @@ class Variable:
     plates: tuple[str, ...] = ()
     ragged: frozenset[int] = frozenset()
     fill_value: Any = 0
+    is_hidden: bool = False
+    counts: str = ""
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it counts something."""
+        return bool(self.counts)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -84,11 +95,6 @@ class Variable:
     def expanded(self) -> "Variable":
         """Return the variable with ``is_expanded`` set."""
         return replace(self, is_expanded=True)
-
-    @property
-    def is_hidden(self) -> bool:
-        """Whether it is no variable of the dataset but passes between stages; users' names hold no ``/``."""
-        return "/" in self.name
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether values of one sample may have the shape."""

@@ -13,11 +13,13 @@ from dasksim._core.failures import MOST_ATTEMPTS, Failure, Failures, Policy, mas
 from dasksim._core.plan import Plan
 from dasksim._core.variables import Variable
 from dasksim._engine._outputs import parts_alike
-from dasksim._engine.pipeline import Made, Pipeline, explain, run_steps
-from dasksim._engine.steps import Place, Step
+from dasksim._engine.evaluation import Values, explain, run_steps
+from dasksim._engine.pipeline import Pipeline
+from dasksim._engine.stage import Place
+from dasksim._engine.steps import Step
 from dasksim.errors import SimulatorError
 
-__all__ = ["Part", "SubBatchRun", "TimedSteps"]
+__all__ = ["SubBatchResult", "SubBatchRun", "TimedSteps"]
 
 Array = npt.NDArray[Any]
 
@@ -29,30 +31,27 @@ class TimedSteps(Protocol):
     def seconds(self) -> float:
         """How long one sub-batch may take."""
 
-    def run(
-        self, indices: Sequence[int], place: Place, n_rows: int, made: Made, failures: Failures
-    ) -> tuple[Made, Failures] | None:
-        """Return what the steps make and what has failed, or None if out of time."""
+    def run(self, place: Place, n_rows: int, values: Values, failures: Failures) -> tuple[Values, Failures] | None:
+        """Return what there is once all steps have run, and what has failed, or None if out of time."""
 
 
 @dataclass(frozen=True)
-class Part:
+class SubBatchResult:
     """What was made of one sub-batch.
 
     Parameters
     ----------
-    made
-        The values by step, and under None the conditions'. Rows that are masked, or beyond the end of the dataset, may
-        hold anything.
+    values
+        What there is. Rows that are masked, or beyond the end of the dataset, may hold anything.
     masked
-        Which rows are masked.
+        Which rows are masked; None where no row can be.
     failures
         What failed.
     """
 
-    made: Mapping[int | None, Mapping[str, Any]]
-    masked: Array
-    failures: list[Failure]
+    values: Values
+    masked: Array | None = None
+    failures: Sequence[Failure] = ()
 
 
 class SubBatchRun:
@@ -66,9 +65,9 @@ class SubBatchRun:
         What to do with samples that fail.
     sub_batch
         Number of the sub-batch.
-    conditions
+    given
         The conditions' values on it.
-    child
+    process
         The process in which to simulate it, where it may take too long.
     strict_at
         A sample that is never masked: its failure ends all.
@@ -80,111 +79,114 @@ class SubBatchRun:
         plan: Plan,
         policy: Policy,
         sub_batch: int,
-        conditions: Mapping[str, Any],
-        child: TimedSteps | None = None,
+        given: Mapping[str, Any],
+        process: TimedSteps | None = None,
         strict_at: int | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.plan = plan
         self.policy = policy
-        self.child = child
+        self.process = process
         self.strict_at = strict_at
-        size = plan.sub_batch_size
-        self.place = Place(plan.seed, sub_batch, sub_batch * size, size)
+        self.place = Place.of(plan, sub_batch)
         # rows beyond the dataset's end too if any stage needs them: which of a whole sub-batch fail must not depend on
         # where the dataset ends
         is_full = any(step.is_full and step.is_run for step in pipeline.steps)
-        self.n_rows = size if is_full else min(size, plan.n_samples - self.place.first_sample)
+        self.n_rows = plan.sub_batch_size if is_full else plan.n_rows_of(sub_batch)
         self.given = {
-            name: value if self._is_shared(name) else pad_rows(value, self.n_rows) for name, value in conditions.items()
+            name: value if self._is_shared(name) else pad_rows(value, self.n_rows) for name, value in given.items()
         }
 
     def _is_shared(self, condition: str) -> bool:
         return self.pipeline.conditions[condition].variable.is_shared
 
-    def run(self, watch: bool) -> Part:
+    def run(self, watch: bool) -> SubBatchResult:
         """Simulate it; ``watch`` says whether to find out if functions use the global generators."""
         missing = np.arange(self.n_rows)
         masked = np.zeros(self.n_rows, bool)
         found: list[Failure] = []
-        made: Made | None = None
+        values: Values | None = None
         for redraw in range(MOST_ATTEMPTS):
-            again, failures = self._attempt(redraw, missing, self._contexts(made), watch)
+            again, failures = self._attempt(redraw, missing, values, watch)
             found += failures.found
             masked[missing[failures.masked]] = True
-            if made is None:
-                made = again
+            if values is None:
+                values = again
             elif again is not None:
-                made = {index: self._joined(index, made[index], again, missing, ~failures.failed) for index in made}
+                values = self._joined(values, again, missing, ~failures.failed)
             missing = missing[failures.redrawn]
             if not len(missing) or self.place.first_sample + missing[0] >= self.plan.n_samples:
-                return Part(made or self._nothing(), masked, found)
+                return SubBatchResult(values or self._nothing(), masked, found)
         return self._give_up(int(missing[0]), found)
 
-    def _contexts(self, made: Made | None) -> Made:
-        kept = [index for index, step in enumerate(self.pipeline.steps) if _is_kept(step)]
-        return {index: made[index] for index in kept} if made is not None else {}
-
-    def _attempt(self, redraw: int, rows: Array, contexts: Made, watch: bool) -> tuple[Made | None, Failures]:
-        """Return what is made of some rows, or None if it took too long."""
+    def _attempt(self, redraw: int, rows: Array, before: Values | None, watch: bool) -> tuple[Values | None, Failures]:
+        """Return what is made of some rows, with the contexts that there are, or None if it took too long."""
         place = replace(self.place, redraw=redraw)
         failures = Failures(self.policy, self.place.first_sample + rows, self.plan.n_samples, self.strict_at)
         given = {name: value if self._is_shared(name) else value[rows] for name, value in self.given.items()}
-        steps = range(len(self.pipeline.steps))
-        start: Made = {None: given}
-        for index, values in contexts.items():
-            start[index] = {v.name: _part(v, values[v.name], rows) for v in self._outputs(index)}
+        values = Values(given, self._contexts(before, rows) if before is not None else {})
         try:
-            if self.child is None:
-                return run_steps(self.pipeline, steps, place, len(rows), start, watch, failures), failures
-            made = self.child.run(steps, place, len(rows), start, failures)
-            if made is None:
-                out_of_time = TimeoutError(f"no result within {self.child.seconds:g} s")
+            if self.process is None:
+                steps = range(len(self.pipeline.steps))
+                return run_steps(self.pipeline, steps, place, len(rows), values, watch, failures), failures
+            found = self.process.run(place, len(rows), values, failures)
+            if found is None:
+                out_of_time = TimeoutError(f"no result within {self.process.seconds:g} s")
                 if not failures.raised(np.arange(len(rows)), "", out_of_time):
                     raise out_of_time
                 return None, failures
-            return made
+            return found
         except Exception as error:
             explain(error, self.pipeline.how_to_reproduce(failures.raised_at, self.plan))
             raise
 
-    def _nothing(self) -> Made:
+    def _contexts(self, before: Values, rows: Array) -> dict[int, dict[str, Any]]:
+        """Return what holds for the whole sub-batch, and is not drawn again."""
+        return {
+            index: {v.name: _of_rows(v, before.made[index][v.name], rows) for v in step.outputs}
+            for index, step in enumerate(self.pipeline.steps)
+            if _is_kept(step)
+        }
+
+    def _nothing(self) -> Values:
         """Return what stands for the values of a sub-batch that took too long."""
         sizes = self.pipeline.sizes
-        made: Made = {None: self.given}
-        for index, step in enumerate(self.pipeline.steps):
-            if step.is_run:
-                made[index] = {
-                    v.name: _blank(v, () if v.is_shared else (self.n_rows, *(sizes[plate] for plate in v.plates)))
-                    for v in step.outputs
-                }
-        return made
+        made = {
+            index: {
+                v.name: _blank(v, () if v.is_shared else (self.n_rows, *(sizes[plate] for plate in v.plates)))
+                for v in step.outputs
+            }
+            for index, step in enumerate(self.pipeline.steps)
+            if step.is_run
+        }
+        return Values(self.given, made)
 
-    def _outputs(self, index: int | None) -> tuple[Variable, ...]:
-        return () if index is None else self.pipeline.steps[index].outputs
+    def _joined(self, before: Values, again: Values, rows: Array, is_good: Array) -> Values:
+        """Return values with those of samples that were drawn again in their places."""
+        made = {
+            index: old
+            if _is_kept(self.pipeline.steps[index])
+            else {
+                v.name: self._joined_variable(v, old[v.name], again.made[index][v.name], rows, is_good)
+                for v in self.pipeline.steps[index].outputs
+            }
+            for index, old in before.made.items()
+        }
+        return Values(before.given, made)
 
-    def _joined(
-        self, index: int | None, old: Mapping[str, Any], again: Made, rows: Array, is_good: Array
-    ) -> Mapping[str, Any]:
-        """Return a step's values with those of samples that were drawn again in their places."""
-        if index is None or _is_kept(self.pipeline.steps[index]):
-            return old
-        joined = {}
-        for variable in self._outputs(index):
-            before, after = as_host(old[variable.name]), as_host(again[index][variable.name])
-            if variable.is_shared:
-                joined[variable.name] = before + after  # a count
-                continue
-            if not is_good.any():
-                joined[variable.name] = before
-                continue
-            before, after = parts_alike([before, after], variable) if len(rows) < self.n_rows else (before, after)
-            if before.shape[1:] != after.shape[1:]:  # all have failed so far: sizes that follow contexts are not known
-                before = np.zeros((len(before), *after.shape[1:]), before.dtype)
-            before = np.array(before)
-            before[rows[is_good]] = after[is_good]
-            joined[variable.name] = before
-        return joined
+    def _joined_variable(self, variable: Variable, old: Any, new: Any, rows: Array, is_good: Array) -> Array:
+        before, after = as_host(old), as_host(new)
+        if variable.is_shared:
+            total: Array = before + after  # a count
+            return total
+        if not is_good.any():
+            return before
+        before, after = parts_alike([before, after], variable) if len(rows) < self.n_rows else (before, after)
+        if before.shape[1:] != after.shape[1:]:  # all have failed so far: sizes that follow contexts are not known
+            before = np.zeros((len(before), *after.shape[1:]), before.dtype)
+        before = np.array(before)
+        before[rows[is_good]] = after[is_good]
+        return before
 
     def _give_up(self, row: int, found: list[Failure]) -> NoReturn:
         sample = self.place.first_sample + row
@@ -206,5 +208,5 @@ def _blank(variable: Variable, axes: tuple[int, ...]) -> Array:
     return np.full((*axes, *variable.shape), masked_value(variable.dtype), variable.dtype)
 
 
-def _part(variable: Variable, values: Any, rows: Array) -> Any:
+def _of_rows(variable: Variable, values: Any, rows: Array) -> Any:
     return values if variable.is_shared else values[rows]

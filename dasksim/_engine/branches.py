@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from dasksim._core.arrays import as_host
 from dasksim._core.variables import Variable
+from dasksim._engine.evaluation import Values, run_steps
 from dasksim._engine.nested import NestedStage
-from dasksim._engine.pipeline import Pipeline, run_steps
+from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.stage import Binding, Stage, SubBatch
 from dasksim._engine.steps import Lowering
 from dasksim._streams.isolation import Isolated
@@ -112,39 +113,39 @@ class BranchStage(NestedStage):
 
     def outputs(self) -> tuple[Variable, ...]:
         made = {v.name: v for step in self.pipeline.steps for v in step.outputs}
-        made = {name: v for name, v in made.items() if name in self.pipeline.sources or "//" in name}
+        made = {name: v for name, v in made.items() if name in self.pipeline.sources or v.is_count}
         rows = [
             replace(self.pipeline.variable(name, self.pipeline.sources[name]), is_shared=False, is_python=False)
             if name in self.pipeline.sources
             else variable
             for name, variable in made.items()
         ]
-        return tuple(replace(v, name=f"{self.name}/{v.name}") for v in rows)
+        return tuple(replace(v, name=f"{self.name}/{v.name}", is_hidden=True) for v in rows)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         rows = np.flatnonzero(batch.rows[INDICES][..., self.model].reshape(batch.n_cells))
         chosen = {n: v[rows] if n in batch.rows else v for n, v in self.given(batch).items()}
-        made: dict[int | None, Mapping[str, Any]] = {}
+        values: Values | None = None
         if len(rows):
             steps = range(len(self.pipeline.steps))
             place = replace(self.place(batch), full_rows=len(rows), unit="model row")
             failures = batch.failures.within(rows // batch.cells_per_row) if batch.failures is not None else None
-            made = run_steps(self.pipeline, steps, place, len(rows), {None: chosen}, batch.watch, failures)
+            values = run_steps(self.pipeline, steps, place, len(rows), Values(chosen), batch.watch, failures)
         sources = {v.name: i for i, step in enumerate(self.pipeline.steps) for v in step.outputs}
         arrays = {}
         for variable in outputs:
             name = variable.name.removeprefix(f"{self.name}/")
-            if "//" in name:
-                arrays[variable.name] = np.asarray(made[sources[name]][name] if made else 0)
+            if variable.is_count:
+                arrays[variable.name] = np.asarray(values.made[sources[name]][name] if values else 0)
                 continue
             source = self.pipeline.sources[name]
-            values = (
-                as_host(made[source][name]) if made else np.zeros((0, *self._inner_shape(variable)), variable.dtype)
-            )
-            if made and self.pipeline.variable(name, source).is_shared:
-                values = np.broadcast_to(values, (len(rows), *np.shape(values)))
-            array = np.zeros((batch.n_cells, *values.shape[1:]), variable.dtype)
-            array[rows] = values
+            cells = np.zeros((0, *self._inner_shape(variable)), variable.dtype)
+            if values is not None:
+                cells = as_host(values.of(source)[name])
+                if self.pipeline.variable(name, source).is_shared:
+                    cells = np.broadcast_to(cells, (len(rows), *np.shape(cells)))
+            array = np.zeros((batch.n_cells, *cells.shape[1:]), variable.dtype)
+            array[rows] = cells
             arrays[variable.name] = array.reshape(*batch.axes, *array.shape[1:])
         return arrays
 
@@ -201,7 +202,7 @@ class MergeStage(Stage):
 
     def bind(self, known: Iterable[str]) -> Binding:
         own = {f"{branch}/" for branch in self.branches}
-        taken = [n for n in known if "//" not in n and any(n.startswith(b) and "/" not in n[len(b) :] for b in own)]
+        taken = [n for n in known if any(n.startswith(b) and "/" not in n[len(b) :] for b in own)]
         return Binding((), (INDICES, *taken))
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
@@ -230,7 +231,7 @@ class MergeStage(Stage):
                     "context, one name of the dim and its largest size (dims, max_sizes)"
                 )
         is_expanded = any(v.is_expanded for v in found.values())
-        return replace(found[first], name=variable.name, dtype=variable.dtype, is_expanded=is_expanded)
+        return replace(found[first], name=variable.name, dtype=variable.dtype, is_expanded=is_expanded, is_hidden=False)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         one_hot = batch.rows[INDICES]

@@ -14,9 +14,10 @@ from dasksim._core.chunk import Chunk
 from dasksim._core.failures import VALID, Policy, masked_value, summed
 from dasksim._core.plan import Plan
 from dasksim._core.variables import Variable
-from dasksim._engine._redraws import Part, SubBatchRun, TimedSteps
+from dasksim._engine._redraws import SubBatchResult, SubBatchRun, TimedSteps
+from dasksim._engine.evaluation import Strict, Values
 from dasksim._engine.nested import steps_within
-from dasksim._engine.pipeline import Made, Pipeline, to_rows
+from dasksim._engine.pipeline import Pipeline, to_rows
 from dasksim.errors import ArgumentError
 
 __all__ = ["check_policy", "given_lazily", "in_memory", "replay_sub_batch", "simulate_chunk"]
@@ -47,7 +48,7 @@ def simulate_chunk(
     chunk: int,
     conditions: Mapping[str, Any],
     policy: Policy,
-    child: TimedSteps | None = None,
+    process: TimedSteps | None = None,
 ) -> Chunk:
     """Evaluate all steps on one chunk.
 
@@ -61,24 +62,37 @@ def simulate_chunk(
         The conditions' values on this chunk.
     policy
         What to do with samples that fail.
-    child
+    process
         The process in which to simulate, where a sub-batch may take too long.
     """
-    if policy == Policy() and child is None:
-        return _assembled(pipeline, plan, chunk, _by_step(pipeline, plan, chunk, conditions))
+    cuts = {name: pipeline.cut(name, rows, plan, chunk) for name, rows in conditions.items()}
 
-    def simulate(watch: bool) -> list[Part]:
+    def simulated(watch: bool) -> list[SubBatchResult]:
         return [
-            SubBatchRun(pipeline, plan, policy, sub_batch, _rows_of(pipeline, plan, conditions, j), child).run(watch)
+            _simulated(pipeline, plan, policy, sub_batch, {name: cut[j] for name, cut in cuts.items()}, process, watch)
             for j, sub_batch in enumerate(plan.sub_batches(chunk))
         ]
 
-    # a child finds out by itself what its functions use; elsewhere that takes 0.1 ms, once for all sub-batches
-    parts = simulate(False) if child is not None else pipeline.guarded(simulate)
-    return _joined(pipeline, plan, chunk, conditions, policy, parts)
+    # the process finds out by itself what its functions use; elsewhere that takes 0.1 ms, once for all sub-batches
+    results = simulated(False) if process is not None else pipeline.guarded(simulated)
+    return _assembled(pipeline, plan, chunk, conditions, policy, results)
 
 
-def replay_sub_batch(pipeline: Pipeline, plan: Plan, sample: int, policy: Policy) -> tuple[Made, Chunk]:
+def _simulated(
+    pipeline: Pipeline,
+    plan: Plan,
+    policy: Policy,
+    sub_batch: int,
+    given: Mapping[str, Any],
+    process: TimedSteps | None,
+    watch: bool,
+) -> SubBatchResult:
+    if policy == Policy() and process is None:
+        return SubBatchResult(Strict(pipeline, plan, sub_batch).run(given, watch))
+    return SubBatchRun(pipeline, plan, policy, sub_batch, given, process).run(watch)
+
+
+def replay_sub_batch(pipeline: Pipeline, plan: Plan, sample: int, policy: Policy) -> tuple[Values, Chunk]:
     """Simulate the sub-batch of a sample; return all that its steps made, and its part of the dataset.
 
     An exception at the sample is raised, unless the sample would be drawn again; those at others are not. In a
@@ -96,8 +110,8 @@ def replay_sub_batch(pipeline: Pipeline, plan: Plan, sample: int, policy: Policy
     sub_batch = sample // plan.sub_batch_size
     alone = replace(plan, chunk_size=plan.sub_batch_size)
     conditions = in_memory(pipeline.condition_rows(sub_batch, alone))
-    part = pipeline.guarded(SubBatchRun(pipeline, plan, policy, sub_batch, conditions, strict_at=sample).run)
-    return dict(part.made), _joined(pipeline, alone, sub_batch, conditions, policy, [part])
+    result = pipeline.guarded(SubBatchRun(pipeline, plan, policy, sub_batch, conditions, strict_at=sample).run)
+    return result.values, _assembled(pipeline, alone, sub_batch, conditions, policy, [result])
 
 
 def given_lazily(pipeline: Pipeline, plan: Plan, chunk: int) -> dict[str, Array]:
@@ -107,7 +121,7 @@ def given_lazily(pipeline: Pipeline, plan: Plan, chunk: int) -> dict[str, Array]
     }
     given = [v for v in pipeline.variables if v.name in rows and pipeline.sources[v.name] is None]
     values = in_memory({v.name: rows[v.name] for v in given})
-    return {v.name: _array(v, {None: values}, pipeline, plan, chunk) for v in given}
+    return {v.name: _given_rows(v, values[v.name], pipeline, plan, chunk) for v in given}
 
 
 def in_memory(conditions: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,18 +131,47 @@ def in_memory(conditions: Mapping[str, Any]) -> dict[str, Any]:
     return {name: computed.get(name, value) for name, value in conditions.items()}
 
 
-def _joined(
-    pipeline: Pipeline, plan: Plan, chunk: int, conditions: Mapping[str, Any], policy: Policy, parts: Sequence[Part]
+def _assembled(
+    pipeline: Pipeline,
+    plan: Plan,
+    chunk: int,
+    conditions: Mapping[str, Any],
+    policy: Policy,
+    results: Sequence[SubBatchResult],
 ) -> Chunk:
-    made: Made = {None: conditions}
-    for index, step in enumerate(pipeline.steps):
-        if step.is_run:
-            made[index] = {v.name: [part.made[index][v.name] for part in parts] for v in step.outputs}
-    found = _assembled(pipeline, plan, chunk, made)
-    failures = summed(failure for part in parts for failure in part.failures)
-    masked = np.concatenate([part.masked for part in parts])[: plan.n_rows(chunk)]
-    arrays = {v.name: _masked(v, found.variables[v.name], masked, pipeline) for v in pipeline.variables}
-    return replace(found, variables={**arrays, VALID: ~masked} if policy.masks else arrays, failures=failures)
+    """Return the variables as they stand in the dataset, and what was counted."""
+    arrays = {}
+    for variable in pipeline.variables:
+        source = pipeline.host_source(variable.name)
+        if source is None:
+            arrays[variable.name] = _given_rows(variable, conditions[variable.name], pipeline, plan, chunk)
+            continue
+        parts = [as_host(result.values.made[source][variable.name]) for result in results]
+        shape = (plan.n_rows(chunk), *pipeline.array_shape(variable))
+        arrays[variable.name] = to_rows(variable, parts, shape, plan.sub_batch_size, pipeline.fill_value)
+    masks = [result.masked for result in results if result.masked is not None]
+    if masks:
+        masked = np.concatenate(masks)[: plan.n_rows(chunk)]
+        arrays = {v.name: _masked(v, arrays[v.name], masked, pipeline) for v in pipeline.variables}
+        arrays |= {VALID: ~masked} if policy.masks else {}
+    failures = summed(failure for result in results for failure in result.failures)
+    n_proposals, n_accepted = (
+        _total(kind, pipeline, results, plan.n_rows(chunk)) for kind in ("proposals", "accepted")
+    )
+    return Chunk(arrays, n_proposals, n_accepted, failures)
+
+
+def _total(kind: str, pipeline: Pipeline, results: Sequence[SubBatchResult], n_rows: int) -> int:
+    """Return the sum of what stages that filter count; without any, samples are proposed and accepted once."""
+    counts = [
+        int(result.values.made[index][v.name])
+        for index, step in enumerate(pipeline.steps)
+        if step.is_run
+        for v in step.outputs
+        if v.counts == kind
+        for result in results
+    ]
+    return sum(counts) if counts else n_rows
 
 
 def _masked(variable: Variable, values: Array, masked: Array, pipeline: Pipeline) -> Array:
@@ -140,49 +183,10 @@ def _masked(variable: Variable, values: Array, masked: Array, pipeline: Pipeline
     return values
 
 
-def _by_step(pipeline: Pipeline, plan: Plan, chunk: int, conditions: Mapping[str, Any]) -> Made:
-    made: Made = {None: conditions}
-    for index, step in enumerate(pipeline.steps):
-        if step.is_run:
-            inputs = {name: made[source][name] for name, source in step.sources.items()}
-            made[index] = pipeline.simulate(index, plan, chunk, inputs)
-    return made
-
-
-def _assembled(pipeline: Pipeline, plan: Plan, chunk: int, made: Made) -> Chunk:
-    """Return the variables as they stand in the dataset, and the counts of the stages that filter."""
-    counts = {name: np.sum(parts) for index in made if index is not None for name, parts in _counts(made[index])}
-    n_rows = plan.n_rows(chunk)
-
-    def total(kind: str) -> int:
-        found = [int(count) for name, count in counts.items() if name.endswith(f"//{kind}")]
-        return sum(found) if found else n_rows
-
-    arrays = {v.name: _array(v, made, pipeline, plan, chunk) for v in pipeline.variables}
-    return Chunk(arrays, total("proposals"), total("accepted"))
-
-
-def _counts(made: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(name, parts) for name, parts in made.items() if "//" in name]
-
-
-def _array(variable: Variable, made: Made, pipeline: Pipeline, plan: Plan, chunk: int) -> Array:
-    source = pipeline.host_source(variable.name)
+def _given_rows(variable: Variable, values: Any, pipeline: Pipeline, plan: Plan, chunk: int) -> Array:
+    """Return a condition as it stands in the dataset."""
     shape = (plan.n_rows(chunk), *pipeline.array_shape(variable))
-    values = made[source][variable.name]
-    if source is not None:
-        values = [as_host(part) for part in values]
-        return to_rows(variable, values, shape, plan.sub_batch_size, pipeline.fill_value)
     array = np.asarray(values)
     if pipeline.conditions[variable.name].is_scalar:
         array = np.ascontiguousarray(np.broadcast_to(array.reshape(-1)[0], shape))
     return array.reshape(shape).astype(variable.dtype, copy=False)
-
-
-def _rows_of(pipeline: Pipeline, plan: Plan, conditions: Mapping[str, Any], j: int) -> dict[str, Any]:
-    """Return the conditions' values on the ``j``-th sub-batch of a chunk."""
-    size = plan.sub_batch_size
-    return {
-        name: value if pipeline.conditions[name].variable.is_shared else value[j * size : (j + 1) * size]
-        for name, value in conditions.items()
-    }

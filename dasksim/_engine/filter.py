@@ -11,11 +11,11 @@ from dasksim._core.arrays import as_host, device_named, read_only, select_rows
 from dasksim._core.failures import summed
 from dasksim._core.plan import default_sub_batch
 from dasksim._core.variables import RESERVED, Variable, brief
-from dasksim._engine._evaluation import without
 from dasksim._engine._outputs import PaddedRows, parts_alike
+from dasksim._engine.evaluation import Values, explain, run_steps, without
 from dasksim._engine.functions import BatchedStage
 from dasksim._engine.nested import NestedStage
-from dasksim._engine.pipeline import Pipeline, explain, run_steps
+from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.stage import Binding, Stage, SubBatch
 from dasksim._engine.steps import Lowering, differing_sizes
 from dasksim._streams.isolation import Isolated
@@ -24,6 +24,9 @@ from dasksim.errors import OutputError, SimulatorError, nearest
 __all__ = ["FilterStage"]
 
 Array = npt.NDArray[Any]
+
+# What is counted.
+_COUNTS = ("proposals", "accepted")
 
 # Attempts in a row that may accept nothing before a sub-batch is given up.
 _EMPTY_ATTEMPTS = 100
@@ -113,7 +116,7 @@ class FilterStage(NestedStage):
         stage.steps = _needed(pipeline, stage.binding.inputs if stage.binding else known)
         steps = [pipeline.steps[i] for i in stage.steps]
         for step in steps:
-            if any(v.is_shared and "//" not in v.name for v in step.outputs):
+            if any(v.is_shared and not v.is_count for v in step.outputs):
                 raise SimulatorError(
                     f"stage {step.stage.name!r} makes contexts and samples at once, and cannot be filtered; make its "
                     "contexts with meta_fn"
@@ -136,21 +139,24 @@ class FilterStage(NestedStage):
     def outputs(self) -> tuple[Variable, ...]:
         made = tuple(v for i in self.steps for v in self.pipeline.steps[i].outputs if self.pipeline.steps[i].is_run)
         made = tuple(v for v in made if self.pipeline.sources.get(v.name) is not None)
-        counts = (Variable(f"{self.name}//{kind}", (), np.dtype("int64"), is_shared=True) for kind in _KINDS)
+        counts = (self._count(kind) for kind in _COUNTS)
         return (*made, *counts)
+
+    def _count(self, kind: str) -> Variable:
+        name = f"{self.name}//{kind}"
+        return Variable(name, (), np.dtype("int64"), is_shared=True, is_hidden=True, counts=kind)
 
     def check(self, values: Mapping[str, Any], batch: SubBatch) -> None:
         """Call the predicate on the values of a probe, so that a wrong one is noticed before any work."""
-        made: dict[int | None, Mapping[str, Any]] = {None: values}
-        made.update(dict.fromkeys(self.steps, values))
-        self._accept(made, np.zeros(batch.n_cells, bool), batch, 0)
+        probed = Values(values, dict.fromkeys(self.steps, values))
+        self._accept(probed, np.zeros(batch.n_cells, bool), batch, 0)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         given = self.given(batch)
         fill = self._fill_rows if self.has_rows else self._fill
-        kept, counts = fill(batch, given, [v for v in outputs if "//" not in v.name])
+        kept, counts = fill(batch, given, [v for v in outputs if not v.is_count])
         made = {name: np.reshape(rows, self._shape(rows, batch)) for name, rows in kept.items()}
-        made.update({f"{self.name}//{kind}": np.asarray(counts[kind]) for kind in _KINDS})
+        made.update({self._count(kind).name: np.asarray(counts[kind]) for kind in _COUNTS})
         return made
 
     def _shape(self, rows: Array, batch: SubBatch) -> tuple[int, ...]:
@@ -210,42 +216,56 @@ class FilterStage(NestedStage):
     ) -> tuple[dict[str, Array], Array]:
         place = replace(self.place(batch, attempt), full_rows=size, unit="proposal")
         failures = batch.failures.of_proposals(size) if batch.failures is not None else None
-        made = run_steps(self.pipeline, self.steps, place, size, {None: given}, batch.watch, failures)
-        values = {name: value for i in self.steps for name, value in made.get(i, {}).items()}
+        values = run_steps(self.pipeline, self.steps, place, size, Values(given), batch.watch, failures)
+        made = {name: value for i in self.steps for name, value in values.made.get(i, {}).items()}
         failed = np.zeros(size, bool) if failures is None else failures.failed
-        return values, self._accept(made, failed, batch, attempt)
+        return made, self._accept(values, failed, batch, attempt)
 
-    def _accept(
-        self, made: Mapping[int | None, Mapping[str, Any]], failed: Array, batch: SubBatch, attempt: int
-    ) -> Array:
+    def _accept(self, values: Values, failed: Array, batch: SubBatch, attempt: int) -> Array:
         """Return which proposals the predicate accepts; it finds the values of others in place of those that failed."""
-        pipeline, n = self.pipeline, len(failed)
         if failed.all():
             return ~failed
-        names = self.binding.inputs if self.binding else tuple(pipeline.sources)
-        put = device_named(self.device).put
-        shared = {name for name in names if pipeline.variable(name, pipeline.sources[name]).is_shared}
-        values = {name: made[pipeline.sources[name]][name] for name in names}
-        for name in names:
-            if isinstance(values[name], PaddedRows):
-                raise SimulatorError(differing_sizes(name, self.name))
-        values = {name: read_only(value if name in shared else put(value)) for name, value in values.items()}
-        if failed.any():
-            values = {n: value if n in shared else without(failed, value) for n, value in values.items()}
-        address = self.place(batch, attempt).address(self.predicate)
-        if self.binding is None:
+        seen = self._seen(values, failed)
+        binding = self.binding
+        if binding is None:  # it takes one mapping of all
             binding = Binding(("variables",), tuple(sorted(RESERVED.intersection(self.predicate.names))))
-            by_name = {v.name: v for v in pipeline.variables}
-            table = _Variables({n: _as_in_dataset(value, by_name[n]) for n, value in values.items()})
-            inner = SubBatch(address, (n,), shared={"variables": table}, watch=batch.watch, device=self.device)
-        else:
-            binding = self.binding
-            inner = SubBatch(address, (n,), shared=values, watch=batch.watch, device=self.device)
+            seen = {"variables": self._table(seen)}
+        place = self.place(batch, attempt)
+        address, n = place.address(self.predicate), len(failed)
+        inner = SubBatch(place, address, (n,), shared=seen, watch=batch.watch, device=self.device)
         try:
             found = self.predicate.call(binding, inner)
         except Exception as error:
             explain(error, f"raised by predicate {self.name!r}")
             raise
+        return self._checked(found, n) & ~failed
+
+    def _seen(self, values: Values, failed: Array) -> dict[str, Any]:
+        """Return what the predicate is given of the variables that it takes, or of all."""
+        pipeline, put = self.pipeline, device_named(self.device).put
+        seen = {}
+        for name in self.binding.inputs if self.binding else tuple(pipeline.sources):
+            source = pipeline.sources[name]
+            value = values.of(source)[name]
+            if isinstance(value, PaddedRows):
+                raise SimulatorError(differing_sizes(name, self.name))
+            is_shared = pipeline.variable(name, source).is_shared
+            value = read_only(value if is_shared else put(value))
+            seen[name] = without(failed, value) if failed.any() and not is_shared else value
+        return seen
+
+    def _table(self, seen: Mapping[str, Any]) -> "_Variables":
+        by_name = {v.name: v for v in self.pipeline.variables}
+        return _Variables({name: _as_in_dataset(value, by_name[name]) for name, value in seen.items()})
+
+    def _checked(self, found: Any, n: int) -> Array:
+        """Return what the predicate returned, as one boolean for each proposal.
+
+        Raises
+        ------
+        OutputError
+            If it is something else.
+        """
         try:
             array = as_host(found)
         except ValueError:  # rows of different shapes
@@ -255,10 +275,7 @@ class FilterStage(NestedStage):
                 f"predicate {self.name!r} must return a boolean array of shape {(n,)}, one value for each proposal; "
                 f"got {brief(found) if array.ndim == 0 else f'an array of shape {array.shape}'} of dtype {array.dtype}"
             )
-        return array & ~failed
-
-
-_KINDS = ("proposals", "accepted")
+        return array
 
 
 def _as_in_dataset(value: Any, variable: Variable) -> Any:

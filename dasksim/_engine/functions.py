@@ -413,9 +413,9 @@ def _scattered(values: Array | None, cells: Sequence[int], n_cells: int, variabl
 
 
 def _where(stage: str, batch: SubBatch) -> str:
-    first = batch.first_sample if batch.unit == "sample" else 0
-    last = first + batch.axes[0] - 1
-    return f"stage {stage!r} in sub-batch {batch.address.sub_batch} ({batch.unit}s {first} to {last})"
+    place = batch.place
+    last = place.first_row + batch.axes[0] - 1
+    return f"stage {stage!r} in sub-batch {place.sub_batch} ({place.unit}s {place.first_row} to {last})"
 
 
 def _parameters(function: Callable[..., Any], stage: str) -> tuple[inspect.Parameter, ...]:

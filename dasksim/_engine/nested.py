@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from dasksim._core.variables import Variable
 from dasksim._engine.pipeline import Pipeline
-from dasksim._engine.stage import Binding, Plate, Stage, SubBatch
-from dasksim._engine.steps import Lowering, Place, Step, aligned
+from dasksim._engine.stage import Binding, Place, Plate, Stage, SubBatch
+from dasksim._engine.steps import Lowering, Step, aligned
 from dasksim._streams.isolation import Isolated
 
 __all__ = ["NestedStage", "inner_input", "names_within", "steps_within"]
@@ -95,12 +95,12 @@ class NestedStage(Stage):
 
     def place(self, batch: SubBatch, attempt: int = 0) -> Place:
         """Return the place of the stages inside."""
-        address = batch.address
+        address, outer = batch.address, batch.place  # what is not redrawn has no such number in its address
         return Place(
-            address.seed,
-            address.sub_batch,
-            batch.first_sample,
-            batch.full_rows * (batch.n_cells // batch.axes[0]),
+            outer.seed,
+            outer.sub_batch,
+            outer.first_sample,
+            outer.full_rows * batch.cells_per_row,
             address.attempt << 32 | attempt,
             redraw=address.redraw,
         )

@@ -1,7 +1,7 @@
 """A simulator's stages, bound to each other and to the caller's conditions, with the schema of all variables.
 
-This is what is mapped over chunks: :meth:`Pipeline.simulate` evaluates one stage on one chunk, in memory. Between
-stages a variable's values on a chunk are a list with one array for each sub-batch.
+This is what is mapped over chunks. Between stages a variable's values on a chunk are a list with one array for each
+sub-batch.
 """
 
 import math
@@ -14,23 +14,17 @@ import numpy.typing as npt
 
 from dasksim._core.arrays import cast, concat, namespace_of
 from dasksim._core.conditions import Condition
-from dasksim._core.failures import Failures, Policy
-from dasksim._core.memory import keep_freed_memory
 from dasksim._core.plan import Plan
 from dasksim._core.variables import Variable
-from dasksim._engine._evaluation import evaluate
 from dasksim._engine.stage import SubBatch
-from dasksim._engine.steps import Place, Step, sub_batch_of
+from dasksim._engine.steps import Step
 from dasksim._streams.isolation import run_all
 from dasksim.errors import SimulatorError
 
-__all__ = ["Made", "Pipeline", "explain", "run_steps", "to_rows", "without_exit"]
+__all__ = ["Pipeline", "to_rows"]
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
-
-#: Values by step, and under None those of the conditions.
-Made = dict[int | None, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -105,6 +99,12 @@ class Pipeline:
         """Return the conditions' values for a chunk; Dask arrays stay lazy."""
         return {name: condition.rows(plan.samples(chunk)) for name, condition in self.conditions.items()}
 
+    def cut(self, name: str, rows: Any, plan: Plan, chunk: int) -> list[Any]:
+        """Return a condition's values on a chunk as those on each of its sub-batches."""
+        n, size = len(plan.sub_batches(chunk)), plan.sub_batch_size
+        is_shared = self.conditions[name].variable.is_shared
+        return [rows if is_shared else rows[j * size : (j + 1) * size] for j in range(n)]
+
     def host_source(self, name: str) -> int | None:
         """Return the step that has a variable on the host: one that copies it there, or else the one that makes it."""
         source = self.sources[name]
@@ -116,55 +116,6 @@ class Pipeline:
         if source is None:
             return self.conditions[name].variable
         return next(v for v in self.steps[source].outputs if v.name == name)
-
-    def simulate(self, index: int, plan: Plan, chunk: int, inputs: Mapping[str, Any]) -> dict[str, list[Array]]:
-        """Evaluate one step on one chunk.
-
-        Parameters
-        ----------
-        index
-            Number of the step.
-        plan
-            How the dataset is cut up.
-        chunk
-            Number of the chunk.
-        inputs
-            The values of its inputs on this chunk: one array for each sub-batch, or what a condition has for the chunk.
-
-        Returns
-        -------
-        dict
-            One array for each sub-batch, with one row a sample; contexts have no rows.
-        """
-        keep_freed_memory()
-        return self.steps[index].stage.guarded(lambda watch: self._simulate(index, plan, chunk, inputs, watch))
-
-    def _simulate(
-        self, index: int, plan: Plan, chunk: int, inputs: Mapping[str, Any], watch: bool
-    ) -> dict[str, list[Array]]:
-        step, size = self.steps[index], plan.sub_batch_size
-        parts: dict[str, list[Array]] = {v.name: [] for v in step.outputs}
-        for j, sub_batch in enumerate(plan.sub_batches(chunk)):
-            place = Place(plan.seed, sub_batch, sub_batch * size, size)
-            n_rows = size if step.is_full else min(size, plan.n_samples - place.first_sample)
-            given = {name: self._part(step, name, inputs[name], j, size) for name in step.sources}
-            failures = Failures(Policy(), range(place.first_sample, place.first_sample + n_rows), plan.n_samples)
-            batch = sub_batch_of(step, place, n_rows, self.inputs(step, given), watch, failures)
-            self.check_plates(step, batch)
-            try:
-                made = without_exit(step.stage.simulate, step.binding, batch, step.outputs)
-            except Exception as error:
-                explain(error, self.how_to_reproduce(failures.raised_at, plan, step.stage.name))
-                raise
-            for name, values in made.items():
-                parts[name].append(values)
-        return parts
-
-    def _part(self, step: Step, name: str, values: Any, j: int, size: int) -> Any:
-        """Return an input's values on the ``j``-th sub-batch of a chunk."""
-        if step.sources[name] is not None:
-            return values[j]
-        return values if self.conditions[name].variable.is_shared else values[j * size : (j + 1) * size]
 
     def inputs(self, step: Step, values: Mapping[str, Any]) -> dict[str, tuple[Variable, Any]]:
         """Return what a step's inputs are, and their values."""
@@ -196,81 +147,31 @@ class Pipeline:
         size = plan.sub_batch_size
         sub_batch = sample // size
         first, stop = sub_batch * size, (sub_batch + 1) * size
-        where = f"in stage {stage!r}, " if stage else "in "
-        where += f"sub-batch {sub_batch} (samples {first} to {min(stop, plan.n_samples) - 1}"
+        last = min(stop, plan.n_samples) - 1
         beyond = f", and more beyond the end, {sample} among them, since batched stages need them"
-        where += f"{beyond if sample >= plan.n_samples else ''}); run it alone with\n    "
-        more = ", **conditions" if self.conditions else ""
-        if self.store is not None and self.call == "derive":
-            rows = f"dasksim.open_dataset({self.store!r}).isel(batch=slice({first}, {min(stop, plan.n_samples)}))"
-            return f"{where.partition('; run it')[0]}; its inputs are\n    {rows}"
-        if self.store is not None:
-            more = ", conditions=conditions" if self.conditions else ""
-            return f"{where}dasksim.replay({self.store!r}, simulator, sample={sample}{more})"
+        where = f"in stage {stage!r}, " if stage else "in "
+        where += f"sub-batch {sub_batch} (samples {first} to {last}{beyond if sample > last else ''})"
+        if self.store is None:
+            return f"{where}; run it alone with\n    {self._call(plan, first, stop)}"
+        if self.call == "derive":
+            rows = f"dasksim.open_dataset({self.store!r}).isel(batch=slice({first}, {last + 1}))"
+            return f"{where}; its inputs are\n    {rows}"
+        more = ", conditions=conditions" if self.conditions else ""
+        return f"{where}; run it alone with\n    dasksim.replay({self.store!r}, simulator, sample={sample}{more})"
+
+    def _call(self, plan: Plan, first: int, stop: int) -> str:
+        """Return a call that simulates a run of samples as they are in the dataset."""
         n_samples = stop if all(condition.is_scalar for condition in self.conditions.values()) else plan.n_samples
         shape: Any = (n_samples, *plan.further) if plan.further else n_samples
-        call = self.call.format(shape=shape)
+        size, more = plan.sub_batch_size, ", **conditions" if self.conditions else ""
         return (
-            f"{where}simulator.{call}, seed={plan.seed}, sub_batch_size={size}, chunk_size={size}{more})"
-            f".isel(batch=slice({first}, {stop})).compute()"
+            f"simulator.{self.call.format(shape=shape)}, seed={plan.seed}, sub_batch_size={size}, chunk_size={size}"
+            f"{more}).isel(batch=slice({first}, {stop})).compute()"
         )
 
     def without_rows(self) -> "Pipeline":
         """Return the pipeline without the conditions' rows, to send it elsewhere."""
         return replace(self, conditions={name: c.without_rows() for name, c in self.conditions.items()})
-
-
-def run_steps(
-    pipeline: Pipeline,
-    indices: Sequence[int],
-    place: Place,
-    n_rows: int,
-    made: Mapping[int | None, Mapping[str, Any]],
-    watch: bool,
-    failures: Failures | None = None,
-) -> dict[int | None, Mapping[str, Any]]:
-    """Evaluate some steps of a pipeline on one sub-batch, or attempt at it, in memory.
-
-    Parameters
-    ----------
-    pipeline
-        The pipeline.
-    indices
-        The steps to run, in order.
-    place
-        Which sub-batch, and on which attempt.
-    n_rows
-        How many rows.
-    made
-        What there is already: values of the conditions, with ``n_rows`` rows, under None, and of steps that are not to
-        be run.
-    watch
-        Whether to find out if functions use the global generators.
-    failures
-        Which rows have failed, to be added to; None where any exception ends all.
-
-    Returns
-    -------
-    dict
-        The values by step, and under None what was given.
-    """
-    keep_freed_memory()
-    values = dict(made)
-    for index in indices:
-        step = pipeline.steps[index]
-        if not step.is_run or index in values:
-            continue
-        inputs = {name: values[source][name] for name, source in step.sources.items()}
-        batch = sub_batch_of(step, place, n_rows, pipeline.inputs(step, inputs), watch, failures)
-        pipeline.check_plates(step, batch)
-        try:
-            values[index] = without_exit(evaluate, step, batch)
-        except Exception as error:
-            error.add_note(f"raised in stage {step.stage.name!r}")
-            raise
-        if getattr(step.stage, "keep_all", False):
-            n_rows = next(len(values[index][v.name]) for v in step.outputs if not v.is_shared)
-    return values
 
 
 def to_rows(
@@ -317,19 +218,3 @@ def _padded(part: Any, shape: tuple[int, ...], dtype: np.dtype[Any], fill_value:
     array = namespace_of(part).full(shape, fill_value, dtype=dtype)
     array[tuple(map(slice, part.shape))] = part
     return array
-
-
-def without_exit(call: Callable[..., T], *arguments: Any) -> T:
-    """Return what a call returns; where a function ends the process, which would say nothing, raise an exception."""
-    try:
-        return call(*arguments)
-    except SystemExit as error:
-        raised = RuntimeError(f"a function raised {error!r}, which would have ended this process")
-        raise raised.with_traceback(error.__traceback__) from None
-
-
-def explain(error: Exception, where: str) -> None:
-    """Add to an exception where it happened, and what a message of NumPy's does not say."""
-    if isinstance(error, ValueError) and "read-only" in str(error):
-        error.add_note("what a function is given is read-only, since others see it too; change a copy of it")
-    error.add_note(where)

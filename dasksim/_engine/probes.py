@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.variables import Variable
+from dasksim._engine.evaluation import explain, without_exit
 from dasksim._engine.functions import FunctionStage
-from dasksim._engine.pipeline import explain, without_exit
-from dasksim._engine.stage import SubBatch
-from dasksim._engine.steps import Lowering, Place, Step, sub_batch_of
+from dasksim._engine.stage import Place, SubBatch
+from dasksim._engine.steps import Lowering, Step, sub_batch_of
 from dasksim._streams.addresses import PROBE_SUB_BATCH
 
 __all__ = ["Probe", "ProbeCache", "Probing", "digest_text", "probe_rows"]

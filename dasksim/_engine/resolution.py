@@ -19,8 +19,8 @@ from dasksim._core.variables import RESERVED, Variable, check_name
 from dasksim._engine.nested import NestedStage, inner_input
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.probes import ProbeCache, Probing, digest_text, probe_rows
-from dasksim._engine.stage import Plate, Stage, SubBatch
-from dasksim._engine.steps import Lowering, Place, Step
+from dasksim._engine.stage import Place, Plate, Stage, SubBatch
+from dasksim._engine.steps import Lowering, Step
 from dasksim._streams.addresses import PROBE_SUB_BATCH
 from dasksim.errors import ArgumentError, ArgumentTypeError, DasksimError, SimulatorError, nearest
 
@@ -239,7 +239,8 @@ class _Resolver:
             name
             for name, index in self.made.items()
             if name not in self.conditions
-            and ("/" not in name or self.steps[index].stage.name in stage.gathers)
+            and not (variable := self._variable(name, index)).is_count
+            and (not variable.is_hidden or self.steps[index].stage.name in stage.gathers)
             and (seen is None or self.steps[index].stage.makes_contexts or self.makers[name] in seen)
         ]
         return [*self.conditions, *made]
@@ -249,8 +250,8 @@ class _Resolver:
         inner = stage.lowering_of(covered)
         plates = self._plates(stage)
         axes = (self.probing.n_rows, *(int(plate.size) for plate in plates))
-        address = Place(0, PROBE_SUB_BATCH, 0, self.probing.n_rows, self.probing.attempt).address(stage)
-        batch = SubBatch(address, axes, full_rows=self.probing.n_rows, watch=True)
+        place = Place(0, PROBE_SUB_BATCH, 0, self.probing.n_rows, self.probing.attempt)
+        batch = SubBatch(place, place.address(stage), axes, watch=True)
         given: dict[str, Condition] = {}
         values: dict[str, Any] = {}
         for name in self._known(stage):
@@ -301,6 +302,9 @@ class _Resolver:
         if source is None:
             return self.conditions[name].variable
         return next(v for v in self.steps[source].outputs if v.name == name)
+
+    def _is_hidden(self, name: str, source: int | None) -> bool:
+        return self._variable(name, source).is_hidden
 
     def _source(self, name: str) -> int | None:
         if name in self.conditions and (self.lowering.replace_inputs or name not in self.made):
@@ -388,10 +392,10 @@ class _Resolver:
             check_name(VALID, "the call gives", ArgumentError)
         stages = [step.stage for step in self.steps]
         taken = ({name for stage in stages for name in stage.names} | self.inner_names) - RESERVED
-        taken |= {name for step in self.steps for name in step.sources if "/" not in name}
+        taken |= {name for step in self.steps for name, i in step.sources.items() if not self._is_hidden(name, i)}
         if any(stage.takes_all for stage in stages):
             return
-        made = [name for name in self.made if "/" not in name]
+        made = [name for name, index in self.made.items() if not self._is_hidden(name, index)]
         for name in self.conditions:
             if name not in made and name not in taken:
                 known = [*made, *sorted(taken - set(made))]
@@ -411,7 +415,7 @@ class _Resolver:
 
     def pipeline(self, *, is_inner: bool = False) -> Pipeline:
         """Return the stages as they are bound; labels are those of the whole, not of a stage inside another."""
-        names = [name for name in [*self.made, *self.conditions] if "/" not in name]
+        names = [*(name for name, index in self.made.items() if not self._is_hidden(name, index)), *self.conditions]
         sources = {name: self._source(name) for name in names}
         made = {v.name: v for step in self.steps for v in step.outputs}
         variables = tuple(made[name] if name in made else self.conditions[name].variable for name in sources)

@@ -15,14 +15,61 @@ import numpy.typing as npt
 
 from dasksim._core.arrays import as_host, namespace_of
 from dasksim._core.failures import Failures
+from dasksim._core.plan import Plan
 from dasksim._core.variables import RESERVED, Variable
 from dasksim._streams.addresses import Address, stage_key
 from dasksim._streams.isolation import Isolated, run_all
 
-__all__ = ["Binding", "Plate", "Stage", "SubBatch", "within"]
+__all__ = ["Binding", "Place", "Plate", "Stage", "SubBatch", "within"]
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which sub-batch is simulated, and on which attempt.
+
+    Parameters
+    ----------
+    seed
+        The seed in force.
+    sub_batch
+        Number of the sub-batch.
+    first_sample
+        Number of its first sample in the dataset.
+    full_rows
+        Rows of a whole sub-batch; what is simulated may be the first of them only.
+    attempt
+        Number of the attempt.
+    unit
+        What messages call a row: a sample of the dataset, or else a row counted from 0, such as a proposal.
+    redraw
+        How often samples that failed have been drawn again.
+    """
+
+    seed: int
+    sub_batch: int
+    first_sample: int
+    full_rows: int
+    attempt: int = 0
+    unit: str = "sample"
+    redraw: int = 0
+
+    @classmethod
+    def of(cls, plan: Plan, sub_batch: int) -> "Place":
+        """Return the place of a sub-batch of a dataset."""
+        return cls(plan.seed, sub_batch, sub_batch * plan.sub_batch_size, plan.sub_batch_size)
+
+    @property
+    def first_row(self) -> int:
+        """What messages count rows from."""
+        return self.first_sample if self.unit == "sample" else 0
+
+    def address(self, stage: "Stage") -> Address:
+        """Return the address of a stage's stream; contexts, and what is not redrawn, stay as they are."""
+        attempt = 0 if stage.is_context else self.attempt
+        return Address(self.seed, stage.key, self.sub_batch, attempt, self.redraw if stage.is_redrawn else 0)
 
 
 @dataclass(frozen=True)
@@ -31,6 +78,8 @@ class SubBatch:
 
     Parameters
     ----------
+    place
+        Which sub-batch it is of.
     address
         Where its random numbers come from.
     axes
@@ -41,29 +90,21 @@ class SubBatch:
         Inputs that hold for the whole sub-batch.
     python
         The names among ``rows`` that go to a function one by one as Python scalars.
-    first_sample
-        Number of its first sample in the dataset.
     watch
         Whether to find out if the function uses the global generators.
-    full_rows
-        Rows of a whole sub-batch, of which these may be the first ones only.
-    unit
-        What messages call a row: a sample of the dataset, or else a row counted from 0, such as a proposal.
     failures
         Which rows have failed, or None where any exception ends all.
     device
         Where it is simulated; its rows are arrays of that device.
     """
 
+    place: Place
     address: Address
     axes: tuple[int, ...]
     rows: Mapping[str, Array] = field(default_factory=dict)
     shared: Mapping[str, Any] = field(default_factory=dict)
     python: frozenset[str] = frozenset()
-    first_sample: int = 0
     watch: bool = False
-    full_rows: int = 0
-    unit: str = "sample"
     failures: Failures | None = None
     device: str = "cpu"
 
@@ -88,7 +129,7 @@ class SubBatch:
         row = cell // self.cells_per_row
         if self.failures is not None and self.failures.are_samples:
             return f"sample {self.failures.samples[row]}"
-        return f"{self.unit} {row + self.first_sample if self.unit == 'sample' else row}"
+        return f"{self.place.unit} {self.place.first_row + row}"
 
     def inputs_of(self, cell: int) -> str:
         """Return the inputs of a cell, for a message."""

@@ -13,11 +13,10 @@ from dasksim._core.conditions import pad_rows
 from dasksim._core.failures import Failures
 from dasksim._core.variables import Variable
 from dasksim._engine._outputs import PaddedRows
-from dasksim._engine.stage import Binding, Plate, Stage, SubBatch
-from dasksim._streams.addresses import Address
+from dasksim._engine.stage import Binding, Place, Plate, Stage, SubBatch
 from dasksim.errors import SimulatorError
 
-__all__ = ["Lowering", "Place", "Step", "aligned", "differing_sizes", "sub_batch_of"]
+__all__ = ["Lowering", "Step", "aligned", "differing_sizes", "sub_batch_of"]
 
 Array = npt.NDArray[Any]
 
@@ -99,42 +98,6 @@ class Step:
         return sorted({source for source in self.sources.values() if source is not None})
 
 
-@dataclass(frozen=True)
-class Place:
-    """Which sub-batch is simulated, and on which attempt.
-
-    Parameters
-    ----------
-    seed
-        The seed in force.
-    sub_batch
-        Number of the sub-batch.
-    first_sample
-        Number of its first sample in the dataset.
-    full_rows
-        Rows of a whole sub-batch.
-    attempt
-        Number of the attempt.
-    unit
-        What messages call a row.
-    redraw
-        How often samples that failed have been drawn again.
-    """
-
-    seed: int
-    sub_batch: int
-    first_sample: int
-    full_rows: int
-    attempt: int = 0
-    unit: str = "sample"
-    redraw: int = 0
-
-    def address(self, stage: Stage) -> Address:
-        """Return the address of a stage's stream; contexts, and what is not redrawn, stay as they are."""
-        attempt = 0 if stage.is_context else self.attempt
-        return Address(self.seed, stage.key, self.sub_batch, attempt, self.redraw if stage.is_redrawn else 0)
-
-
 def sub_batch_of(
     step: Step,
     place: Place,
@@ -174,19 +137,8 @@ def sub_batch_of(
         rows[name] = aligned(pad_rows(value, n_rows), variable, plates, axes)
         if variable.is_python and set(variable.plates) <= set(plates):
             python.add(name)
-    return SubBatch(
-        place.address(step.stage),
-        axes,
-        rows,
-        shared,
-        frozenset(python),
-        place.first_sample,
-        watch,
-        place.full_rows,
-        place.unit,
-        failures,
-        step.device,
-    )
+    address = place.address(step.stage)
+    return SubBatch(place, address, axes, rows, shared, frozenset(python), watch, failures, step.device)
 
 
 def differing_sizes(name: str, stage: str) -> str:

@@ -45,8 +45,8 @@ class ClusterPool:
         resources = {"GPU": 1} if on_gpu and announces_gpus(client) else None
         self._executor = client.get_executor(pure=False, resources=resources)
         self._token = uuid.uuid4().hex
-        self._payload = pickle.dumps(SentJob.pack(job))
-        self._leaves_processes = getattr(job, "child", None) is not None
+        self._payload = pickle.dumps(SentJob.of(job))
+        self._leaves_processes = getattr(job, "process", None) is not None
         self._name = f"{name}-{uuid.uuid4().hex}"
         self._sent: Any = None
         self._running: dict[tuple[Any, ...], Future[Any]] = {}

@@ -1,16 +1,13 @@
 """What is done for each chunk, on its way to another process."""
 
-import pickle
 import sys
-import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from dasksim._execution._raised import Raised
-from dasksim._execution._unsendable import pack, unpacked
-from dasksim._execution.transport import Cache
+from dasksim._execution.transport import Packed, forget, once
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError
 
@@ -24,27 +21,23 @@ class Job(Protocol):
         """Do it for one chunk."""
 
 
-_unpacking = threading.Lock()
-
-
 class SentJob:
-    """A job as bytes, unpacked once in each process that runs it.
+    """A job on its way to other processes, which have to have the versions of this one.
 
     Parameters
     ----------
-    payload
-        The pickled job.
+    packed
+        The job.
     versions
         Versions in the process that sent it.
     """
 
-    def __init__(self, payload: bytes, versions: Mapping[str, str]) -> None:
-        self.payload = payload
+    def __init__(self, packed: Packed[Job], versions: Mapping[str, str]) -> None:
+        self.packed = packed
         self.versions = dict(versions)
-        self._job: Job | None = None
 
     @classmethod
-    def pack(cls, job: Job) -> "SentJob":
+    def of(cls, job: Job) -> "SentJob":
         """Return a job to be sent.
 
         Raises
@@ -52,10 +45,7 @@ class SentJob:
         ArgumentError
             If what a stage holds cannot be sent.
         """
-        return cls(pack(job), _versions())
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"payload": self.payload, "versions": self.versions, "_job": None}
+        return cls(Packed(job).pack(), _versions())
 
     def unpack(self) -> Job:
         """Return the job.
@@ -65,11 +55,8 @@ class SentJob:
         ArgumentError
             If other versions are installed here than where it was packed: the samples might differ.
         """
-        with _unpacking:
-            if self._job is None:
-                self._check_versions()
-                self._job = unpacked(self.payload)
-        return self._job
+        self._check_versions()
+        return self.packed.value
 
     def __call__(self, chunk: int, conditions: Any) -> Any:
         """Run the job; what it raises is returned as data, a :class:`Raised`.
@@ -83,7 +70,7 @@ class SentJob:
 
     def close(self) -> None:
         """End what the job has started in this process."""
-        close = getattr(self._job, "close", None)
+        close = getattr(forget(self.packed.token), "close", None)
         if close is not None:
             close()
 
@@ -105,17 +92,13 @@ def _versions() -> dict[str, str]:
     return {"Python": python, "NumPy": np.__version__, "dasksim": __version__}
 
 
-# The jobs of the runs that a worker takes part in.
-_jobs: Cache[SentJob] = Cache(4)
-
-
 def run_payload(token: str, payload: bytes, chunk: int, conditions: Any) -> Any:
-    """Run a pickled :class:`SentJob`, unpacked once."""
-    return _jobs.get(token, lambda: pickle.loads(payload))(chunk, conditions)
+    """Run a pickled :class:`SentJob`."""
+    return once(token, payload)(chunk, conditions)
 
 
 def end_job(token: str) -> None:
     """Forget a job whose run has ended, and end what it has started in this process."""
-    sent = _jobs.pop(token)
+    sent = forget(token)
     if sent is not None:
         sent.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 from dasksim._core.tracebacks import Frame, frames_of, rebuilt
 from dasksim._execution._unsendable import can_send
-from dasksim._execution.transport import dumps, is_by_name, loads
+from dasksim._execution.pickling import dumps, is_by_name, loads
 
 __all__ = ["Raised"]
 

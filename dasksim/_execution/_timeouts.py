@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
@@ -17,10 +16,11 @@ from loky import ProcessPoolExecutor
 
 from dasksim._core.arrays import as_host, device_named
 from dasksim._core.failures import Failures
-from dasksim._engine.pipeline import Made, Pipeline, run_steps
-from dasksim._engine.steps import Place
+from dasksim._engine.evaluation import Values, run_steps
+from dasksim._engine.pipeline import Pipeline
+from dasksim._engine.stage import Place
 from dasksim._execution._raised import Raised
-from dasksim._execution._unsendable import pack, unpacked
+from dasksim._execution.transport import Packed
 
 __all__ = ["TimeoutProcess", "die_with"]
 
@@ -32,7 +32,7 @@ _IDLE_SECONDS = 300
 
 
 class TimeoutProcess:
-    """Runs a pipeline's steps in a process of its own, one for each thread that calls.
+    """Runs all steps of a pipeline in a process of its own, one for each thread that calls.
 
     Parameters
     ----------
@@ -44,28 +44,27 @@ class TimeoutProcess:
 
     def __init__(self, pipeline: Pipeline, seconds: float) -> None:
         self.seconds = seconds
-        self._payload = pack(pipeline.without_rows(), "leave timeout= out, for which another process is needed")
+        advice = "leave timeout= out, for which another process is needed"
+        self._pipeline = Packed(pipeline.without_rows(), advice).pack()
         self._local = threading.local()
         self._executors: set[Any] = set()
         self._is_closed = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "_payload": self._payload}
+        return {"seconds": self.seconds, "_pipeline": self._pipeline}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _local=threading.local(), _executors=set(), _is_closed=False)
 
-    def run(
-        self, indices: Sequence[int], place: Place, n_rows: int, made: Made, failures: Failures
-    ) -> tuple[Made, Failures] | None:
-        """Evaluate steps as :func:`run_steps` does; return what they make and what has failed, or None if out of time.
+    def run(self, place: Place, n_rows: int, values: Values, failures: Failures) -> tuple[Values, Failures] | None:
+        """Evaluate all steps as :func:`run_steps` does; return what there is then and what has failed.
 
-        What a function raises is raised here too.
+        None if out of time. What a function raises is raised here too.
         """
         executor = self._executor()
         try:
-            future = executor.submit(_run_in_child, indices, place, n_rows, made, failures)
-            found, raised, failures_there = future.result(self.seconds)
+            future = executor.submit(_run_in_child, place, n_rows, values, failures)
+            made, raised, failures_there = future.result(self.seconds)
         except FutureTimeoutError:
             self._kill(executor)
             return None
@@ -75,7 +74,7 @@ class TimeoutProcess:
         if raised is not None:
             failures.raised_at = failures_there.raised_at
             raise raised.error()
-        return found, failures_there
+        return Values(values.given, made), failures_there
 
     def close(self) -> None:
         """Kill the processes of all threads; a call that is under way, or comes later, raises an exception."""
@@ -95,7 +94,7 @@ class TimeoutProcess:
             # a Dask worker is a daemon, which may have no children; this one ends with its parent by itself
             multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
             executor = ProcessPoolExecutor(
-                1, timeout=_IDLE_SECONDS, initializer=_start_child, initargs=(self._payload, os.getpid())
+                1, timeout=_IDLE_SECONDS, initializer=_start_child, initargs=(self._pipeline, os.getpid())
             )
             self._local.executor = executor
             self._executors.add(executor)
@@ -107,24 +106,27 @@ class TimeoutProcess:
         return executor
 
 
-_payload: bytes | None = None
-_pipeline: Pipeline | None = None
+_arrived: Packed[Pipeline] | None = None
 
 
-def _start_child(payload: bytes, parent: int) -> None:
-    global _payload
+def _start_child(pipeline: Packed[Pipeline], parent: int) -> None:
+    global _arrived
     if sys.platform == "linux":  # the thread below cannot run while a function holds the interpreter's lock
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    _payload = payload
+    _arrived = pipeline
+
+
+def _pipeline_here() -> Pipeline:
+    if _arrived is None:
+        raise RuntimeError("the process was not started by dasksim")
+    return _arrived.value
 
 
 def _unpack_in_child() -> Raised | None:
-    global _pipeline
     try:
-        _pipeline = unpacked(_payload or b"")
-        device_named(_pipeline.device).put(np.zeros(1))  # starting a GPU takes seconds
+        device_named(_pipeline_here().device).put(np.zeros(1))  # starting a GPU takes seconds
     except BaseException as error:  # noqa: BLE001
         return Raised.of(error)
     return None
@@ -138,20 +140,17 @@ def die_with(parent: int) -> None:
 
 
 def _run_in_child(
-    indices: Sequence[int], place: Place, n_rows: int, made: Made, failures: Failures
-) -> tuple[Made, Raised | None, Failures]:
-    pipeline = _pipeline
-    if pipeline is None:
-        raise RuntimeError("the process was not started by dasksim")
-    latest = failures
+    place: Place, n_rows: int, values: Values, failures: Failures
+) -> tuple[dict[int, dict[str, Any]], Raised | None, Failures]:
+    pipeline, latest = _pipeline_here(), failures
 
-    def work(watch: bool) -> Made:
+    def work(watch: bool) -> Values:
         nonlocal latest
         latest = copy.deepcopy(failures)
-        return run_steps(pipeline, indices, place, n_rows, made, watch, latest)
+        return run_steps(pipeline, range(len(pipeline.steps)), place, n_rows, values, watch, latest)
 
     try:
-        made = pipeline.guarded(work)
-        return {i: {n: as_host(v) for n, v in values.items()} for i, values in made.items()}, None, latest
+        made = pipeline.guarded(work).made
+        return {i: {n: as_host(v) for n, v in found.items()} for i, found in made.items()}, None, latest
     except BaseException as error:  # noqa: BLE001
         return {}, Raised.of(error), latest

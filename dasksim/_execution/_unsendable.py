@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from dasksim._execution.transport import dumps, loads
+from dasksim._execution.pickling import dumps, loads
 from dasksim.errors import ArgumentError
 
 __all__ = ["THREADS", "can_send", "pack", "unpacked"]

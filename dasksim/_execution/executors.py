@@ -217,7 +217,7 @@ class _Processes:
     """Worker processes, started anew where one has died: loky then ends the others too."""
 
     def __init__(self, job: Job) -> None:
-        self._sent = SentJob.pack(job)
+        self._sent = SentJob.of(job)
         self._executor = self._start()
 
     def _start(self) -> Executor:

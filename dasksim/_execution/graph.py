@@ -6,7 +6,6 @@ would fuse a Blockwise source into everything that uses it, and so run the stage
 """
 
 import json
-import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +22,11 @@ from dasksim._core.dask_private import DataNode, Task, TaskRef, check_graphs
 from dasksim._core.plan import Plan
 from dasksim._core.tracebacks import shortened
 from dasksim._core.variables import Variable
+from dasksim._engine.evaluation import evaluate_chunk
 from dasksim._engine.pipeline import Pipeline, to_rows
 from dasksim._engine.provenance import provenance
 from dasksim._engine.steps import Step
-from dasksim._execution._unsendable import THREADS, pack, unpacked
-from dasksim._execution.transport import Cache
-from dasksim.errors import ArgumentError
+from dasksim._execution.transport import Packed
 
 __all__ = ["Program", "compile_dataset"]
 
@@ -39,8 +37,9 @@ Key = tuple[str, int]
 _INLINE_BYTES = 100_000
 
 
+@dataclass(frozen=True)
 class Program:
-    """A pipeline and a plan, sent to another process as one string of bytes and unpacked there once.
+    """What the tasks of a graph run.
 
     Parameters
     ----------
@@ -50,45 +49,11 @@ class Program:
         How the dataset is cut up.
     """
 
-    def __init__(self, pipeline: Pipeline, plan: Plan) -> None:
-        self.pipeline = pipeline
-        self.plan = plan
-        self.token = uuid.uuid4().hex
-        self._sent: tuple[Any, ...] | None = None
+    pipeline: Pipeline
+    plan: Plan
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._sent is None:
-            try:
-                self._sent = _unpack, (self.token, pack((self.pipeline.without_rows(), self.plan), THREADS))
-            except ArgumentError as error:  # Dask would put an error of its own in place of it
-                self._sent = _Refused, (str(error),)
-        return self._sent
-
-
-class _Refused:
-    """Stands for a program that could not be sent, and says why where it is run."""
-
-    def __init__(self, message: str) -> None:
-        self.message = message
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Refused, (self.message,)
-
-    @property
-    def pipeline(self) -> Pipeline:
-        raise ArgumentError(self.message)
-
-
-_unpacked: Cache[Program] = Cache(8)
-
-
-def _unpack(token: str, payload: bytes) -> Program:
-    def unpack() -> Program:
-        program = Program(*unpacked(payload))
-        program.token, program._sent = token, (_unpack, (token, payload))
-        return program
-
-    return _unpacked.get(token, unpack)
+        return Program, (self.pipeline.without_rows(), self.plan)
 
 
 @dataclass(frozen=True)
@@ -100,22 +65,22 @@ class StageChunk:
 
 
 @shortened(most=100)  # of a deeper traceback a cluster's client would learn nothing, and wait for ever
-def _run_stage(program: Program, index: int, chunk: int, *made: Any) -> StageChunk:
+def _run_stage(program: Packed[Program], index: int, chunk: int, *made: Any) -> StageChunk:
     """Evaluate a step on a chunk; ``made`` holds what its upstream steps, then its conditions, have for the chunk."""
-    pipeline, plan = program.pipeline, program.plan
+    pipeline, plan = program.value.pipeline, program.value.plan
     step = pipeline.steps[index]
     upstream = dict(zip(step.upstream, made, strict=False))
     rows = dict(zip(_row_conditions(pipeline, step), made[len(upstream) :], strict=True))
 
-    def value(name: str, source: int | None) -> Any:
+    def parts(name: str, source: int | None) -> list[Any]:
         if source is not None:
-            return upstream[source].values[name]
-        if name in rows:
-            return rows[name]
-        return pipeline.conditions[name].rows(plan.samples(chunk))
+            made: StageChunk = upstream[source]
+            return made.values[name]
+        given = rows[name] if name in rows else pipeline.conditions[name].rows(plan.samples(chunk))
+        return pipeline.cut(name, given, plan, chunk)
 
-    inputs = {name: value(name, source) for name, source in step.sources.items()}
-    return StageChunk(pipeline.simulate(index, plan, chunk, inputs), plan.n_rows(chunk))
+    inputs = {name: parts(name, source) for name, source in step.sources.items()}
+    return StageChunk(evaluate_chunk(pipeline, index, plan, chunk, inputs), plan.n_rows(chunk))
 
 
 def _row_conditions(pipeline: Pipeline, step: Step) -> list[str]:
@@ -149,7 +114,7 @@ class StageLayer(Layer):
     def __init__(
         self,
         name: str,
-        program: Program,
+        program: Packed[Program],
         index: int,
         upstream: Sequence[tuple[str, int]],
         chunks: Sequence[int],
@@ -233,7 +198,7 @@ class _Graph:
     def __init__(self, pipeline: Pipeline, plan: Plan) -> None:
         self.pipeline = pipeline
         self.plan = plan
-        self.program = Program(pipeline, plan)
+        self.program = Packed(Program(pipeline, plan))
         self.layers: dict[str, Layer] = {}
         self.needs: dict[str, set[str]] = {}
         self.conditions = {name: self._condition(name) for name, c in pipeline.conditions.items() if not c.is_scalar}

@@ -46,22 +46,22 @@ class _ChunkJob:
     plan: Plan
     writer: ChunkWriter
     policy: Policy
-    child: TimeoutProcess | None
+    process: TimeoutProcess | None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _ChunkJob, (self.pipeline.without_rows(), self.plan, self.writer, self.policy, self.child)
+        return _ChunkJob, (self.pipeline.without_rows(), self.plan, self.writer, self.policy, self.process)
 
     def __call__(self, chunk: int, conditions: Mapping[str, Any]) -> Receipt:
         def simulate() -> Chunk:
             values = {n: value.load() if isinstance(value, StoredRows) else value for n, value in conditions.items()}
-            return simulate_chunk(self.pipeline, self.plan, chunk, values, self.policy, self.child)
+            return simulate_chunk(self.pipeline, self.plan, chunk, values, self.policy, self.process)
 
         return self.writer.write(chunk, simulate)
 
     def close(self) -> None:
         """End the processes that were started for calls that may hang."""
-        if self.child is not None:
-            self.child.close()
+        if self.process is not None:
+            self.process.close()
 
 
 def run_chunks(
@@ -103,15 +103,15 @@ def run_chunks(
     n_done = n_samples - sum(map(plan.n_rows, missing))
     if not missing:
         return
-    child = TimeoutProcess(pipeline, timeout) if timeout else None
-    job = _ChunkJob(pipeline, plan, writer, policy, child)
+    process = TimeoutProcess(pipeline, timeout) if timeout else None
+    job = _ChunkJob(pipeline, plan, writer, policy, process)
     lost = _Lost(retries, plan.chunk_size)
     try:
         with (
-            _closed(child),
+            _closed(process),
             Progress(n_samples, n_done, progress) as bar,
             open_pool(scheduler, job, _task_name(pipeline), on_gpu=pipeline.device == "gpu") as pool,
-            _closed(child, KeyboardInterrupt),  # the pool waits for calls, which may hang until the timeout
+            _closed(process, KeyboardInterrupt),  # the pool waits for calls, which may hang until the timeout
             writer.settling() as settle,
         ):
             for receipt in _windowed(pool, pipeline, plan, missing, lost):
@@ -127,8 +127,8 @@ def run_chunks(
 
 
 @contextlib.contextmanager
-def _closed(child: TimeoutProcess | None, when: type[BaseException] = BaseException) -> Iterator[None]:
-    """Kill the processes of a child when the block ends, or only if it ends by an exception of one type."""
+def _closed(process: TimeoutProcess | None, when: type[BaseException] = BaseException) -> Iterator[None]:
+    """Kill timeout processes when the block ends, or only if it ends by an exception of one type."""
     is_wanted = when is BaseException
     try:
         yield
@@ -136,8 +136,8 @@ def _closed(child: TimeoutProcess | None, when: type[BaseException] = BaseExcept
         is_wanted = True
         raise
     finally:
-        if child is not None and is_wanted:
-            child.close()
+        if process is not None and is_wanted:
+            process.close()
 
 
 class _Lost:

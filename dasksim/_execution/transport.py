@@ -1,39 +1,17 @@
-"""The one way of users' objects to other processes: pickled once, by value where the other side cannot import them."""
+"""The one way to other processes: packed once where it is, and unpacked once in each process that it reaches."""
 
-import functools
-import importlib
-import io
-import pickle
-import sys
 import threading
-import types
-from collections import ChainMap
+import uuid
 from collections.abc import Callable, Hashable
-from importlib.machinery import PathFinder
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-import cloudpickle
+from dasksim._execution._unsendable import THREADS, pack, unpacked
+from dasksim.errors import ArgumentError
 
-from dasksim._streams.process_wide import by_reference
+__all__ = ["Cache", "Packed", "forget", "once"]
 
-__all__ = ["Cache", "dumps", "is_by_name", "loads"]
-
+T = TypeVar("T")
 V = TypeVar("V")
-
-#: Unpack what :func:`dumps` packed.
-loads = pickle.loads
-
-
-def dumps(obj: object) -> bytes:
-    """Return an object as bytes.
-
-    The generators of the whole process go by reference: what keeps the one of ``numpy.random`` here, such as a frozen
-    distribution of scipy, keeps the other process's own there, which is seeded like it. What has taken a module's place
-    in ``sys.modules`` is imported there, and functions keep the name of their file, which messages tell.
-    """
-    with io.BytesIO() as file:
-        _Pickler(file).dump(obj)
-        return file.getvalue()
 
 
 class Cache(Generic[V]):
@@ -68,64 +46,80 @@ class Cache(Generic[V]):
             return self._values.pop(key, None)
 
 
-def is_by_name(obj: Any) -> bool:
-    """Whether another process finds a function or class by its name, so that it need not be sent."""
-    name = getattr(obj, "__module__", None) or "__main__"
-    by_value = cloudpickle.list_registry_pickle_by_value()
-    if name == "__main__" or any(f"{name}.".startswith(f"{module}.") for module in by_value):
-        return False
-    found: Any = sys.modules.get(name)
-    for part in obj.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is obj
+# The latest that this process has unpacked: programs of lazy datasets, and jobs of the runs in which it takes part.
+_unpacked: Cache[Any] = Cache(16)
 
 
-def _reduce_code(code: types.CodeType) -> tuple[Any, ...]:
-    """Return how code is made again in its file; cloudpickle gives all the same name, which says nothing."""
-    return _code_of_file, (code.co_filename, *cloudpickle.Pickler.dispatch_table[types.CodeType](code))
+def once(token: str, payload: bytes) -> Any:
+    """Return what some bytes hold, unpacked once in this process."""
+    return _unpacked.get(token, lambda: unpacked(payload))
 
 
-def _code_of_file(filename: str, make: Callable[..., types.CodeType], arguments: tuple[Any, ...]) -> types.CodeType:
-    return make(*arguments).replace(co_filename=filename)
+def forget(token: str) -> Any:
+    """Forget what was unpacked here, and return it if there is something."""
+    return _unpacked.pop(token)
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    dispatch_table: ClassVar[Any] = ChainMap({types.CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+class Packed(Generic[T]):
+    """An object on its way to other processes.
 
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
-        # objects that stand in place of a module, such as one with attributes that are made when they are asked for
-        modules: dict[str, Any] = dict(sys.modules)
-        self._facades = {
-            id(module): name
-            for name, module in modules.items()
-            if not isinstance(module, types.ModuleType | None) and _can_import(name)
-        }
+    Parameters
+    ----------
+    value
+        The object.
+    advice
+        What to do if it cannot be sent.
+    """
 
-    def reducer_override(self, obj: Any) -> Any:
-        """Return how an object is made again, or NotImplemented where the usual way will do."""
-        if id(obj) in self._facades:
-            return importlib.import_module, (self._facades[id(obj)],)
-        if type(obj) is _CACHED and not is_by_name(obj):
-            return _cached_again, (obj.__wrapped__, obj.cache_parameters())
-        if isinstance(obj, BaseException):  # not as distributed has it, which takes tracebacks along
-            return obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-        reduced = by_reference(obj)
-        return super().reducer_override(obj) if reduced is None else reduced
+    def __init__(self, value: T, advice: str = THREADS) -> None:
+        self.token = uuid.uuid4().hex
+        self._value = value
+        self._advice = advice
+        self._sent: tuple[Any, ...] | None = None
+
+    @property
+    def value(self) -> T:
+        """The object; elsewhere it is unpacked when it is first asked for."""
+        return self._value
+
+    def pack(self) -> "Packed[T]":
+        """Pack it now.
+
+        Raises
+        ------
+        ArgumentError
+            If it holds something that cannot be sent; the message says which stage holds it, and by what path.
+        """
+        self._sent = _Arrived, (self.token, pack(self._value, self._advice))
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._sent is None:
+            try:
+                self.pack()
+            except ArgumentError as error:  # Dask would put an error of its own in place of it
+                self._sent = _Refused, (str(error),)
+        return self._sent or ()
 
 
-def _can_import(name: str) -> bool:
-    """Whether there is a file behind a name in ``sys.modules``, and the module may go by name."""
-    parent = name.rpartition(".")[0]
-    path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
-    try:
-        return (not parent or path is not None) and PathFinder.find_spec(name, path) is not None
-    except (ImportError, ValueError):
-        return False
+class _Arrived:
+    """A packed object in another process."""
+
+    def __init__(self, token: str, payload: bytes) -> None:
+        self.token = token
+        self.payload = payload
+
+    @property
+    def value(self) -> Any:
+        return once(self.token, self.payload)
 
 
-_CACHED: Any = type(functools.cache(len))
+class _Refused:
+    """Stands for an object that could not be sent, and says why where it is asked for."""
 
+    def __init__(self, message: str) -> None:
+        self.message = message
 
-def _cached_again(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
-    return functools.lru_cache(**parameters)(function)
+    @property
+    def value(self) -> Any:
+        raise ArgumentError(self.message)

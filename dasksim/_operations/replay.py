@@ -13,6 +13,7 @@ from dasksim._core.tracebacks import shortened
 from dasksim._core.variables import Variable
 from dasksim._engine.branches import INDICES, BranchStage
 from dasksim._engine.chunks import replay_sub_batch
+from dasksim._engine.evaluation import Values
 from dasksim._engine.pipeline import Pipeline
 from dasksim._operations._compatibility import stored_request
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
@@ -144,7 +145,7 @@ def replay(
     pipeline, plan, record = request.pipeline, request.plan, request.record
     n_simulated = -(-n_samples // plan.sub_batch_size) * plan.sub_batch_size
     if 0 <= sample < n_simulated:  # a stage may raise at one beyond the end, if a last, short sub-batch is made whole
-        made, chunk = replay_sub_batch(pipeline, plan, int(sample), request.policy)
+        values, chunk = replay_sub_batch(pipeline, plan, int(sample), request.policy)
     if not 0 <= sample < n_samples:
         raise ArgumentError(f"sample must be a number from 0 to {n_samples - 1}; got {sample!r}")
     sub_batch, row = divmod(int(sample), plan.sub_batch_size)
@@ -156,24 +157,24 @@ def replay(
         different = [name for name, value in variables.items() if value.tobytes() != stored[name].tobytes()]
         if different:
             raise StoreMismatchError(_how_it_differs(int(sample), different, variables, stored, request.changes))
-    return Replay(int(sample), sub_batch, _stages(pipeline, made, row), variables, is_stored)
+    return Replay(int(sample), sub_batch, _stages(pipeline, values, row), variables, is_stored)
 
 
-def _stages(pipeline: Pipeline, made: Mapping[int | None, Mapping[str, Any]], row: int) -> tuple[StageReplay, ...]:
+def _stages(pipeline: Pipeline, values: Values, row: int) -> tuple[StageReplay, ...]:
     found = []
     for index, step in enumerate(pipeline.steps):
         if not step.is_run or step.stage.is_transfer:
             continue
+        taken = {name: pipeline.variable(name, source) for name, source in step.sources.items()}
         inputs = {
-            name: _of_row(pipeline.variable(name, source), made[source][name], row)
-            for name, source in step.sources.items()
-            if "/" not in name  # what models hand to the merge is shown where they made it
+            name: _of_row(variable, values.of(step.sources[name])[name], row)
+            for name, variable in taken.items()
+            if not variable.is_hidden  # what models hand to the merge is shown where they made it
         }
         if isinstance(step.stage, BranchStage) and not inputs[INDICES][..., step.stage.model].any():
             continue
-        outputs = {
-            v.name.rpartition("/")[2]: _of_row(v, made[index][v.name], row) for v in step.outputs if "//" not in v.name
-        }
+        shown = [v for v in step.outputs if not v.is_count]
+        outputs = {v.name.rpartition("/")[2]: _of_row(v, values.made[index][v.name], row) for v in shown}
         found.append(StageReplay(step.stage.name, inputs, outputs))
     return tuple(found)
 

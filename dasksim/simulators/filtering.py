@@ -14,12 +14,14 @@ from dask.delayed import delayed
 from dasksim._core.arrays import as_host
 from dasksim._core.checks import check_count
 from dasksim._core.plan import Plan
+from dasksim._engine.evaluation import Values, run_steps
 from dasksim._engine.filter import FilterStage
-from dasksim._engine.pipeline import Pipeline, run_steps, to_rows
+from dasksim._engine.pipeline import Pipeline, to_rows
 from dasksim._engine.provenance import provenance
-from dasksim._engine.stage import within
-from dasksim._engine.steps import Lowering, Place
+from dasksim._engine.stage import Place, within
+from dasksim._engine.steps import Lowering
 from dasksim._execution.graph import Program
+from dasksim._execution.transport import Packed
 from dasksim._streams.isolation import run_all
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
@@ -71,7 +73,7 @@ def compute_all_accepted(pipeline: Pipeline, plan: Plan) -> xr.Dataset:
             step.stage.keep_all = True
     run = delayed(_simulate, pure=False)
     n_sub_batches = -(-plan.n_samples // plan.sub_batch_size)
-    program = Program(pipeline, plan)
+    program = Packed(Program(pipeline, plan))
     parts = compute(*(run(program, sub_batch) for sub_batch in range(n_sub_batches)))
     arrays = {
         v.name: (pipeline.array_dims(v), np.concatenate([part[v.name] for part in parts])) for v in pipeline.variables
@@ -79,17 +81,16 @@ def compute_all_accepted(pipeline: Pipeline, plan: Plan) -> xr.Dataset:
     return xr.Dataset(arrays, dict(pipeline.coords), {"dasksim": json.dumps(provenance(pipeline, plan))})
 
 
-def _simulate(program: Program, sub_batch: int) -> dict[str, Any]:
-    pipeline, plan = program.pipeline, program.plan
-    size = plan.sub_batch_size
-    place = Place(plan.seed, sub_batch, sub_batch * size, size)
+def _simulate(program: Packed[Program], sub_batch: int) -> dict[str, Any]:
+    pipeline, plan = program.value.pipeline, program.value.plan
+    place = Place.of(plan, sub_batch)
     given = {name: condition.rows(slice(0, 1)) for name, condition in pipeline.conditions.items()}
-    n_rows = min(size, plan.n_samples - place.first_sample)
+    n_rows = plan.n_rows_of(sub_batch)
     functions = [function for step in pipeline.steps for function in step.stage.functions]
     steps = range(len(pipeline.steps))
-    made = run_all(functions, lambda watch: run_steps(pipeline, steps, place, n_rows, {None: given}, watch))
+    values = run_all(functions, lambda watch: run_steps(pipeline, steps, place, n_rows, Values(given), watch))
     n_kept = next(
-        len(made[index][v.name])
+        len(values.made[index][v.name])
         for index, step in enumerate(pipeline.steps)
         if isinstance(step.stage, FilterStage) and step.is_run
         for v in step.outputs
@@ -97,10 +98,10 @@ def _simulate(program: Program, sub_batch: int) -> dict[str, Any]:
     )
     arrays = {}
     for variable in pipeline.variables:
-        values = as_host(made[pipeline.host_source(variable.name)][variable.name])
+        rows = as_host(values.of(pipeline.host_source(variable.name))[variable.name])
         shape = (n_kept, *pipeline.array_shape(variable))
         if pipeline.sources[variable.name] is None:
-            arrays[variable.name] = np.full(shape, values.reshape(-1)[0], variable.dtype)
+            arrays[variable.name] = np.full(shape, rows.reshape(-1)[0], variable.dtype)
         else:
-            arrays[variable.name] = to_rows(variable, [values], shape, n_kept, pipeline.fill_value)
+            arrays[variable.name] = to_rows(variable, [rows], shape, n_kept, pipeline.fill_value)
     return arrays

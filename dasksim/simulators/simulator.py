@@ -20,7 +20,7 @@ from dasksim._engine.probes import ProbeCache
 from dasksim._engine.resolution import check_sizes_agree, resolve
 from dasksim._engine.steps import Lowering
 from dasksim._execution.graph import compile_dataset
-from dasksim._execution.transport import dumps, loads
+from dasksim._execution.pickling import dumps, loads
 from dasksim._streams.process_wide import not_copied
 from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.bayesflow_adapter import BayesFlowAdapter
