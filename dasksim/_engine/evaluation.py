@@ -90,6 +90,7 @@ def evaluate_step(
     explained
         Adds to an exception where it was raised; by default in which stage.
     """
+    keep_freed_memory()
     step = pipeline.steps[index]
     batch = sub_batch_of(step, place, n_rows, pipeline.inputs(step, inputs), watch, failures)
     pipeline.check_plates(step, batch)
@@ -143,7 +144,6 @@ def run_steps(
     Values
         What there is then.
     """
-    keep_freed_memory()
     for index in indices:
         step = pipeline.steps[index]
         if not step.is_run or index in values.made:
@@ -211,7 +211,6 @@ def evaluate_chunk(
     dict
         One array for each sub-batch, with one row a sample; contexts have no rows.
     """
-    keep_freed_memory()
     step = pipeline.steps[index]
 
     def evaluated(watch: bool) -> dict[str, list[Array]]:
