@@ -37,7 +37,7 @@ from dasksim import (
     open_dataset,
     status,
 )
-from dasksim.store._icechunk import BranchWriter
+from dasksim.store._icechunk import IcechunkWriter
 from dasksim.store._locate import locate
 
 N = 40
@@ -481,7 +481,7 @@ def test_an_interrupt_is_not_lost_where_the_last_commit_fails(tmp_path: Path, mo
 
     def interrupt(i: float, rng: np.random.Generator) -> dict[str, Any]:
         if i == 30:
-            monkeypatch.setattr(BranchWriter, "_commit", refuse)
+            monkeypatch.setattr(IcechunkWriter, "_commit", refuse)
             raise KeyboardInterrupt
         return {"x": rng.normal()}
 

@@ -74,17 +74,6 @@ def edges_between(least: float, most: float, bins: int, values: Array, *, is_int
 
     Otherwise some bins would hold a value more than others, and the histogram of counts or of rounded numbers would
     look like a comb.
-
-    Parameters
-    ----------
-    least, most
-        What the bins have to hold.
-    bins
-        Bins at most.
-    values
-        Some values, of shape (n,).
-    is_integer
-        Whether all values are whole numbers, so that no step is smaller than 1.
     """
     start, step = _lattice(values)
     if is_integer and not step:

@@ -55,15 +55,7 @@ def _bars(heights: Array, style: str) -> Any:
 
 
 def pictures_of(summary: Summary, rejects: Store | None) -> list[dict[str, Any]]:
-    """Return the plots that suit a store, each a PNG with its caption.
-
-    Parameters
-    ----------
-    summary
-        Of the store.
-    rejects
-        Where it is, if it has an acceptance rate.
-    """
+    """Return the plots that suit a store, each a PNG with its caption."""
     pictures = []
     features = _spread_out(summary)
     if features:

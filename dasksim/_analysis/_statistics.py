@@ -86,17 +86,7 @@ def as_floats(rows: Array, valid: Array | None) -> Array:
 
 
 def measure(values: Array, valid: Array | None, kept: slice) -> Statistics:
-    """Return the statistics of some samples.
-
-    Parameters
-    ----------
-    values
-        Of shape (samples, features).
-    valid
-        Which samples are not masked; None stands for all.
-    kept
-        Which samples are kept.
-    """
+    """Return the statistics of some samples."""
     rows = as_floats(values[kept], None if valid is None else valid[kept])
     found = _of_piece(rows[:0], rows)
     step = max(1, _PIECE_BYTES // (8 * max(1, values.shape[1])))

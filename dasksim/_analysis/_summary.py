@@ -19,7 +19,7 @@ from dasksim._core.failures import VALID
 from dasksim.errors import ArgumentError, nearest
 from dasksim.store import Record, Store, StoreLike
 
-__all__ = ["Feature", "Source", "Summary", "mask_of", "over_chunks", "summarize"]
+__all__ = ["DataSource", "Feature", "Summary", "mask_of", "over_chunks", "summarize"]
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -97,7 +97,7 @@ class Summary:
 
 
 #: What can be summarized. A summary is one already, so that several plots can share it.
-Source: TypeAlias = StoreLike | xr.Dataset | Summary
+DataSource: TypeAlias = StoreLike | xr.Dataset | Summary
 
 
 def features_of(array: xr.DataArray) -> list[Feature]:
@@ -129,7 +129,7 @@ def mask_of(dataset: xr.Dataset) -> xr.DataArray | None:
 
 
 def summarize(
-    source: Source,
+    source: DataSource,
     variables: Sequence[str] | None = None,
     *,
     chunks: Collection[int] | None = None,
@@ -139,22 +139,6 @@ def summarize(
 
     Quantiles are those of at most 16,384 samples, evenly spaced, and of fewer if that were more than 64 MiB. The level
     of a quantile ``q`` is then right to ``sqrt(q * (1 - q) / n)``, one standard error, 0.004 at the median.
-
-    Parameters
-    ----------
-    source
-        A store, a dataset with the dim ``batch``, or a summary, which is returned as it is.
-    variables
-        Which ones; by default all but ``valid`` where it masks samples.
-    chunks
-        Numbers of the chunks; by default all.
-    store
-        Where a dataset is stored, for messages.
-
-    Returns
-    -------
-    Summary
-        Of these variables.
 
     Raises
     ------
@@ -202,18 +186,8 @@ def over_chunks(
 ) -> T | None:
     """Ask each chunk of a dataset something, and join the answers in order, as soon as they are there.
 
-    Parameters
-    ----------
-    dataset
-        Its variables have ``batch`` as their first dim. What is in memory already is one chunk.
-    ask
-        Called with the number of a chunk's first sample, and its variables.
-    join
-        Called with the answers of two runs of chunks.
-    chunks
-        Numbers of the chunks; None stands for all. Without any there is no answer.
-    store
-        Where it is stored, for messages.
+    It is asked with the number of the chunk's first sample and the chunk's variables; what is in memory already is one
+    chunk, and without chunks there is no answer.
     """
     check_graphs("look at some samples, with dasksim.open_dataset")
     whole = {dim: -1 for dim in dataset.dims if dim != "batch"}

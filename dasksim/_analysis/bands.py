@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._analysis._pyplot import label_text, legend_above, open_pyplot
-from dasksim._analysis._summary import Source, summarize
+from dasksim._analysis._summary import DataSource, summarize
 from dasksim.errors import ArgumentError, nearest
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ __all__ = ["predictive_bands"]
 
 
 def predictive_bands(
-    source: Source,
+    source: DataSource,
     variable: str,
     dim: str | None = None,
     *,

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from dasksim._analysis._histograms import count_histograms
 from dasksim._analysis._pyplot import label_text, open_pyplot
-from dasksim._analysis._summary import Feature, Source, Summary, summarize
+from dasksim._analysis._summary import DataSource, Feature, Summary, summarize
 from dasksim._core.checks import check_count
 from dasksim.errors import ArgumentError
 
@@ -26,7 +26,7 @@ _MOST_TICKS = 3
 
 
 def pairs(
-    source: Source,
+    source: DataSource,
     variables: Sequence[str] | None = None,
     *,
     bins: int = 50,
@@ -98,7 +98,7 @@ def pairs(
 
 
 def marginals(
-    source: Source,
+    source: DataSource,
     variables: Sequence[str] | None = None,
     *,
     bins: int = 50,
@@ -153,7 +153,7 @@ def marginals(
 
 
 def _chosen(
-    source: Source, variables: Sequence[str] | None, bins: int, max_features: int
+    source: DataSource, variables: Sequence[str] | None, bins: int, max_features: int
 ) -> tuple[Summary, list[Feature]]:
     check_count("bins", bins)
     if isinstance(variables, str):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dasksim._analysis._pyplot import label_text, legend_above, open_pyplot
-from dasksim._analysis._summary import Source, summarize
+from dasksim._analysis._summary import DataSource, summarize
 from dasksim.errors import ArgumentError
 from dasksim.store import Store, StoreLike
 
@@ -71,7 +71,7 @@ def acceptance(store: StoreLike, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def model_frequencies(source: Source, *, ax: "Axes | None" = None) -> "Axes":
+def model_frequencies(source: DataSource, *, ax: "Axes | None" = None) -> "Axes":
     """Draw how often each model of a comparison was chosen.
 
     Parameters

@@ -147,13 +147,6 @@ def device_named(kind: str) -> Device:
 def choose_device(device: object, can_use_gpu: bool) -> str:
     """Return the kind of device that is meant.
 
-    Parameters
-    ----------
-    device
-        ``"cpu"``, ``"gpu"``, or ``"auto"`` for a GPU where one is usable and something can run on it.
-    can_use_gpu
-        Whether anything can run on a GPU.
-
     Raises
     ------
     ArgumentError

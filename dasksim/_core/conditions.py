@@ -48,17 +48,6 @@ class Condition:
     ) -> "Condition":
         """Return the condition in the shape and dtype of the variable that it replaces.
 
-        Parameters
-        ----------
-        produced
-            The variable.
-        n_samples
-            Length of the batch axis.
-        sizes
-            Sizes of plates.
-        dims
-            The feature dims of the variable.
-
         Raises
         ------
         ArgumentError
@@ -123,16 +112,7 @@ def read_conditions(
 ) -> dict[str, Condition]:
     """Read what the caller gave, before it is known which variables the simulator has.
 
-    Parameters
-    ----------
-    conditions
-        Scalars, arrays with the batch axes in front, or DataArrays with the batch dims.
-    axes
-        The batch shape.
-    plates
-        Names of the further batch axes.
-    any_level
-        Whether an array may have only the first of the batch axes; it is then taken to have as many as match.
+    With ``any_level`` an array may have only the first of the batch axes; it is taken to have as many as match.
 
     Raises
     ------
@@ -147,11 +127,36 @@ def _read(name: str, value: Any, axes: tuple[int, ...], plates: Sequence[str], a
         check_name(name, "the call gives", ArgumentError)
     dims: tuple[Hashable, ...] = ()
     if isinstance(value, xr.DataArray):
-        if any_level and value.dims:
+        if any_level and value.dims:  # it says itself which axes it has
             axes = axes[: 1 + sum(plate in value.dims for plate in plates)]
             any_level = False
         array = _batch_first(name, value, ("batch", *plates[: len(axes) - 1]))
         value, dims = array.data, array.dims[len(axes) :]
+    value, dtype = _numeric(name, value)
+    shape = value.shape if isinstance(value, da.Array) else np.shape(value)
+    if not shape:
+        value = value if isinstance(value, np.generic | int | float | complex) else np.asarray(value)[()]
+        return Condition(Variable(name, (), dtype, is_shared=True), value, is_scalar=True)
+    if any_level:
+        axes = axes[: max(_n_matching(shape, axes), 1)]
+    if shape[: len(axes)] != axes:
+        raise ArgumentError(
+            f"condition {name!r} has shape {shape}, which does not begin with the batch axes {axes}; give a scalar, an "
+            "array with one row a sample, or bind a value that all samples share into the function "
+            "(functools.partial)"
+        )
+    variable = Variable(name, shape[len(axes) :], dtype, plates=tuple(plates[: len(axes) - 1]))
+    return Condition(variable, value, is_scalar=False, dims=dims)
+
+
+def _numeric(name: str, value: Any) -> tuple[Any, np.dtype[Any]]:
+    """Return a value as a scalar, an array of the host or a Dask array of such, and its dtype.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        If it is no numbers, or its rows have different shapes.
+    """
     if isinstance(value, np.ma.MaskedArray):
         raise ArgumentTypeError(f"condition {name!r} is a masked array, whose mask would be lost; give it filled")
     try:
@@ -166,23 +171,13 @@ def _read(name: str, value: Any, axes: tuple[int, ...], plates: Sequence[str], a
         raise ArgumentTypeError(
             f"condition {name!r} must be boolean or numeric, at most float64 or complex128; got {value!r}"
         )
-    shape = value.shape if isinstance(value, da.Array) else np.shape(value)
-    if not shape:
-        value = value if isinstance(value, np.generic | int | float | complex) else np.asarray(value)[()]
-        return Condition(Variable(name, (), dtype, is_shared=True), value, is_scalar=True)
-    if any_level:
-        n_matching = next(
-            (i for i, (got, size) in enumerate(zip(shape, axes)) if got != size), min(len(shape), len(axes))
-        )
-        axes = axes[: max(n_matching, 1)]
-    if shape[: len(axes)] != axes:
-        raise ArgumentError(
-            f"condition {name!r} has shape {shape}, which does not begin with the batch axes {axes}; give a scalar, an "
-            "array with one row a sample, or bind a value that all samples share into the function "
-            "(functools.partial)"
-        )
-    variable = Variable(name, shape[len(axes) :], dtype, plates=tuple(plates[: len(axes) - 1]))
-    return Condition(variable, value, is_scalar=False, dims=dims)
+    return value, dtype
+
+
+def _n_matching(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
+    """Return how many axes of an array are the batch axes, from the first on."""
+    pairs = enumerate(zip(shape, axes))
+    return next((i for i, (got, size) in pairs if got != size), min(len(shape), len(axes)))
 
 
 def _fitting(values: npt.NDArray[Any], name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -27,13 +27,7 @@ def keep_freed_memory() -> None:
 
 
 def machine_memory(root: Path = Path("/")) -> int:
-    """Return the bytes of memory that this process may use: the machine's, or fewer if its control groups have fewer.
-
-    Parameters
-    ----------
-    root
-        Folder that holds ``proc`` and ``sys``.
-    """
+    """Return the bytes of memory that this process may use: the machine's, or fewer by its control groups."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([memory, *_limits(root)])
 

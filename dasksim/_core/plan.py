@@ -94,23 +94,8 @@ def plan_samples(
 ) -> Plan:
     """Cut ``shape[0]`` samples into sub-batches and chunks.
 
-    Every sample belongs to exactly one sub-batch, and every sub-batch to exactly one chunk.
-
-    Parameters
-    ----------
-    shape
-        The batch shape.
-    seed
-        The seed in force.
-    sample_bytes
-        Bytes of one sample, all variables and further batch axes together.
-    is_batched
-        Whether all stages are batched.
-    on_gpu
-        Whether some run on a GPU.
-    sub_batch_size, chunk_size
-        Sizes in samples. By default a fixed function of the other arguments: ``sub_batch_size`` of ``sample_bytes``,
-        ``is_batched`` and ``on_gpu`` alone, since values depend on it.
+    Every sample belongs to exactly one sub-batch, and every sub-batch to exactly one chunk. By default sizes are a
+    fixed function of the other arguments, that of sub-batches of bytes, batching and device alone: values depend on it.
 
     Raises
     ------

@@ -23,15 +23,6 @@ _PYTHON_KINDS = frozenset({bool, int, float, complex, list, tuple})
 def describe(outputs: object, stage: str, axes: tuple[int, ...], *, is_shared: bool = False) -> tuple[Variable, ...]:
     """Return the variables that ``outputs``, returned by a probe, consist of.
 
-    Parameters
-    ----------
-    outputs
-        What the function returned.
-    stage
-        Name of the stage, for messages.
-    axes
-        The batch axes that each value must begin with.
-
     Raises
     ------
     OutputError

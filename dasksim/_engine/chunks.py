@@ -50,21 +50,7 @@ def simulate_chunk(
     policy: Policy,
     process: TimedSteps | None = None,
 ) -> Chunk:
-    """Evaluate all steps on one chunk.
-
-    Parameters
-    ----------
-    pipeline, plan
-        What to simulate.
-    chunk
-        Number of the chunk.
-    conditions
-        The conditions' values on this chunk.
-    policy
-        What to do with samples that fail.
-    process
-        The process in which to simulate, where a sub-batch may take too long.
-    """
+    """Evaluate all steps on one chunk."""
     cuts = {name: pipeline.cut(name, rows, plan, chunk) for name, rows in conditions.items()}
 
     def simulated(watch: bool) -> list[SubBatchResult]:
@@ -97,15 +83,6 @@ def replay_sub_batch(pipeline: Pipeline, plan: Plan, sample: int, policy: Policy
 
     An exception at the sample is raised, unless the sample would be drawn again; those at others are not. In a
     rejection, where proposals are no one's, an exception is raised where the policy says so.
-
-    Parameters
-    ----------
-    pipeline, plan
-        What to simulate.
-    sample
-        Number of the sample.
-    policy
-        What to do with samples that fail.
     """
     sub_batch = sample // plan.sub_batch_size
     alone = replace(plan, chunk_size=plan.sub_batch_size)

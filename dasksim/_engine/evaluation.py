@@ -71,24 +71,8 @@ def evaluate_step(
 
     Rows that have failed hold values without meaning. A function that is called once a row is not called for them; one
     that is given whole arrays finds there the values of a row that has not failed. If all have failed, nothing is
-    called.
-
-    Parameters
-    ----------
-    pipeline, index
-        The pipeline, and the number of the step.
-    place
-        Which sub-batch, and on which attempt.
-    n_rows
-        How many rows it makes.
-    inputs
-        The values of its inputs there.
-    watch
-        Whether to find out if its function uses the global generators.
-    failures
-        Which rows have failed, to be added to; None where any exception ends all.
-    explained
-        Adds to an exception where it was raised; by default in which stage.
+    called. Without ``failures`` any exception ends all; ``explained`` adds to one where it was raised, by default in
+    which stage.
     """
     keep_freed_memory()
     step = pipeline.steps[index]
@@ -132,18 +116,7 @@ def run_steps(
     watch: bool,
     failures: Failures | None = None,
 ) -> Values:
-    """Evaluate some steps, in order, on as many rows each; see :func:`evaluate_step`.
-
-    Parameters
-    ----------
-    values
-        What there is already: of conditions, with ``n_rows`` rows, and of steps that are not to be run.
-
-    Returns
-    -------
-    Values
-        What there is then.
-    """
+    """Evaluate some steps, in order, on as many rows each; those whose values there are already are not run."""
     for index in indices:
         step = pipeline.steps[index]
         if not step.is_run or index in values.made:
@@ -195,22 +168,7 @@ class Strict:
 def evaluate_chunk(
     pipeline: Pipeline, index: int, plan: Plan, chunk: int, inputs: Mapping[str, Sequence[Any]]
 ) -> dict[str, list[Array]]:
-    """Evaluate one step on all sub-batches of a chunk.
-
-    Parameters
-    ----------
-    pipeline, index
-        The pipeline, and the number of the step.
-    plan, chunk
-        How the dataset is cut up, and the number of the chunk.
-    inputs
-        The values of its inputs, one for each sub-batch.
-
-    Returns
-    -------
-    dict
-        One array for each sub-batch, with one row a sample; contexts have no rows.
-    """
+    """Evaluate one step on all sub-batches of a chunk, its inputs by sub-batch; return its outputs by sub-batch too."""
     step = pipeline.steps[index]
 
     def evaluated(watch: bool) -> dict[str, list[Array]]:

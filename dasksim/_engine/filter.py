@@ -101,19 +101,10 @@ class FilterStage(NestedStage):
         return {**super().settings(), "sample_size": self.sample_size, "max_proposals": self.max_proposals}
 
     def resolved(self, pipeline: Pipeline) -> Self:
-        parameters = [name for name in self.predicate.required if name not in RESERVED]
-        known = [*pipeline.sources]
-        by_name = all(name in known for name in parameters) and bool(parameters)
-        if not by_name and len(parameters) != 1:
-            missing = next((name for name in parameters if name not in known), "")
-            raise SimulatorError(
-                f"predicate {self.name!r} needs {missing!r}, which is no variable; {nearest(missing, known)}"
-                if parameters
-                else f"predicate {self.name!r} takes no variables; let it take some by name, or a mapping of all"
-            )
         stage = super().resolved(pipeline)
-        stage.binding = self.predicate.bind(known) if by_name else None
-        stage.steps = _needed(pipeline, stage.binding.inputs if stage.binding else known)
+        stage.binding = self._bound(pipeline)
+        seen = stage.binding.inputs if stage.binding else tuple(pipeline.sources)
+        stage.steps = _needed(pipeline, seen)
         steps = [pipeline.steps[i] for i in stage.steps]
         for step in steps:
             if any(v.is_shared and not v.is_count for v in step.outputs):
@@ -123,12 +114,35 @@ class FilterStage(NestedStage):
                 )
         stage.hold(steps)
         used = {name for step in steps for name, source in step.sources.items() if source is None}
-        used |= {name for name in (stage.binding.inputs if stage.binding else known) if pipeline.sources[name] is None}
+        used |= {name for name in seen if pipeline.sources[name] is None}
         stage.taken = tuple(name for name in pipeline.conditions if name in used)
-        stage.largest = default_sub_batch(pipeline.sample_bytes, stage.is_batched)
-        stage.largest = stage.largest // _PARTS if stage.is_batched else stage.largest * _UNBATCHED_SUB_BATCHES
+        largest = default_sub_batch(pipeline.sample_bytes, stage.is_batched)
+        stage.largest = largest // _PARTS if stage.is_batched else largest * _UNBATCHED_SUB_BATCHES
         stage.has_rows = any(not pipeline.conditions[name].is_scalar for name in stage.taken)
         return stage
+
+    def _bound(self, pipeline: Pipeline) -> Binding | None:
+        """Return the variables that the predicate takes by name, or None if it takes one mapping of all.
+
+        Raises
+        ------
+        SimulatorError
+            If it takes neither.
+        """
+        known = [*pipeline.sources]
+        parameters = [name for name in self.predicate.required if name not in RESERVED]
+        missing = [name for name in parameters if name not in known]
+        if parameters and not missing:
+            return self.predicate.bind(known)
+        if len(parameters) == 1:
+            return None
+        if not parameters:
+            raise SimulatorError(
+                f"predicate {self.name!r} takes no variables; let it take some by name, or a mapping of all"
+            )
+        raise SimulatorError(
+            f"predicate {self.name!r} needs {missing[0]!r}, which is no variable; {nearest(missing[0], known)}"
+        )
 
     def placed(self, pipeline: Pipeline) -> Self:
         stage = super().placed(pipeline)

@@ -314,7 +314,8 @@ class RowStage(FunctionStage):
     def _called(
         self, function: Callable[..., Any], arguments: Iterator[Any], batch: SubBatch, cells: Sequence[int]
     ) -> tuple[Sequence[int], list[Any]]:
-        calls = itertools.starmap(function, arguments)  # after an exception it goes on with the next arguments
+        # a loop in C; after an exception it goes on with the next arguments, and what it has returned so far is kept
+        calls = itertools.starmap(function, arguments)
         rows: list[Any] = []
         has_failed = False
         while len(rows) < len(cells):
@@ -324,20 +325,26 @@ class RowStage(FunctionStage):
                     raise RuntimeError(f"stage {self.name!r} raised StopIteration")
             except Exception as error:
                 cell = cells[len(rows)]
-                row, first = divmod(cell, batch.cells_per_row)
+                row, cell_in_row = divmod(cell, batch.cells_per_row)
                 if not batch.fails(row, self.name, error):
-                    if batch.address.sub_batch != PROBE_SUB_BATCH:
-                        inputs = batch.inputs_of(cell)
-                        where = f"raised by stage {self.name!r} at {batch.row_of(cell)}"
-                        error.add_note(f"{where}, whose inputs are {inputs}" if inputs else where)
+                    self._say_where(error, batch, cell)
                     raise
-                rest = list(itertools.islice(arguments, batch.cells_per_row - first - 1))  # the row's other cells
+                # a row fails as a whole: its other cells are passed over
+                rest = list(itertools.islice(arguments, batch.cells_per_row - cell_in_row - 1))
                 rows += [_FAILED] * (1 + len(rest))
                 has_failed = True
         if has_failed:
             cells = [cell for cell, made in zip(cells, rows) if made is not _FAILED]
             rows = [made for made in rows if made is not _FAILED]
         return cells, rows
+
+    def _say_where(self, error: Exception, batch: SubBatch, cell: int) -> None:
+        """Add to an exception at which row it was raised, and for which inputs; a probe's rows are nobody's."""
+        if batch.place.sub_batch == PROBE_SUB_BATCH:
+            return
+        inputs = batch.inputs_of(cell)
+        where = f"raised by stage {self.name!r} at {batch.row_of(cell)}"
+        error.add_note(f"{where}, whose inputs are {inputs}" if inputs else where)
 
     def _columns(self, binding: Binding, batch: SubBatch) -> dict[str, Iterable[Any]]:
         """Return the values of each argument, one a row."""

@@ -179,18 +179,7 @@ def to_rows(
 ) -> Array:
     """Return a variable's values on a chunk as they stand in the dataset, on the device on which they are.
 
-    Parameters
-    ----------
-    variable
-        The variable.
-    parts
-        One array for each sub-batch: one row a sample or, if the variable is shared, one value.
-    shape
-        Shape of the result; rows of a last sub-batch that was computed whole are cut away.
-    sub_batch_size
-        Samples in a sub-batch.
-    fill_value
-        What stands beyond the size of a sub-batch along axes that are ragged.
+    Of a shared variable a part is one value, of others one row a sample, of which the last ones may be too many.
     """
     if variable.is_shared:
         values = [_padded(_as_sample(part, variable, 0), shape[1:], variable.dtype, fill_value) for part in parts]

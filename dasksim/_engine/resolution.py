@@ -44,25 +44,6 @@ def resolve(
 ) -> Pipeline:
     """Bind stages to each other and to the conditions, and find the schema.
 
-    Parameters
-    ----------
-    lowering
-        What the simulator lowers to.
-    conditions
-        What the caller gives.
-    shape
-        The batch shape.
-    seed
-        The seed in force; contexts are drawn with it.
-    cache
-        Earlier probes of the same simulator.
-    sub_batch
-        The sub-batch whose contexts are used.
-    sub_batch_size
-        The rows of a sub-batch, once they are known: functions that make contexts and rows at once depend on them.
-    most_probes
-        How often to probe on other samples, at most, where a function raises an exception.
-
     Raises
     ------
     SimulatorError
@@ -103,15 +84,6 @@ def resolve(
 
 def check_sizes_agree(pipeline: Pipeline, n_samples: int, sub_batch_size: int, at: Callable[[int], Pipeline]) -> None:
     """Look at the contexts of some sub-batches and refuse sizes that follow them, unless the largest are declared.
-
-    Parameters
-    ----------
-    pipeline
-        The pipeline at the first sub-batch.
-    n_samples, sub_batch_size
-        How the dataset is cut up.
-    at
-        Returns the pipeline at another sub-batch.
 
     Raises
     ------
@@ -169,6 +141,34 @@ def _outer_value(value: Any, variable: Variable, axes: tuple[int, ...]) -> Array
     return array.reshape(*axes, *array.shape[1:])
 
 
+@dataclass(frozen=True)
+class _Outside:
+    """Where the conditions of stages inside a stage come from.
+
+    Parameters
+    ----------
+    resolver
+        What resolves the stage that holds them.
+    plates
+        The plates of that stage.
+    batch
+        What it is given in a probe.
+    """
+
+    resolver: "_Resolver"
+    plates: tuple[Plate, ...]
+    batch: SubBatch
+
+    def stand_for(self, variable: Variable, maker: str) -> Any:
+        """Have a condition outside stand for a variable that a stage inside makes; return its value inside."""
+        outer = self.resolver
+        if variable.name not in outer.conditions:
+            raise outer._made_twice(variable.name, maker)
+        own = tuple(plate.name for plate in self.plates)
+        outer._stand_for(variable if variable.is_shared else _repeated(variable, own))
+        return inner_input(*outer._probe_input(variable.name, None), self.plates, self.batch)[1]
+
+
 @dataclass
 class _Resolver:
     """Binds the stages of one lowering, in order; nested ones have resolvers of their own."""
@@ -178,7 +178,7 @@ class _Resolver:
     further: tuple[Plate, ...]
     probing: Probing
     values: dict[str, Any] = field(default_factory=dict)  # of the conditions, where they are an outer stage's inputs
-    stand_for_outside: Callable[[Variable], Any] | None = None  # has the outer stage convert what a condition replaces
+    outside: "_Outside | None" = None
 
     def __post_init__(self) -> None:
         self.given = dict(self.conditions)
@@ -247,43 +247,20 @@ class _Resolver:
 
     def _add_nested(self, stage: NestedStage, covered: list[Stage]) -> list[Stage]:
         """Resolve the stages inside a stage; return those of the covered ones that it leaves to run after it."""
-        inner = stage.lowering_of(covered)
         plates = self._plates(stage)
+        own = tuple(plate.name for plate in plates)
         axes = (self.probing.n_rows, *(int(plate.size) for plate in plates))
         place = Place(0, PROBE_SUB_BATCH, 0, self.probing.n_rows, self.probing.attempt)
         batch = SubBatch(place, place.address(stage), axes, watch=True)
-        given: dict[str, Condition] = {}
-        values: dict[str, Any] = {}
-        for name in self._known(stage):
-            if name not in stage.hidden_inputs:
-                source = self._source(name)
-                variable, values[name] = inner_input(*self._probe_input(name, source), plates, batch)
-                is_scalar = variable.is_shared or (source is None and self.conditions[name].is_scalar)
-                given[name] = Condition(variable, None, is_scalar=is_scalar)
-        inner = replace(
-            inner,
-            stages=tuple(_deeper(s, len(plates)) for s in inner.stages),
-            dims={**self.lowering.dims, **inner.dims},
-            max_sizes={**inner.max_sizes, **self.lowering.max_sizes},
-            fill_value=self.lowering.fill_value if stage.span else inner.fill_value,
-        )
-        has_levels = any(s.depth is not None for s in inner.stages)
-        further = self.further[len(plates) :] if has_levels else ()
-        # the rows of the stages inside are the cells of this one
-        own = tuple(plate.name for plate in plates)
-
-        def stand_for(variable: Variable) -> Any:
-            if variable.name not in self.conditions:
-                raise self._made_twice(variable.name, child.makers[variable.name])
-            self._stand_for(variable if variable.is_shared else _repeated(variable, own))
-            return inner_input(*self._probe_input(variable.name, None), plates, batch)[1]
-
-        child = _Resolver(inner, given, further, replace(self.probing, n_rows=batch.n_cells), values, stand_for)
+        child = self._inner_resolver(stage, covered, plates, batch)
         child.run()
-        self.inner_names |= {name for s in inner.stages for name in s.names} | child.inner_names | set(child.made)
+        self.inner_names |= {name for s in child.lowering.stages for name in s.names}
+        self.inner_names |= child.inner_names | set(child.made)
         resolved = stage.resolved(child.pipeline(is_inner=True))
-        made = {**values, **{name: value for probed in child.probed.values() for name, value in probed.items()}}
-        resolved.check(made, batch)
+        values = {**child.values}
+        for probed in child.probed.values():
+            values |= probed
+        resolved.check(values, batch)
         index = len(self.steps)
         taken = (*resolved.taken, *stage.hidden_inputs)
         digest = digest_text(repr([step.probe_digest for step in child.steps]))
@@ -291,12 +268,40 @@ class _Resolver:
         self.steps.append(Step(resolved, resolved.bind(taken), sources, (), plates, probe_digest=digest))
         self.sizes = {**child.sizes, **self.sizes}
         self.probed[index] = {
-            v.name: _outer_value(made.get(v.name.removeprefix(f"{stage.name}/")), v, axes) for v in resolved.outputs()
+            v.name: _outer_value(values.get(v.name.removeprefix(f"{stage.name}/")), v, axes) for v in resolved.outputs()
         }
         self.makers.update(child.makers)
         outputs = [v if v.is_shared else _repeated(v, own) for v in resolved.outputs()]
         self._add(index, tuple(outputs))
         return _left_over(covered, resolved.runs)
+
+    def _inner_resolver(
+        self, stage: NestedStage, covered: Sequence[Stage], plates: tuple[Plate, ...], batch: SubBatch
+    ) -> "_Resolver":
+        """Return what resolves the stages inside a stage: what they may take from here are its conditions.
+
+        The rows of the stages inside are the cells of this one.
+        """
+        inner = stage.lowering_of(covered)
+        inner = replace(
+            inner,
+            stages=tuple(_deeper(s, len(plates)) for s in inner.stages),
+            dims={**self.lowering.dims, **inner.dims},
+            max_sizes={**inner.max_sizes, **self.lowering.max_sizes},
+            fill_value=self.lowering.fill_value if stage.span else inner.fill_value,
+        )
+        conditions: dict[str, Condition] = {}
+        values: dict[str, Any] = {}
+        for name in self._known(stage):
+            if name not in stage.hidden_inputs:
+                source = self._source(name)
+                variable, values[name] = inner_input(*self._probe_input(name, source), plates, batch)
+                is_scalar = variable.is_shared or (source is None and self.conditions[name].is_scalar)
+                conditions[name] = Condition(variable, None, is_scalar=is_scalar)
+        has_levels = any(s.depth is not None for s in inner.stages)
+        further = self.further[len(plates) :] if has_levels else ()
+        probing = replace(self.probing, n_rows=batch.n_cells)
+        return _Resolver(inner, conditions, further, probing, values, _Outside(self, plates, batch))
 
     def _variable(self, name: str, source: int | None) -> Variable:
         if source is None:
@@ -339,8 +344,8 @@ class _Resolver:
     def _stand_for(self, variable: Variable) -> None:
         """Take a condition for the variable that it replaces; models may each make one of the name."""
         name, given = variable.name, self.given[variable.name]
-        if self.stand_for_outside is not None:
-            self.values[name] = self.stand_for_outside(variable)
+        if self.outside is not None:
+            self.values[name] = self.outside.stand_for(variable, self.makers[name])
             self.conditions[name] = replace(given, variable=variable)
             return
         dims = feature_dims(variable, self.lowering.dims)

@@ -106,23 +106,7 @@ def sub_batch_of(
     watch: bool,
     failures: Failures | None = None,
 ) -> SubBatch:
-    """Return what a stage is given: its inputs along its own axes.
-
-    Parameters
-    ----------
-    step
-        The stage, bound.
-    place
-        Which sub-batch.
-    n_rows
-        How many rows it makes.
-    inputs
-        For each input, what it is and its values on the sub-batch.
-    watch
-        Whether to find out if its function uses the global generators.
-    failures
-        Which rows have failed.
-    """
+    """Return what a stage is given: its inputs along its own axes."""
     axes = (n_rows, *_plate_sizes(step, inputs))
     plates = tuple(plate.name for plate in step.plates)
     rows: dict[str, Array] = {}

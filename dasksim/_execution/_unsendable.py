@@ -25,13 +25,6 @@ _Trail = tuple[tuple[str, object], ...]
 def pack(obj: object, advice: str = THREADS) -> bytes:
     """Return an object as bytes.
 
-    Parameters
-    ----------
-    obj
-        What to send.
-    advice
-        What to do if it cannot be sent.
-
     Raises
     ------
     ArgumentError

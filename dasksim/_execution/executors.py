@@ -51,13 +51,8 @@ class Pool(Protocol):
 def check_scheduler(scheduler: Any, use_threads: bool) -> Any:
     """Return the scheduler in force: a client, or one of the names.
 
-    Parameters
-    ----------
-    scheduler
-        ``None``, one of the names, a ``distributed.Client`` or the address of its scheduler.
-    use_threads
-        Whether threads are the default: all stages are batched, so that they can run at the same time, or a GPU
-        computes, which processes would have to share.
+    Threads are the default where all stages are batched, so that they can run at the same time, or where a GPU
+    computes, which processes would have to share.
 
     Raises
     ------

@@ -169,18 +169,6 @@ class StageLayer(Layer):
 def compile_dataset(pipeline: Pipeline, plan: Plan) -> xr.Dataset:
     """Return the lazy Dataset of a pipeline.
 
-    Parameters
-    ----------
-    pipeline
-        Stages bound to each other.
-    plan
-        How the dataset is cut up.
-
-    Returns
-    -------
-    xarray.Dataset
-        One Dask array for each variable, chunked along ``batch``.
-
     Raises
     ------
     ArgumentError

@@ -76,27 +76,7 @@ def run_chunks(
     retries: int,
     progress: bool | None,
 ) -> None:
-    """Simulate and write the chunks that have no receipt.
-
-    Parameters
-    ----------
-    pipeline, plan
-        What to simulate.
-    writer
-        What writes it.
-    policy
-        What to do with samples that fail.
-    chunks
-        The chunks among which to look.
-    timeout
-        Seconds that a sub-batch may take.
-    scheduler
-        Where the chunks run: a name or a client.
-    retries
-        How often a chunk is tried again that was lost with its worker.
-    progress
-        Whether to show a progress bar.
-    """
+    """Simulate and write the chunks that have no receipt."""
     complete = writer.complete_chunks()
     missing = [chunk for chunk in chunks if chunk not in complete]
     n_samples = sum(map(plan.n_rows, chunks))
@@ -158,19 +138,7 @@ class _Lost:
         self.error: Exception | None = None
 
     def count(self, error: Exception, chunk: int, n_failed: int, others: Iterable[int]) -> None:
-        """Count a chunk as lost; raise the error if that was once too often.
-
-        Parameters
-        ----------
-        error
-            What became of it.
-        chunk
-            Number of the chunk.
-        n_failed
-            How many tries that was.
-        others
-            The other chunks in flight, which are lost too if a pool of processes broke.
-        """
+        """Count a chunk as lost; raise the error if that was once too often."""
         self.n_tries[chunk] += n_failed
         if self.n_tries[chunk] <= self.retries:
             _log.warning(

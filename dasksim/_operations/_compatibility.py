@@ -128,15 +128,6 @@ def variables_of(pipeline: Pipeline) -> dict[str, StoredVariable]:
 def agreed(store: Store, found: Record, wanted: Record, allow_changed: bool) -> Record:
     """Return the record under which a call goes on with a store: the store's own, with what the call may change of it.
 
-    Parameters
-    ----------
-    store, found
-        The store, and its record.
-    wanted
-        The record that the call would make.
-    allow_changed
-        Whether to go on with stages that have changed.
-
     Raises
     ------
     StoreMismatchError

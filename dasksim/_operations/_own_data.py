@@ -48,15 +48,6 @@ def refuse_own_conditions(conditions: Mapping[str, Any], store: Store) -> None:
 def refuse_own_functions(functions: object, store: Store, removed: Collection[str] | None = None) -> None:
     """Refuse functions that keep arrays of a store that are removed before they run.
 
-    Parameters
-    ----------
-    functions
-        A simulator, or a function.
-    store
-        The store.
-    removed
-        The variables that are removed; by default all.
-
     Raises
     ------
     ArgumentError

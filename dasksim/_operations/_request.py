@@ -22,7 +22,7 @@ from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators import Simulator
 from dasksim.store import Record, Store, StoreLayout
 
-__all__ = ["Request", "StorePlan", "fill", "scheduler_for"]
+__all__ = ["RunRequest", "StorePlan", "fill", "scheduler_for"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class StorePlan:
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     """What calls that make or continue a store have in common; see :func:`dasksim.generate` for the parameters."""
 
     simulator: Simulator
@@ -89,7 +89,7 @@ class Request:
         retries: Any,
         progress: Any,
         repair: Any = False,
-    ) -> "Request":
+    ) -> "RunRequest":
         """Return a request, its arguments checked.
 
         Raises

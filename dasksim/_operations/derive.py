@@ -115,7 +115,7 @@ def derive(
     key, entry, pipeline, plan = _planned(simulator, place, record, dataset, seed, dtypes)
     if flags["overwrite"]:
         _refuse_own(fn, place, entry)
-    found = _agreed(place, key, entry, overwrite=flags["overwrite"], allow_changed=flags["allow_changed"])
+    found = _replace_or_match(place, key, entry, overwrite=flags["overwrite"], allow_changed=flags["allow_changed"])
     if found is not None and found.n_samples == plan.n_samples and not flags["repair"]:
         place.end_derivation(key, plan.n_samples)  # a run may have been stopped just before its end
         return place.open()
@@ -263,8 +263,10 @@ def _rivals(derived: Mapping[str, Derivation], entry: Derivation) -> dict[str, D
     return {k: e for k, e in derived.items() if e.variables.keys() & entry.variables.keys()}
 
 
-def _agreed(place: Store, key: str, entry: Derivation, *, overwrite: bool, allow_changed: bool) -> Derivation | None:
-    """Return the entry of the same derivation, if the store has one; with ``overwrite`` remove others of its names.
+def _replace_or_match(
+    place: Store, key: str, entry: Derivation, *, overwrite: bool, allow_changed: bool
+) -> Derivation | None:
+    """With ``overwrite`` remove derivations of the same names; else return the entry of the same one, if there is one.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Durable generation: where compiled simulators and stores meet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,10 @@ from dasksim._core.tracebacks import shortened
 from dasksim._execution.executors import check_scheduler, connect, lacks_gpus
 from dasksim._operations._compatibility import agreed, check_lazy_conditions, extended
 from dasksim._operations._own_data import refuse_own_conditions, refuse_own_functions
-from dasksim._operations._request import Request, scheduler_for
+from dasksim._operations._request import RunRequest, StorePlan, scheduler_for
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
 from dasksim.simulators import Simulator
-from dasksim.store import StoreLike
+from dasksim.store import Record, StoreLike
 
 __all__ = ["extend", "generate"]
 
@@ -132,7 +132,7 @@ def generate(
     ...     dict(ds.sizes)
     {'batch': 1000, 'x_dim_0': 3}
     """
-    request = Request.checked(
+    request = RunRequest.checked(
         simulator,
         store,
         conditions,
@@ -163,25 +163,45 @@ def generate(
     with connect(scheduler) as connected:
         if device == "auto" and lacks_gpus(connected):
             device = "cpu"
-        task = request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy, device)
+
+        def planned(seed: int | None) -> StorePlan:
+            return request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy, device)
+
+        task = planned(seed)
         executor = check_scheduler(connected, task.pipeline.is_batched or task.on_gpu)
         task.check_machine(executor)
         if found is not None:
-            refuse_own_conditions(task.pipeline.conditions, place)
-        if found is not None and overwrite:
-            refuse_own_functions(simulator, place)
-        if found is not None and not overwrite:
-            agreed(place, found, task.layout.record, request.allow_changed)
-            request.check(found)
-        with place.changing("make the store") as change:
-            found = change.claim(task.layout.record, removed=found if overwrite else None)
-            if own_seed is None and found.seed != task.plan.seed:  # another writer has come first, with its own seed
-                task = request.resolve(shape, found.seed, sub_batch_size, chunk_size, dtypes, policy, device)
-            record = agreed(place, found, task.layout.record, request.allow_changed)
-            check_lazy_conditions(change, task.pipeline, task.plan)
-            task = replace(task, layout=replace(task.layout, record=record))
-            change.prepare(task.layout, found, repair=request.repair)
+            _check_found(request, task, found, overwrite=overwrite)
+        task = _claimed(request, task, found if overwrite else None, planned if own_seed is None else None)
         return request.complete(task, executor)
+
+
+def _check_found(request: RunRequest, task: StorePlan, found: Record, *, overwrite: bool) -> None:
+    """Refuse before anything is changed what cannot be done to the store that is there."""
+    refuse_own_conditions(task.pipeline.conditions, request.store)
+    if overwrite:
+        refuse_own_functions(request.simulator, request.store)
+    else:
+        agreed(request.store, found, task.layout.record, request.allow_changed)
+        request.check(found)
+
+
+def _claimed(
+    request: RunRequest, task: StorePlan, removed: Record | None, planned: Callable[[int], StorePlan] | None
+) -> StorePlan:
+    """Claim the store and prepare it; return the plan that it agrees with.
+
+    Another writer may have come first: its record counts, and where no seed was asked for, so does its seed.
+    """
+    with request.store.changing("make the store") as change:
+        found = change.claim(task.layout.record, removed)
+        if planned is not None and found.seed != task.plan.seed:
+            task = planned(found.seed)
+        record = agreed(request.store, found, task.layout.record, request.allow_changed)
+        check_lazy_conditions(change, task.pipeline, task.plan)
+        task = replace(task, layout=replace(task.layout, record=record))
+        change.prepare(task.layout, found, repair=request.repair)
+    return task
 
 
 @shortened()
@@ -243,7 +263,7 @@ def extend(
     ...     dict(ds.sizes)
     {'batch': 3000, 'x_dim_0': 3}
     """
-    request = Request.checked(
+    request = RunRequest.checked(
         simulator,
         store,
         conditions,

@@ -31,17 +31,6 @@ def run_program(
 ) -> None:
     """Run a program in a folder, in a process group of its own, and kill what is left of the group at the end.
 
-    Parameters
-    ----------
-    command
-        The program and its arguments.
-    folder
-        Where it runs. Its standard streams are files there; without ``stdin`` there is no input.
-    timeout
-        Seconds after which it is killed.
-    env
-        Environment variables besides those of this process.
-
     Raises
     ------
     SimulatorError

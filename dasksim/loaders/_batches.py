@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from dasksim._core.checks import check_count
 from dasksim.errors import ArgumentTypeError, StoreError
-from dasksim.loaders._request import Augmentations, Request, augmented
-from dasksim.loaders._source import Source, take_snapshot
+from dasksim.loaders._blocks import StoreBlocks, take_snapshot
+from dasksim.loaders._request import Augmentations, LoaderRequest, augmented
 from dasksim.loaders._windows import Reading, plan_reading
 from dasksim.store import StoreLike
 
@@ -39,14 +39,16 @@ class Batches:
     #: Whether a store that may grow is taken as it was when this was made.
     is_fixed: bool = False
 
-    def __init__(self, request: Request, epochs: int | None = 1, augmentations: Augmentations | None = None) -> None:
+    def __init__(
+        self, request: LoaderRequest, epochs: int | None = 1, augmentations: Augmentations | None = None
+    ) -> None:
         self.request = request
         self.epochs = epochs
         self.augmentations = augmentations
         self.epoch = 0
         self._snapshot = take_snapshot(request)
-        self._source: Source | None = Source(request, self._snapshot)
-        self._counted: tuple[Source, int] | None = None
+        self._source: StoreBlocks | None = StoreBlocks(request, self._snapshot)
+        self._counted: tuple[StoreBlocks, int] | None = None
         if len(self._source.blocks) or not request.partial:
             self.n_batches  # noqa: B018  (what is wrong is told at once)
 
@@ -83,10 +85,10 @@ class Batches:
         """Samples of an epoch, of all ranks together."""
         return int(self.source().counts.sum())
 
-    def source(self) -> Source:
+    def source(self) -> StoreBlocks:
         """Return the store as it was when this was made or, if it may grow, when the last epoch began."""
         if self._source is None:
-            self._source = Source(self.request, self._snapshot)
+            self._source = StoreBlocks(self.request, self._snapshot)
         return self._source
 
     def reading(self, number: int) -> Reading:
@@ -201,7 +203,7 @@ def batches(
     ...     [batch["x"].shape for batch in dasksim.loaders.batches(f"{folder}/train.zarr", 400)]
     [(400, 3), (400, 3), (200, 3)]
     """
-    request = Request.checked(
+    request = LoaderRequest.checked(
         store,
         batch_size,
         variables=variables,

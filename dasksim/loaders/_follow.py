@@ -7,8 +7,8 @@ from typing import Any
 import numpy.typing as npt
 
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
-from dasksim.loaders._request import Augmentations, Request, augmented
-from dasksim.loaders._source import Source, take_snapshot
+from dasksim.loaders._blocks import StoreBlocks, take_snapshot
+from dasksim.loaders._request import Augmentations, LoaderRequest, augmented
 from dasksim.loaders._windows import plan_reading
 from dasksim.store import StoreLike
 
@@ -61,7 +61,7 @@ def follow(
             raise ArgumentTypeError(f"{name} must be a number of seconds; got {value!r}")
         if not value > 0:
             raise ArgumentError(f"{name} must be greater than 0; got {value!r}")
-    request = Request.checked(
+    request = LoaderRequest.checked(
         store,
         batch_size,
         variables=variables,
@@ -75,7 +75,7 @@ def follow(
 
 
 def _followed(
-    request: Request, augmentations: Augmentations | None, patience: float, poll_seconds: float
+    request: LoaderRequest, augmentations: Augmentations | None, patience: float, poll_seconds: float
 ) -> Iterator[Batch]:
     seen: set[int] = set()
     deadline = time.monotonic() + patience
@@ -89,7 +89,7 @@ def _followed(
                 )
             time.sleep(poll_seconds)
             continue
-        source = Source(request, take_snapshot(request, without=seen))
+        source = StoreBlocks(request, take_snapshot(request, without=seen))
         if source.counts.sum():
             reading = plan_reading(request, source, len(seen))
             try:
@@ -101,10 +101,10 @@ def _followed(
         deadline = time.monotonic() + patience
 
 
-def _n_chunks(request: Request) -> int:
+def _n_chunks(request: LoaderRequest) -> int:
     record = request.store.find_record()
     return record.n_chunks if record is not None else 0
 
 
-def _complete(request: Request) -> set[int]:
+def _complete(request: LoaderRequest) -> set[int]:
     return request.store.complete_chunks() if request.store.find_record() is not None else set()

@@ -149,15 +149,7 @@ class Epoch:
         return mixed
 
     def places(self, window: int, groups: Array | None) -> Array | None:
-        """Return where in a window its samples go, in the order of its segments; None if they stay.
-
-        Parameters
-        ----------
-        window
-            The window.
-        groups
-            The group of each sample, or None if there is but one.
-        """
+        """Return where in a window its samples go, in the order of its segments; None if they stay."""
         n_rows = int(self.counts[window].sum())
         if not self.terms.shuffle:
             order = None if groups is None else np.argsort(groups, kind="stable")
@@ -180,13 +172,6 @@ def plan_epoch(epochs: Sequence[Epoch], rank: int) -> Epoch:
     """Return the batches of one rank, of which there are as many as on all others.
 
     With ``drop_last``, those of the rank with the fewest; else those of the one with the most, and some are cut in two.
-
-    Parameters
-    ----------
-    epochs
-        The batches of each rank, before this.
-    rank
-        The rank.
 
     Raises
     ------

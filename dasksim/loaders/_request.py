@@ -12,7 +12,7 @@ from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.loaders._splits import Split, check_split
 from dasksim.store import Store
 
-__all__ = ["VALID", "Augmentations", "Request", "augmented"]
+__all__ = ["VALID", "Augmentations", "LoaderRequest", "augmented"]
 
 Masked = Literal["refuse", "drop", "keep"]
 
@@ -25,7 +25,7 @@ Augmentations: TypeAlias = (
 
 
 @dataclass(frozen=True)
-class Request:
+class LoaderRequest:
     """What all loaders have in common; :func:`~dasksim.loaders.batches` describes it."""
 
     store: Store
@@ -57,7 +57,7 @@ class Request:
         masked: Any = "refuse",
         partial: Any = False,
         buffer_bytes: Any = 1 << 27,
-    ) -> "Request":
+    ) -> "LoaderRequest":
         """Check values, as far as this goes without the store.
 
         Raises
@@ -143,13 +143,6 @@ def _check_shard(shard: Any) -> tuple[int, int]:
 
 def augmented(batch: Batch, augmentations: Augmentations | None) -> Batch:
     """Return a batch after it has gone through functions, as BayesFlow's datasets apply them.
-
-    Parameters
-    ----------
-    batch
-        Arrays by variable.
-    augmentations
-        A function of the batch, several in their order, or functions of single variables by name.
 
     Raises
     ------

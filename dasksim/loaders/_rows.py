@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim.errors import ArgumentError
-from dasksim.loaders._request import Request
-from dasksim.loaders._source import Snapshot, Source
+from dasksim.loaders._blocks import Snapshot, StoreBlocks
+from dasksim.loaders._request import LoaderRequest
 
 __all__ = ["Rows"]
 
@@ -26,9 +26,9 @@ class Rows:
         What there is of the store.
     """
 
-    def __init__(self, request: Request, snapshot: Snapshot) -> None:
+    def __init__(self, request: LoaderRequest, snapshot: Snapshot) -> None:
         self._request = request
-        self._source = Source(request, snapshot)
+        self._source = StoreBlocks(request, snapshot)
         self._ends = np.cumsum(self._source.counts)
         self._blocks: OrderedDict[int, dict[str, Array]] = OrderedDict()
         block_bytes = max(self._source.row_bytes * self._source.inner_rows, 1)

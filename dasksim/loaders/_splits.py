@@ -50,11 +50,6 @@ class Split:
 def check_split(split: Any) -> Split | None:
     """Return the split that was asked for.
 
-    Parameters
-    ----------
-    split
-        None, or a name and a mapping of all names to their fractions.
-
     Raises
     ------
     ArgumentError, ArgumentTypeError

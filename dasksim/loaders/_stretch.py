@@ -70,28 +70,46 @@ class Stretch:
         The rank.
     blocks, counts
         All blocks and the number of wanted samples in each.
+
+    Examples
+    --------
+    Blocks 0 to 3 with ten, five, none and ten wanted samples are a line of 25 samples. Two ranks have its first twelve
+    and its other thirteen, so that block 1 is cut: its first two samples are the first rank's.
+
+    >>> terms = Terms(2, window_rows=10, shuffle=False, drop_last=False, seed=0, epoch=0, world=2)
+    >>> blocks, counts = np.arange(4), np.array([10, 5, 0, 10])
+    >>> [tuple(segment) for segment in Stretch(terms, 0, blocks, counts).segments(0)]
+    [(0, 0, 10), (1, 0, 2)]
+    >>> [tuple(segment) for segment in Stretch(terms, 1, blocks, counts).segments(0)]
+    [(1, 2, 5), (3, 0, 10)]
     """
 
     def __init__(self, terms: Terms, rank: int, blocks: Array, counts: Array) -> None:
         fixed = replace(terms, epoch=0) if terms.keeps_windows else terms
         order = fixed.generator().permutation(len(blocks)) if terms.shuffle else np.arange(len(blocks))
+        # wanted samples are numbered through the blocks in their order: block order[i] has those from starts[i] on
         stops = np.cumsum(counts[order])
+        starts = stops - counts[order]
         total = int(stops[-1]) if len(stops) else 0
         first, last = rank * total // terms.world, (rank + 1) * total // terms.world
         self.n_rows = last - first
-        starts = stops - counts[order]
         inside = np.flatnonzero((stops > first) & (starts < last) & (counts[order] > 0))
         self._blocks = blocks[order[inside]]
+        # of the first and the last block perhaps a part only, counted from the block's own first wanted sample
         self._starts = np.maximum(first - starts[inside], 0)
         self._stops = np.minimum(last, stops[inside]) - starts[inside]
-        ends = np.cumsum(self._stops - self._starts)
+        self._edges = self._cut(terms, int(counts.max(initial=1)))
+
+    def _cut(self, terms: Terms, largest: int) -> list[int]:
+        """Return where windows begin among the blocks, and where the last one ends."""
         # each window has a batch at least, so that a batch has samples of two windows at most
-        largest = int(counts.max(initial=1))
         n_windows = max(min(-(-self.n_rows // terms.window_rows), self.n_rows // (terms.batch_size + largest)), 1)
-        edges = np.searchsorted(ends, np.arange(1, n_windows) * self.n_rows // n_windows) + 1
-        self._edges = [0, *np.unique(np.clip(edges, 0, len(inside))).tolist()]
-        if self._edges[-1] < len(inside):
-            self._edges.append(len(inside))
+        ends = np.cumsum(self._stops - self._starts)
+        # a window ends with the block in which its share of the samples is reached: blocks are not cut again
+        shares = np.arange(1, n_windows) * self.n_rows // n_windows
+        n_blocks = len(self._blocks)
+        edges = [0, *np.unique(np.clip(np.searchsorted(ends, shares) + 1, 0, n_blocks)).tolist()]
+        return edges if edges[-1] == n_blocks else [*edges, n_blocks]
 
     @property
     def n_windows(self) -> int:

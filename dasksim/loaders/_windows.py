@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim.errors import StoreError
+from dasksim.loaders._blocks import StoreBlocks
 from dasksim.loaders._order import Epoch, Piece, plan_epoch
-from dasksim.loaders._request import Request
-from dasksim.loaders._source import Source
+from dasksim.loaders._request import LoaderRequest
 from dasksim.loaders._stretch import Stretch, Terms
 from dasksim.store import ShardReader
 
@@ -31,17 +31,8 @@ _REMOTE_THREADS = 16
 _WINDOW_BLOCKS = 64
 
 
-def plan_reading(request: Request, source: Source, number: int) -> "Reading":
+def plan_reading(request: LoaderRequest, source: StoreBlocks, number: int) -> "Reading":
     """Return the batches of an epoch.
-
-    Parameters
-    ----------
-    request
-        What is wanted.
-    source
-        The store.
-    number
-        Number of the epoch.
 
     Raises
     ------
@@ -70,7 +61,7 @@ def plan_reading(request: Request, source: Source, number: int) -> "Reading":
     return Reading(source, plan_epoch(epochs, rank))
 
 
-def _counts(source: Source, stretch: Stretch) -> Array:
+def _counts(source: StoreBlocks, stretch: Stretch) -> Array:
     counts = np.zeros((stretch.n_windows, source.n_groups), np.int64)
     for window in range(stretch.n_windows):
         segments = stretch.segments(window)
@@ -83,7 +74,7 @@ def _counts(source: Source, stretch: Stretch) -> Array:
     return counts
 
 
-def _groups(source: Source, block: int, rows: Array) -> Array:
+def _groups(source: StoreBlocks, block: int, rows: Array) -> Array:
     groups: Array = source.groups[(block * source.inner_rows + rows) // source.record.sub_batch_size]
     return groups
 
@@ -99,7 +90,7 @@ class Reading:
         Which samples are in which batch.
     """
 
-    def __init__(self, source: Source, epoch: Epoch) -> None:
+    def __init__(self, source: StoreBlocks, epoch: Epoch) -> None:
         self.epoch = epoch
         self._source = source
         self._windows: dict[int, Future[Window]] = {}
@@ -139,11 +130,6 @@ class Reading:
 
     def batch(self, number: int) -> dict[str, Array]:
         """Return a batch, as arrays that nothing else refers to.
-
-        Parameters
-        ----------
-        number
-            Its number.
 
         Raises
         ------

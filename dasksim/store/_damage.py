@@ -82,13 +82,6 @@ def _has_own_codecs(location: Location, name: str) -> bool:
 def damaged_shards(location: Location, variables: Variables, columns: Columns) -> dict[int, tuple[str, ...]]:
     """Return what is wrong with the shards of chunks that have receipts, by chunk.
 
-    Parameters
-    ----------
-    location, variables
-        As for :class:`ShardSizes`.
-    columns
-        What the receipts say.
-
     Raises
     ------
     StoreError
@@ -107,15 +100,7 @@ def damaged_shards(location: Location, variables: Variables, columns: Columns) -
 
 
 def refuse_damage(location: Location, variables: Variables, columns: Columns, call: str = "generate") -> None:
-    """Raise a StoreError if shards of chunks that have receipts are missing, or of other sizes than they were.
-
-    Parameters
-    ----------
-    location, variables, columns
-        As for :func:`damaged_shards`.
-    call
-        What makes them again.
-    """
+    """Raise a StoreError if shards of chunks that have receipts are missing, or of other sizes than they were."""
     damaged = damaged_shards(location, variables, columns)
     if not damaged:
         return

@@ -73,13 +73,6 @@ def open_simulated(store: StoreLike) -> xr.Dataset:
 def check_shards(location: Location, record: Record, chunks: Collection[int]) -> None:
     """Check that the shards of complete chunks, and of derived variables that are complete, are as they were written.
 
-    Parameters
-    ----------
-    location, record
-        Where the store is, and what it says of itself.
-    chunks
-        Which chunks.
-
     Raises
     ------
     StoreError

@@ -17,13 +17,6 @@ Array = npt.NDArray[Any]
 def stored_dtypes(dtypes: Any, made: Mapping[str, np.dtype[Any]]) -> dict[str, np.dtype[Any]]:
     """Return the dtype in which each variable is stored.
 
-    Parameters
-    ----------
-    dtypes
-        None, one dtype for all floating-point variables, or a mapping of variables to dtypes.
-    made
-        The dtypes in which they are simulated.
-
     Raises
     ------
     ArgumentError

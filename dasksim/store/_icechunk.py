@@ -15,7 +15,7 @@ from dasksim.store._layout import StoreLayout
 from dasksim.store._location import Location, explained
 from dasksim.store._write import ChunkWriter
 
-__all__ = ["Branch", "Repository", "Session", "open_writer"]
+__all__ = ["IcechunkBranch", "Repository", "Session", "open_writer"]
 
 _BRANCH = "main"
 
@@ -49,7 +49,7 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True)
-class Branch(Location):
+class IcechunkBranch(Location):
     """The branch ``main`` of an Icechunk repository.
 
     Parameters
@@ -107,7 +107,7 @@ class _ForkReceipt(Receipt):
     fork: bytes = b""
 
 
-class BranchWriter(ChunkWriter):
+class IcechunkWriter(ChunkWriter):
     """Writes each chunk in a fork of a session, and commits them in windows; only the client commits.
 
     Parameters
@@ -118,7 +118,7 @@ class BranchWriter(ChunkWriter):
         How the store is laid out.
     """
 
-    def __init__(self, location: Branch, layout: StoreLayout) -> None:
+    def __init__(self, location: IcechunkBranch, layout: StoreLayout) -> None:
         super().__init__(location, layout)
         self._repository = location.repository
         self._fork = pickle.dumps(self._repository.writable_session(_BRANCH).fork())
@@ -173,4 +173,4 @@ class BranchWriter(ChunkWriter):
 
 def open_writer(location: Location, layout: StoreLayout) -> ChunkWriter:
     """Return what writes chunks to a location."""
-    return BranchWriter(location, layout) if isinstance(location, Branch) else ChunkWriter(location, layout)
+    return IcechunkWriter(location, layout) if isinstance(location, IcechunkBranch) else ChunkWriter(location, layout)

@@ -113,13 +113,6 @@ def choose_inner_rows(chunk_size: int, sub_batch_size: int, row_bytes: int) -> i
 
     Where the divisors below the right size are far from it, one that is up to four times as large.
 
-    Parameters
-    ----------
-    chunk_size, sub_batch_size
-        Sizes in samples.
-    row_bytes
-        Bytes of a sample of the widest variable.
-
     Examples
     --------
     >>> choose_inner_rows(chunk_size=65536, sub_batch_size=256, row_bytes=4000)

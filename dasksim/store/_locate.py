@@ -11,7 +11,7 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, ZipStore
 
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
-from dasksim.store._icechunk import Branch, Repository, Session
+from dasksim.store._icechunk import IcechunkBranch, Repository, Session
 from dasksim.store._location import FolderStore, Location, explained
 from dasksim.store._steady import SteadyStore
 from dasksim.store._zarr_private import open_zip, unwrapped
@@ -25,11 +25,6 @@ StoreLike: TypeAlias = str | os.PathLike[str] | Store | Repository | Session | L
 def locate(store: StoreLike) -> Location:
     """Return where a store is; nothing is made there.
 
-    Parameters
-    ----------
-    store
-        A path, a URL, a ``zarr.abc.store.Store``, an Icechunk repository or one of its sessions.
-
     Raises
     ------
     ArgumentError, ArgumentTypeError
@@ -38,7 +33,7 @@ def locate(store: StoreLike) -> Location:
     if isinstance(store, Location):
         return store
     if isinstance(store, Repository):
-        return Branch.of(store)
+        return IcechunkBranch.of(store)
     if isinstance(store, Session):
         return _of_store(store.store)
     if isinstance(store, Store):

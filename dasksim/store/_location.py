@@ -132,13 +132,7 @@ class Location:
 
     @contextlib.contextmanager
     def changing(self, message: str) -> Iterator["Location"]:
-        """Give the location in which metadata can be changed; changes are there for others when the block ends.
-
-        Parameters
-        ----------
-        message
-            What is done, for storage that keeps a history.
-        """
+        """Give the location in which metadata can be changed; changes are there for others when the block ends."""
         yield self
 
     def read(self, key: str) -> bytes | None:

@@ -38,15 +38,6 @@ def check_arrays(
 
     What codecs there are is left to whoever reads: each chunk of what dasksim writes has its checksums.
 
-    Parameters
-    ----------
-    location, record
-        Where the store is, and what it says of itself.
-    variables
-        Which of its variables, with what it says of them.
-    is_whole
-        Whether arrays may not be missing.
-
     Raises
     ------
     StoreError

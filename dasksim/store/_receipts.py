@@ -232,11 +232,6 @@ class Receipts:
     def failures(self, columns: Mapping[str, npt.NDArray[np.uint64]] | None = None) -> tuple[Failure, ...]:
         """Return what failed in all complete chunks, the most frequent first.
 
-        Parameters
-        ----------
-        columns
-            What :meth:`columns` gave, if it is known already.
-
         Raises
         ------
         StoreError

@@ -187,17 +187,6 @@ class Derivation(_Told):
     ) -> "Derivation":
         """Return what a store will say of a derivation.
 
-        Parameters
-        ----------
-        provenance
-            What determines the values, and the versions that make them.
-        inputs
-            The variables that it takes.
-        variables
-            The variables that it makes, in the dtypes in which they are made.
-        dtypes
-            In which they are stored, as for :func:`dasksim.generate`.
-
         Raises
         ------
         ArgumentError, ArgumentTypeError
@@ -257,23 +246,6 @@ class Record(_Told):
         dtypes: Any = None,
     ) -> "Record":
         """Return what a new store says of itself.
-
-        Parameters
-        ----------
-        provenance
-            What determines the values, and the versions that make them.
-        shape
-            The batch shape.
-        chunk_size
-            Samples in a chunk.
-        policy
-            What is done with samples that fail.
-        variables
-            The variables, in the dtypes in which they are made.
-        coords
-            The labels of their dims.
-        dtypes
-            In which they are stored, as for :func:`dasksim.generate`.
 
         Raises
         ------

@@ -175,15 +175,7 @@ class Store:
             yield Store(place)
 
     def claim(self, record: Record, removed: Record | None = None) -> Record:
-        """Have it say what it is, unless it says so already; return what it says.
-
-        Parameters
-        ----------
-        record
-            What it shall say.
-        removed
-            What the store says that is removed first.
-        """
+        """Have it say what it is, unless it says so already; return what it says."""
         if removed is not None:
             remove_store(self.location, removed)
         return create_root(self.location, record)
@@ -194,15 +186,6 @@ class Store:
 
     def prepare(self, layout: StoreLayout, found: Record, *, repair: bool = False) -> None:
         """Have it say what its layout says, unless another run has changed it since, and create what it lacks.
-
-        Parameters
-        ----------
-        layout
-            How it shall be.
-        found
-            What it said before.
-        repair
-            Whether to make damaged metadata again.
 
         Raises
         ------

@@ -18,12 +18,7 @@ _REPAIR = "generate(..., repair=True) makes it again"
 def read_record(location: Location, *, mends_root: bool = False) -> Record | None:
     """Return what a store says of itself, or None if there is nothing.
 
-    Parameters
-    ----------
-    location
-        Where the store is.
-    mends_root
-        Whether the root may be damaged, which its caller mends.
+    The root may be damaged where a caller mends it.
 
     Raises
     ------
@@ -169,15 +164,6 @@ def read_document(location: Location, key: str) -> dict[str, Any] | None:
 
 def check_documents(location: Location, record: Record, *, is_whole: bool) -> None:
     """Check that arrays are what the record says of them.
-
-    Parameters
-    ----------
-    location
-        Where the store is.
-    record
-        Its record.
-    is_whole
-        Whether arrays may not be missing.
 
     Raises
     ------

@@ -9,7 +9,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore
 
-from dasksim.store._icechunk import Branch
+from dasksim.store._icechunk import IcechunkBranch
 from dasksim.store._location import Location
 from dasksim.store._zarr_private import unwrapped
 
@@ -23,13 +23,6 @@ def path_within(location: Location, source: object) -> str | None:
     """Return the path within a store at which a source of data lies, or None if it lies elsewhere.
 
     The empty path stands for the store as a whole. What was read from an Icechunk repository stays as it is there.
-
-    Parameters
-    ----------
-    location
-        Where the store is.
-    source
-        An array or group of Zarr, a Zarr store, or a path.
     """
     if isinstance(source, zarr.Array | zarr.Group | zarr.AsyncArray | zarr.AsyncGroup):
         store, path = source.store, source.path
@@ -39,7 +32,7 @@ def path_within(location: Location, source: object) -> str | None:
         return _path_below(location, os.fspath(source))
     else:
         return None
-    if isinstance(location, Branch):
+    if isinstance(location, IcechunkBranch):
         return None
     (kind, base), (other_kind, other) = _address(location.store), _address(store)
     return _below(base, other / path) if kind == other_kind else None

@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from dasksim._core.failures import VALID
 from dasksim.errors import ArgumentError, IncompleteStoreError, StoreError, StoreMismatchError, nearest
-from dasksim.loaders._request import Request
+from dasksim.loaders._request import LoaderRequest
 from dasksim.store import Record, ShardReader, Store
 
-__all__ = ["Snapshot", "Source", "take_snapshot"]
+__all__ = ["Snapshot", "StoreBlocks", "take_snapshot"]
 
 Array = npt.NDArray[Any]
 
@@ -23,7 +23,7 @@ class Snapshot(NamedTuple):
     chunks: tuple[int, ...]
 
 
-def take_snapshot(request: Request, without: Collection[int] = ()) -> Snapshot:
+def take_snapshot(request: LoaderRequest, without: Collection[int] = ()) -> Snapshot:
     """Return what there is of a store, but for some chunks.
 
     Raises
@@ -44,7 +44,7 @@ def take_snapshot(request: Request, without: Collection[int] = ()) -> Snapshot:
     return Snapshot(record, tuple(sorted(complete.difference(without))))
 
 
-class Source:
+class StoreBlocks:
     """A store, as it is at one time.
 
     A *block* is an inner chunk of every variable, numbered through the store: the least that is read.
@@ -66,7 +66,7 @@ class Source:
         If the store is another one now.
     """
 
-    def __init__(self, request: Request, snapshot: Snapshot) -> None:
+    def __init__(self, request: LoaderRequest, snapshot: Snapshot) -> None:
         self.store: Store = request.store
         self.snapshot = snapshot
         self.record = snapshot.record
@@ -101,7 +101,7 @@ class Source:
         """Number of values of the context within which batches are drawn; 1 without one."""
         return int(self.groups.max(initial=0)) + 1
 
-    def refreshed(self, request: Request) -> "Source":
+    def refreshed(self, request: LoaderRequest) -> "StoreBlocks":
         """Return the store as it is now: itself, if it has not changed.
 
         Raises
@@ -111,7 +111,7 @@ class Source:
         """
         self.check_unchanged()
         now = take_snapshot(request)
-        return self if now == self.snapshot else Source(request, now)
+        return self if now == self.snapshot else StoreBlocks(request, now)
 
     def check_unchanged(self) -> None:
         """Raise a StoreMismatchError if the store was made anew since it was opened; longer it may be."""
@@ -176,7 +176,7 @@ class Source:
             )
         return sizes.pop()
 
-    def _find_invalid(self, request: Request, reader: ShardReader) -> dict[int, Array]:
+    def _find_invalid(self, request: LoaderRequest, reader: ShardReader) -> dict[int, Array]:
         """Return the masked samples of each block that has some, if they are not wanted."""
         if request.masked == "keep":
             return {}
@@ -235,7 +235,7 @@ class Source:
                 yield first + inner, values
 
 
-def _names(request: Request, known: Iterable[str], is_masked: bool) -> Sequence[str]:
+def _names(request: LoaderRequest, known: Iterable[str], is_masked: bool) -> Sequence[str]:
     """Return the variables to read; ``valid`` is a user's own in older stores whose samples may not be masked."""
     known = list(known)
     if request.variables is None:
