@@ -8,7 +8,7 @@ from processes import run_python
 MODES = ["new", "overwrite", "overwrite_derived", "extend", "derive", "derive_anew", "mask", "changed"]
 #: Where a run makes few changes, each is tried: what a store says of itself is changed in several.
 STEPS = {"mask": (0, 2), "changed": (0, 1)}
-SCRIPT = Path(__file__).parent / "crash_points.py"
+SCRIPT = Path(__file__).parents[1] / "support" / "crash_points.py"
 
 
 def check_crash_points(folder: Path, mode: str, first: int, step: int) -> None:

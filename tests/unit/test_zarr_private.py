@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent / "dasksim"
+ROOT = Path(__file__).parents[2] / "dasksim"
 PLACE = ROOT / "store" / "_zarr_private.py"
 FILES = sorted(file for file in ROOT.rglob("*.py") if file != PLACE)
 

@@ -98,7 +98,8 @@ def report(folder: Path) -> dict[str, Any]:
 def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return the report of another process, since Dask reads the option once."""
     command = [sys.executable, __file__, str(tmp_path_factory.mktemp("planned"))]
-    environment = {**os.environ, "DASK_ARRAY__QUERY_PLANNING": "True"}
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "DASK_ARRAY__QUERY_PLANNING": "True", "PYTHONPATH": path}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     found: dict[str, Any] = json.loads(run.stdout)

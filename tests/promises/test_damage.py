@@ -19,7 +19,7 @@ from zarr.storage import MemoryStore, ObjectStore
 from dasksim import StoreError, derive, extend, generate, loaders, make_simulator, open_dataset, status, verify
 from dasksim.cli import main
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import damage  # type: ignore[import-not-found]  # the fuzz, of which a small part runs here
 
 N = 18  # in chunks of 4: 5 chunks, the last one short

@@ -18,7 +18,7 @@ from dasksim import errors
 #: Modules that users import by themselves.
 APART = ("dasksim.cluster",)
 
-REFERENCE = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
+REFERENCE = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
 #: Modules that need a package which dasksim does not.
 OPTIONAL = {"dasksim.loaders.torch": "torch", "dasksim.loaders.keras": "keras"}
 MODULES = [
