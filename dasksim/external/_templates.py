@@ -4,7 +4,7 @@ import json
 import keyword
 import re
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dasksim._core.variables import brief
@@ -61,35 +61,49 @@ def _fields(text: str, where: str) -> Iterator[str]:
             yield from _fields(spec or "", where)
 
 
-class _Formatter(string.Formatter):
-    """Format Python's numbers, whose text reads back as the same number, rather than NumPy's."""
+class _Shown:
+    """A value in a text: as Python's numbers, whose text reads back as the same number, rather than NumPy's."""
 
-    def get_field(self, field_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        value, name = super().get_field(field_name, args, kwargs)
-        return (value.tolist() if hasattr(value, "tolist") else value), name
+    def __init__(self, value: Any) -> None:
+        self._value = value
 
-    def format_field(self, value: Any, format_spec: str) -> Any:
-        if not isinstance(value, list):
-            return super().format_field(value, format_spec)
-        if any(isinstance(element, list) for element in value):
+    def __getitem__(self, key: int | str) -> "_Shown":
+        return type(self)(self._value[key])
+
+    def __getattr__(self, name: str) -> "_Shown":
+        return type(self)(getattr(self._value, name))
+
+    def __format__(self, spec: str) -> str:
+        plain = self._plain
+        return self._joined(plain, spec) if isinstance(plain, list) else format(plain, spec)
+
+    def __str__(self) -> str:
+        return str(self._plain)
+
+    def __repr__(self) -> str:
+        return repr(self._plain)
+
+    @property
+    def _plain(self) -> Any:
+        return self._value.tolist() if hasattr(self._value, "tolist") else self._value
+
+    def _joined(self, values: list[Any], spec: str) -> str:
+        if any(isinstance(value, list) for value in values):
             raise SimulatorError(
-                f"an array of several axes, {brief(value)}, cannot stand in a text; give the names of the variables "
+                f"an array of several axes, {brief(values)}, cannot stand in a text; give the names of the variables "
                 "instead of a template, and they are written as JSON"
             )
-        return " ".join(super(_Formatter, self).format_field(element, format_spec) for element in value)
+        return " ".join(format(value, spec) for value in values)
 
 
-class _WordFormatter(_Formatter):
-    def format_field(self, value: Any, format_spec: str) -> Any:
-        if isinstance(value, list):
-            raise SimulatorError(
-                f"the array {brief(value)} cannot stand in a word of a command; take its elements, such as "
-                "{theta[0]}, or give it as JSON by stdin=['theta'] or files={'input.json': ['theta']}"
-            )
-        return super().format_field(value, format_spec)
+class _ShownInWord(_Shown):
+    """A value in a word of a command, which holds no arrays."""
 
-
-_text, _word = _Formatter(), _WordFormatter()
+    def _joined(self, values: list[Any], spec: str) -> str:
+        raise SimulatorError(
+            f"the array {brief(values)} cannot stand in a word of a command; take its elements, such as "
+            "{theta[0]}, or give it as JSON by stdin=['theta'] or files={'input.json': ['theta']}"
+        )
 
 
 def fill_word(template: str, values: Mapping[str, Any]) -> str:
@@ -101,7 +115,7 @@ def fill_word(template: str, values: Mapping[str, Any]) -> str:
     >>> fill_word("--beta={beta}", {"beta": np.float64(0.1)})
     '--beta=0.1'
     """
-    return _word.vformat(template, (), values)
+    return template.format_map({name: _ShownInWord(value) for name, value in values.items()})
 
 
 def fill_text(template: Input, values: Mapping[str, Any]) -> str:
@@ -116,7 +130,7 @@ def fill_text(template: Input, values: Mapping[str, Any]) -> str:
     '{"theta": [0.0, 1.0], "n": 5}'
     """
     if isinstance(template, str):
-        return _text.vformat(template, (), values)
+        return template.format_map({name: _Shown(value) for name, value in values.items()})
     chosen = {name: values[name] for name in template}
     plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in chosen.items()}
     return json.dumps(plain, allow_nan=False)  # NaN is no JSON: R and JavaScript would stop at it
