@@ -22,6 +22,7 @@ from test_cluster import wait_for
 from test_every_class import KINDS
 from test_failures import FAILING, MASK, REDRAW, chain, made, simulated
 from test_replay import HasALockError
+from variants import quick
 
 import dasksim
 from dasksim import ArgumentError, ArgumentTypeError, Simulator, make_simulator
@@ -110,7 +111,7 @@ def test_sub_batch_that_hangs_stops_the_run(tmp_path: Path) -> None:
     assert dasksim.status(tmp_path / "s.zarr").n_complete == 1
 
 
-@pytest.mark.parametrize("name", ["rejection_by_rows", "mixed", "graph"])
+@pytest.mark.parametrize("name", quick(["rejection_by_rows", "mixed", "graph"], "mixed"))
 def test_timeout_changes_no_bit_where_nothing_hangs(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]
     found = made(kind.make(), tmp_path / "s.zarr", (21, *kind.further), timeout=600)
@@ -118,7 +119,7 @@ def test_timeout_changes_no_bit_where_nothing_hangs(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("policy", [MASK, REDRAW], ids=["mask", "redraw"])
-@pytest.mark.parametrize("name", ["mixed_chain", "unmixed"])
+@pytest.mark.parametrize("name", quick(["mixed_chain", "unmixed"], "mixed_chain"))
 def test_timeout_changes_no_bit_where_samples_fail(name: str, policy: dict[str, str], tmp_path: Path) -> None:
     kind = FAILING[name]
     found = made(kind.make(), tmp_path / "s.zarr", 21, timeout=600, **policy)

@@ -38,7 +38,10 @@ def expected_mask(limit: float, path: Path) -> np.ndarray[Any, Any]:
     return np.repeat((theta > limit).reshape(-1, 10).any(axis=1), 10)
 
 
-@pytest.mark.parametrize(("how", "scheduler"), [("sleep", "synchronous"), ("pause", "threads"), ("sleep", "processes")])
+@pytest.mark.parametrize(
+    ("how", "scheduler"),
+    [pytest.param("sleep", "synchronous", marks=pytest.mark.slow), ("pause", "threads"), ("sleep", "processes")],
+)
 def test_sub_batches_that_hang_are_masked(how: str, scheduler: str, tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     ds = generate(hanging(how, LIMIT), path, 60, scheduler=scheduler, timeout=3, on_error="mask", **HOW)

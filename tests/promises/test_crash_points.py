@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from processes import run_python
+from variants import quick
 
 MODES = ["new", "overwrite", "overwrite_derived", "extend", "derive", "derive_anew", "mask", "changed"]
 #: Where a run makes few changes, each is tried: what a store says of itself is changed in several.
@@ -18,7 +19,7 @@ def check_crash_points(folder: Path, mode: str, first: int, step: int) -> None:
     assert int(run.stdout) > least, "a run made fewer changes than there are files, so some were not counted"
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", quick(MODES, "new", "overwrite", "derive", "changed"))
 def test_run_killed_at_some_changes_is_finished(mode: str, tmp_path: Path) -> None:
     check_crash_points(tmp_path, mode, *STEPS.get(mode, (3, 13)))
 

@@ -417,6 +417,7 @@ def test_command_line(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["derive", target, str(store), "--seed", "9", "--overwrite", "--batched"]) == 0
 
 
+@pytest.mark.slow  # test_derived_at_once has several in every case
 def test_two_processes_at_once(store: Path, tmp_path: Path) -> None:
     (tmp_path / "functions.py").write_text(FUNCTION)
     other = Path(shutil.copytree(store, tmp_path / "other.zarr"))

@@ -14,6 +14,7 @@ from bits import Bits, bits, prefix_of
 from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from variants import quick
 
 from dasksim import (
     ExternalProgram,
@@ -215,8 +216,9 @@ def test_generated_store_equals_sample(kind: Kind, cut: tuple[int, dict[str, Any
         assert bits(dataset, scheduler="synchronous") == wanted_bits(kind, n, seed, options["sub_batch_size"])
 
 
-@kinds
-def test_workers_of_a_cluster_change_no_bit(kind: Kind, two_workers: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", quick(KINDS, "mixed", "rejection_by_rows", "graph"))
+def test_workers_of_a_cluster_change_no_bit(name: str, two_workers: Client, tmp_path: Path) -> None:
+    kind = KINDS[name]
     options: dict[str, Any] = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}
     wanted = wanted_bits(kind, 37, 3, 5)
     assert bits(kind.sample(37, **options), scheduler=two_workers) == wanted

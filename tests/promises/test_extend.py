@@ -418,6 +418,7 @@ def check_killed_extensions(folder: Path, scheduler: str, n_kills: int, seed: in
     assert any(n_complete < status(expected).n_chunks for n_complete in cut)
 
 
+@pytest.mark.slow
 def test_killed_extension_is_gone_on_with_to_the_same_bytes(tmp_path: Path) -> None:
     check_killed_extensions(tmp_path, "threads", n_kills=2, seed=3)
 

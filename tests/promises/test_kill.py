@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import zarr
+from variants import quick
 
 import dasksim
 
@@ -98,7 +99,7 @@ def check_kills(folder: Path, scheduler: str, n_kills: int, seed: int) -> None:
     assert sum(0 < n < n_chunks for n in cut) >= n_kills // 2
 
 
-@pytest.mark.parametrize("scheduler", RUNS)
+@pytest.mark.parametrize("scheduler", quick(RUNS, "threads"))
 def test_killed_run_is_resumed_to_the_same_bytes(scheduler: str, tmp_path: Path) -> None:
     check_kills(tmp_path, scheduler, n_kills=2, seed=4)
 

@@ -22,6 +22,7 @@ import zarr
 from bits import array_bytes, bits, file_bytes
 from calls import Calls, counted_simulator
 from processes import run_python
+from variants import quick
 from zarr.abc.store import Store, SuffixByteRequest
 from zarr.buffer import default_buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, LoggingStore, MemoryStore, ObjectStore, ZipStore
@@ -98,7 +99,7 @@ def test_every_kind_of_store_holds_the_same_samples(kind: str, scheduler: str, t
     assert (found.n_complete, found.n_chunks, found.n_proposals) == (5, 5, N)
 
 
-@pytest.mark.parametrize("kind", SHARED)
+@pytest.mark.parametrize("kind", quick(SHARED, "file URL", "obstore on disk", "Icechunk repository"))
 def test_worker_processes_write_to_every_shared_kind_of_store(kind: str, tmp_path: Path) -> None:
     assert bits(generate(simulator(), KINDS[kind](tmp_path), N, scheduler="processes", **OPTIONS)) == SAMPLED
 
