@@ -82,8 +82,7 @@ def _checked(parameters: Sequence[str], names: Sequence[str]) -> list[str]:
 
 def _guessed(record: Record, names: Sequence[str]) -> list[str]:
     """Return the variables that no stage makes of simulated ones."""
-    contexts = {name for stage in record.stages if stage.kind == "ContextStage" for name in stage.outputs}
-    given = contexts | record.conditions.keys()
+    given = record.contexts | record.conditions.keys()
     observables = {
         name
         for stage in record.stages

@@ -1,7 +1,6 @@
 """What BayesFlow trains on: batches as dicts of NumPy arrays, new ones at every call."""
 
 import itertools
-import json
 import os
 import secrets
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import xarray as xr
 from dasksim._core.arrays import as_host
 from dasksim._core.checks import as_shape, check_seed
 from dasksim.errors import ArgumentTypeError
+from dasksim.store import Record
 
 __all__ = ["BayesFlowAdapter"]
 
@@ -75,8 +75,7 @@ class BayesFlowAdapter:
         shape = as_shape("batch_shape", batch_size if batch_shape is None else batch_shape)
         options = {"sub_batch_size": shape[0], "device": "cpu", **conditions, "seed": self._next_seed()}
         dataset = self._sample(shape, **options).compute(scheduler="synchronous")
-        stages = json.loads(dataset.attrs["dasksim"])["stages"]
-        contexts = {name for stage in stages if stage["kind"] == "ContextStage" for name in stage["outputs"]}
+        contexts = Record.of_dataset(dataset.attrs).contexts
         arrays = {str(name): as_host(array.data) for name, array in dataset.items()}
         return {name: values[0] if name in contexts else values for name, values in arrays.items()}
 

@@ -1,6 +1,5 @@
 """Compute a dataset in worker processes of this machine."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ from dask.system import CPU_COUNT
 from loky import get_reusable_executor
 
 from dasksim._core.checks import check_count
+from dasksim.store import Record
 
 __all__ = ["compute_in_processes"]
 
@@ -31,12 +31,12 @@ def compute_in_processes(
     """
     n_workers = CPU_COUNT if n_jobs == -1 else check_count("n_jobs", n_jobs)
     dataset = sample(batch_shape, seed=seed, **options)
-    record = json.loads(dataset.attrs["dasksim"])
-    size = record["sub_batch_size"]
+    record = Record.of_dataset(dataset.attrs)
+    size = record.sub_batch_size
     n_sub_batches = -(-dataset.sizes["batch"] // size)
     share = -(-n_sub_batches // n_workers) * size
     if share < dataset.chunksizes["batch"][0]:
-        dataset = sample(batch_shape, **{**options, "seed": record["seed"], "chunk_size": share})
+        dataset = sample(batch_shape, **{**options, "seed": record.seed, "chunk_size": share})
     n_chunks = len(dataset.chunksizes["batch"])
     executor = get_reusable_executor(max_workers=min(n_workers, n_chunks), timeout=_IDLE_SECONDS)
     return dataset.compute(scheduler="processes", pool=executor, num_workers=n_workers)

@@ -50,7 +50,7 @@ class ChunkChecker:
                 "generate(..., repair=True) makes them again"
             )
         with explained(f"cannot open the store at {location.name!r}"):
-            group = zarr.open_group(location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
+            group = location.group()
             found = {name: group.get(name) for name in record.variables}
         self._sizes = ShardSizes(location, record.variables, self.complete)
         self.arrays = {name: array for name, array in found.items() if isinstance(array, zarr.Array)}

@@ -62,7 +62,7 @@ class StoredRows:
             If they cannot be read, or differ from their checksums.
         """
         with explained(f"cannot read {self.name!r} of the store at {self.location.name!r}"):
-            group = zarr.open_group(self.location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
+            group = self.location.group()
             reader = ShardReader(self.location, group[self.name])  # type: ignore[arg-type]
             first, stop = self.samples.start, self.samples.stop
             chunk = first // reader.chunk_rows
@@ -72,7 +72,7 @@ class StoredRows:
 
 def _inner_rows(location: Location, name: str) -> int:
     with explained(f"cannot read {name!r} of the store at {location.name!r}"):
-        array = zarr.open_group(location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)[name]
+        array = location.group()[name]
         return int(array.chunks[0])  # type: ignore[union-attr]
 
 
@@ -118,7 +118,7 @@ def remove_derivation(location: Location, key: str) -> None:
 def grow_derived(location: Location, record: Record) -> None:
     """Let the arrays of derivations grow to the length of a store that was extended; they are incomplete then."""
     with explained(f"cannot write to the store at {location.name!r}"):
-        group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
+        group = location.group_to_change()
         for entry in record.derivations.values():
             for name in entry.variables:
                 array = group.get(name)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import zarr
 from zarr.abc.buffer import Buffer as ZarrBuffer
 from zarr.abc.store import Store
 from zarr.buffer import default_buffer_prototype
@@ -129,6 +130,14 @@ class Location:
             return self.store if self.store.read_only else self.store.with_read_only(True)
         except NotImplementedError:
             return self.store
+
+    def group(self) -> zarr.Group:
+        """Return the root for reading, as its documents are now, not as they were gathered in it."""
+        return zarr.open_group(self.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
+
+    def group_to_change(self) -> zarr.Group:
+        """Return the root, below which arrays can be created and written."""
+        return zarr.open_group(self.store, mode="r+", zarr_format=3, use_consolidated=False)
 
     @contextlib.contextmanager
     def changing(self, message: str) -> Iterator["Location"]:

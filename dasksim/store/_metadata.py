@@ -16,14 +16,14 @@ from dasksim._core.failures import VALID
 from dasksim.errors import StoreError
 from dasksim.store._document import codec_names, document_of, key_of, key_prefix, list_of, mapping_of
 from dasksim.store._kept import FOLDER, folder_of, group_document, kept_entry
-from dasksim.store._layout import array_layout, inner_rows_for
+from dasksim.store._layout import StoreLayout, array_layout, inner_rows_for
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._objects import names_below
 from dasksim.store._receipt import KEY, fields_of
 from dasksim.store._receipts import FAILURES, RECEIPTS, Receipts
 from dasksim.store._record import Record, StoredVariable
 from dasksim.store._told import read_document
-from dasksim.store._write import create_array
+from dasksim.store._write import create_array, create_arrays
 from dasksim.store._zarr_private import sync
 
 __all__ = ["are_countable", "are_labels", "check_arrays", "damaged_metadata", "forget_metadata", "restore_derived"]
@@ -134,14 +134,10 @@ def restore_derived(location: Location, record: Record) -> None:
     StoreError
         If the store cannot be written.
     """
-    with explained(f"cannot write to the store at {location.name!r}"):
-        group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
-        for key in record.derivations:
-            view = record.view(key) or record
-            for name, variable in view.variables.items():
-                create_array(group, array_layout(view, name, variable, inner_rows_for(view)))
-            names = dict.fromkeys([*view.variables, VALID])
-            Receipts.create(group, record.n_chunks, list(names), location.key_separator, folder_of(key))
+    for key in record.derivations:
+        view = record.view(key) or record
+        arrays = (array_layout(view, name, v, inner_rows_for(view)) for name, v in view.variables.items())
+        create_arrays(location, StoreLayout(tuple(arrays), {}, view, key))
 
 
 def _opened(store: Store, name: str) -> _Node:

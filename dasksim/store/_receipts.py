@@ -342,7 +342,7 @@ def open_receipts(location: Location, derivation: str | None = None) -> Receipts
             "them again"
         )
     with explained(f"the receipts of {location.name!r} are damaged, and generate(..., repair=True) makes them again"):
-        group = zarr.open_group(location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
+        group = location.group()
         return Receipts(group, record, location.name, folder)
 
 

@@ -371,6 +371,11 @@ class Record(_Told):
         return {key: Derivation(entry) for key, entry in self.document.get("derived", {}).items()}
 
     @property
+    def contexts(self) -> set[str]:
+        """The variables that are contexts."""
+        return {name for stage in self.stages if stage.kind == "ContextStage" for name in stage.outputs}
+
+    @property
     def all_stages(self) -> tuple[StoredStage, ...]:
         """The stages of what was simulated, and of what was derived."""
         return (*self.stages, *(stage for entry in self.derivations.values() for stage in entry.stages))

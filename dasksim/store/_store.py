@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import xarray as xr
-import zarr
 
 from dasksim.errors import StoreError, StoreMismatchError
 from dasksim.store._check import ChunkChecker
@@ -143,7 +142,7 @@ class Store:
         check_arrays(self.location, record, record.visible_variables, is_whole=True)
         check_shards(self.location, record, chunks)
         with explained(f"cannot open the store at {self.name!r}"):
-            group = zarr.open_group(self.location.for_reading(), mode="r", zarr_format=3, use_consolidated=False)
+            group = self.location.group()
             return {name: ShardReader(self.location, group[name]) for name in record.visible_variables}  # type: ignore[arg-type]
 
     def reading(self) -> contextlib.AbstractContextManager[None]:

@@ -64,7 +64,7 @@ def create_arrays(location: Location, layout: StoreLayout) -> None:
         If the store cannot be written.
     """
     with explained(f"cannot write a store at {location.name!r}"):
-        group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
+        group = location.group_to_change()
         for array in layout.arrays:
             create_array(group, array)
         folder = folder_of(layout.derivation)
@@ -119,7 +119,7 @@ def forget_chunks(location: Location, record: Record, chunks: Iterable[int], der
         If the store cannot be written.
     """
     with explained(f"cannot write to the store at {location.name!r}"):
-        group = zarr.open_group(location.store, mode="r+", zarr_format=3, use_consolidated=False)
+        group = location.group_to_change()
         receipts = Receipts(group, record, location.name, folder_of(derivation))
         for chunk in chunks:
             receipts.remove(chunk)
