@@ -17,8 +17,9 @@ from dasksim._core.memory import keep_freed_memory
 from dasksim._core.plan import Plan
 from dasksim._core.variables import Variable
 from dasksim._engine._outputs import PaddedRows
-from dasksim._engine.functions import FunctionStage, RowStage, zeros
+from dasksim._engine.functions import FunctionStage, zeros
 from dasksim._engine.pipeline import Pipeline
+from dasksim._engine.row_functions import RowStage
 from dasksim._engine.stage import Place, SubBatch
 from dasksim._engine.steps import Step, sub_batch_of
 from dasksim.errors import OutputError

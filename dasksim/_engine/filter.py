@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.arrays import as_host, device_named, read_only, select_rows
-from dasksim._core.failures import summed
 from dasksim._core.plan import default_sub_batch
 from dasksim._core.variables import RESERVED, Variable, brief
 from dasksim._engine._outputs import PaddedRows, parts_alike
+from dasksim._engine._tally import PARTS, Tally
 from dasksim._engine.evaluation import Values, explain, run_steps, without
 from dasksim._engine.functions import BatchedStage
 from dasksim._engine.nested import NestedStage
@@ -28,12 +28,8 @@ Array = npt.NDArray[Any]
 # What is counted.
 _COUNTS = ("proposals", "accepted")
 
-# Attempts in a row that may accept nothing before a sub-batch is given up.
-_EMPTY_ATTEMPTS = 100
-
-# Rows of an attempt at most. Batched: a part of a sub-batch, so that a short last one, which stops early, wastes less.
-# Unbatched: several sub-batches of the default size, since a row costs more than its memory.
-_PARTS = 4
+# Rows of an attempt at most where it is unbatched: several sub-batches of the default size, since a row costs more than
+# its memory.
 _UNBATCHED_SUB_BATCHES = 8
 
 
@@ -117,7 +113,7 @@ class FilterStage(NestedStage):
         used |= {name for name in seen if pipeline.sources[name] is None}
         stage.taken = tuple(name for name in pipeline.conditions if name in used)
         largest = default_sub_batch(pipeline.sample_bytes, stage.is_batched)
-        stage.largest = largest // _PARTS if stage.is_batched else largest * _UNBATCHED_SUB_BATCHES
+        stage.largest = largest // PARTS if stage.is_batched else largest * _UNBATCHED_SUB_BATCHES
         stage.has_rows = any(not pipeline.conditions[name].is_scalar for name in stage.taken)
         return stage
 
@@ -182,7 +178,7 @@ class FilterStage(NestedStage):
         """Propose until there are enough; a short sub-batch stops earlier, on the way that a whole one takes."""
         full = self.place(batch).full_rows
         constant = {n: value[:1] for n, value in given.items() if n in batch.rows}
-        tally = _Tally(self, batch)
+        tally = Tally(self.name, self.max_proposals, batch)
         kept: list[dict[str, Array]] = []
         while tally.n_accepted < batch.n_cells:
             size = tally.allowed(self.sample_size or tally.next_size(full, self.largest))
@@ -202,7 +198,7 @@ class FilterStage(NestedStage):
         self, batch: SubBatch, given: Mapping[str, Any], variables: Sequence[Variable]
     ) -> tuple[dict[str, Array], dict[str, int]]:
         """Propose for each row until one is accepted, the first in the order of proposal."""
-        tally = _Tally(self, batch)
+        tally = Tally(self.name, self.max_proposals, batch)
         kept: dict[str, Array] = {}
         missing = np.arange(batch.n_cells)
         while missing.size:
@@ -302,70 +298,6 @@ class _Variables(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise SimulatorError(f"the predicate needs {name!r}, which is no variable; {nearest(name, self)}")
-
-
-class _Tally:
-    """Counts proposals and acceptances in one sub-batch, and says how many to propose next."""
-
-    def __init__(self, stage: FilterStage, batch: SubBatch) -> None:
-        self.stage = stage
-        self.sub_batch = batch.address.sub_batch
-        self.failures = batch.failures
-        self.n_attempts = self.n_proposals = self.n_accepted = self.n_empty = 0
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Proposals made and accepted."""
-        return {"proposals": self.n_proposals, "accepted": self.n_accepted}
-
-    def next_size(self, full: int, largest: int) -> int:
-        """Return how many to propose: what is missing at the acceptance so far, and a standard deviation more."""
-        largest = max(full // _PARTS, largest, 1)
-        if not self.n_attempts:
-            return min(full, largest)
-        if not self.n_accepted:
-            return min(2 * self.n_proposals, largest)
-        missing = full - self.n_accepted
-        rate = self.n_accepted / self.n_proposals
-        margin = np.sqrt(missing * (1 - rate))
-        return int(min(max(np.ceil((missing + margin) / rate), 1), largest))
-
-    def copies(self, n_missing: int, largest: int) -> int:
-        """Return how many to propose for each row that is missing."""
-        wanted = 1 << min(self.n_empty, 30)  # the rows that are left may be the hard ones
-        if self.n_accepted:
-            wanted = max(wanted, int(0.5 * self.n_proposals / self.n_accepted))
-        return max(min(wanted, largest // n_missing), 1)
-
-    def count(self, n_proposals: int, n_accepted: int) -> None:
-        """Count an attempt, and give up where it leads nowhere."""
-        self.n_attempts += 1
-        self.n_proposals += n_proposals
-        self.n_accepted += n_accepted
-        self.n_empty = 0 if n_accepted else self.n_empty + 1
-        if self.n_empty >= _EMPTY_ATTEMPTS and self.stage.max_proposals is None:
-            self._give_up()
-
-    def allowed(self, n_proposals: int) -> int:
-        """Return how many proposals there may be of those that are wanted."""
-        most = self.stage.max_proposals
-        if most is not None and self.n_proposals >= most:
-            self._give_up()
-        return n_proposals if most is None else min(n_proposals, most - self.n_proposals)
-
-    def _give_up(self) -> NoReturn:
-        most = self.stage.max_proposals
-        limit = f"max_proposals={most}"
-        if most is None:
-            limit = f"{self.n_empty} attempts in a row without success (max_proposals takes the place of this limit)"
-        failures = summed(self.failures.found) if self.failures is not None else ()
-        failed = f" (most that failed did so: {failures[0]})" if failures else ""
-        raise SimulatorError(
-            f"predicate {self.stage.name!r} accepted {self.n_accepted:,} of {self.n_proposals:,} proposals for "
-            f"sub-batch {self.sub_batch} (acceptance {self.n_accepted / self.n_proposals:.2g}), which has reached "
-            f"the limit of {limit}{failed}; accept more, propose from a narrower prior, or give a larger "
-            "max_proposals, the number of proposals for one sub-batch"
-        )
 
 
 def _needed(pipeline: Pipeline, names: Sequence[str]) -> tuple[int, ...]:

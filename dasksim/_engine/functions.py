@@ -1,9 +1,7 @@
 """Stages of one user function: bind its arguments by name, call it on a sub-batch, check what came back."""
 
 import inspect
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,14 +9,13 @@ import numpy.typing as npt
 
 from dasksim._core.arrays import device_named
 from dasksim._core.variables import RESERVED, Variable
-from dasksim._engine._kept_outputs import Turns, are_kept, are_new, copied
-from dasksim._engine._outputs import PaddedRows, checked, columns_of, describe, describe_rows, rows_alike, stacked
+from dasksim._engine._kept_outputs import Turns, are_kept, copied
+from dasksim._engine._outputs import checked, describe
 from dasksim._engine.stage import Binding, Stage, SubBatch
-from dasksim._streams.addresses import PROBE_SUB_BATCH
 from dasksim._streams.isolation import Isolated
-from dasksim.errors import OutputError, SimulatorError, nearest
+from dasksim.errors import SimulatorError, nearest
 
-__all__ = ["BatchedStage", "ContextStage", "FunctionStage", "RowStage", "SharedStage", "function_name", "zeros"]
+__all__ = ["BatchedStage", "ContextStage", "FunctionStage", "SharedStage", "arrays_of", "function_name", "zeros"]
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -157,7 +154,7 @@ class FunctionStage(Stage):
             outputs = self._returned(binding, batch)
             return copied(outputs) if copies else outputs
 
-        return self._turns.run(work, lambda outputs: are_kept(outputs, _arrays_of(batch)))[0]
+        return self._turns.run(work, lambda outputs: are_kept(outputs, arrays_of(batch)))[0]
 
     def _returned(self, binding: Binding, batch: SubBatch) -> list[Any]:
         """Return what the function returns, in a list that alone holds it."""
@@ -246,141 +243,6 @@ class SharedStage(BatchedStage):
         return variables, checked(outputs, f"stage {self.name!r}", variables, batch.axes)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """What a function returned for some cells, row by row and by name."""
-
-    cells: Sequence[int]
-    rows: list[Any]
-    columns: dict[str, list[Any]]
-
-
-class RowStage(FunctionStage):
-    """A function that is called once for each sample (and further batch axis)."""
-
-    is_batched = False
-    how_often = "once for each sample"
-
-    def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
-        made = self._rows(binding, batch)
-        variables = describe_rows(made.rows, self.name)
-        return variables, self._stack(made, batch, variables)
-
-    def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
-        return self._stack(self._rows(binding, batch), batch, outputs)
-
-    def _offered(self) -> frozenset[str]:
-        return RESERVED - {"batch_shape"}
-
-    def _rows(self, binding: Binding, batch: SubBatch) -> "_Rows":
-        """Return what the function returns for the cells of rows that have not failed, as it stays."""
-        forget = batch.failures.mark() if batch.failures is not None else None
-
-        def work(copies: bool) -> _Rows:
-            if copies and forget is not None:
-                forget()
-            cells, rows = self._returned_rows(binding, batch, copies)
-            return _Rows(cells, rows, columns_of(rows))
-
-        def is_kept(made: _Rows) -> bool:
-            if are_new(made.rows, made.columns):
-                return False
-            made.columns.clear()
-            if are_kept(made.rows, _arrays_of(batch)):
-                return True
-            made.columns.update(columns_of(made.rows))
-            return False
-
-        return self._turns.run(work, is_kept)
-
-    def _returned_rows(self, binding: Binding, batch: SubBatch, copies: bool) -> tuple[Sequence[int], list[Any]]:
-        columns = self._columns(binding, batch)
-        arguments: Iterator[Any] = itertools.repeat(())
-        if binding.positional:
-            arguments = zip(*(columns[name] for name in binding.positional))
-        if binding.keyword:
-            keywords = (dict(zip(binding.keyword, more)) for more in zip(*(columns[n] for n in binding.keyword)))
-            arguments = zip(arguments, keywords)
-        cells: Sequence[int] = range(batch.n_cells)
-        if batch.failures is not None and batch.failures.is_lenient and (failed := batch.failures.failed).any():
-            is_called = np.repeat(~failed, batch.cells_per_row)
-            cells = np.flatnonzero(is_called).tolist()
-            arguments = itertools.compress(arguments, is_called.tolist())
-        with self.function.at(batch.address, watch=batch.watch) as function:
-            called = _with_keywords(function) if binding.keyword else function
-            called = _with_copies(called) if copies else called
-            return self._called(called, itertools.islice(arguments, len(cells)), batch, cells)
-
-    def _called(
-        self, function: Callable[..., Any], arguments: Iterator[Any], batch: SubBatch, cells: Sequence[int]
-    ) -> tuple[Sequence[int], list[Any]]:
-        # a loop in C; after an exception it goes on with the next arguments, and what it has returned so far is kept
-        calls = itertools.starmap(function, arguments)
-        rows: list[Any] = []
-        has_failed = False
-        while len(rows) < len(cells):
-            try:
-                rows.extend(calls)
-                if len(rows) < len(cells):
-                    raise RuntimeError(f"stage {self.name!r} raised StopIteration")
-            except Exception as error:
-                cell = cells[len(rows)]
-                row, cell_in_row = divmod(cell, batch.cells_per_row)
-                if not batch.fails(row, self.name, error):
-                    self._say_where(error, batch, cell)
-                    raise
-                # a row fails as a whole: its other cells are passed over
-                rest = list(itertools.islice(arguments, batch.cells_per_row - cell_in_row - 1))
-                rows += [_FAILED] * (1 + len(rest))
-                has_failed = True
-        if has_failed:
-            cells = [cell for cell, made in zip(cells, rows) if made is not _FAILED]
-            rows = [made for made in rows if made is not _FAILED]
-        return cells, rows
-
-    def _say_where(self, error: Exception, batch: SubBatch, cell: int) -> None:
-        """Add to an exception at which row it was raised, and for which inputs; a probe's rows are nobody's."""
-        if batch.place.sub_batch == PROBE_SUB_BATCH:
-            return
-        inputs = batch.inputs_of(cell)
-        where = f"raised by stage {self.name!r} at {batch.row_of(cell)}"
-        error.add_note(f"{where}, whose inputs are {inputs}" if inputs else where)
-
-    def _columns(self, binding: Binding, batch: SubBatch) -> dict[str, Iterable[Any]]:
-        """Return the values of each argument, one a row."""
-        columns: dict[str, Iterable[Any]] = {}
-        for name, value in self._values(binding, batch).items():
-            if name in batch.rows:
-                column = value.reshape(batch.n_cells, *value.shape[len(batch.axes) :])
-                columns[name] = column.tolist() if name in batch.python else column
-            else:
-                columns[name] = itertools.repeat(value)
-        if "seed" in columns and "seed" not in batch.shared:
-            columns["seed"] = batch.address.seeds(batch.n_cells)
-        return columns
-
-    def _stack(self, made: "_Rows", batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
-        """Turn a list of dicts into a dict of arrays: all rows at a glance or, where that is not enough, one by one."""
-        cells, rows = made.cells, made.rows
-        arrays = stacked(made.columns, outputs) if rows else {}
-        if arrays is None:
-            one_by_one = [self._checked(row, batch, cell, outputs) for cell, row in zip(cells, rows)]
-            arrays = {v.name: rows_alike([row[v.name] for row in one_by_one], v) for v in outputs}
-        if len(cells) < batch.n_cells:
-            arrays = {v.name: _scattered(arrays.get(v.name), cells, batch.n_cells, v) for v in outputs}
-        return {
-            v.name: arrays[v.name].astype(v.dtype, copy=False).reshape(*batch.axes, *arrays[v.name].shape[1:])
-            for v in outputs
-        }
-
-    def _checked(self, made: Any, batch: SubBatch, cell: int, outputs: Sequence[Variable]) -> dict[str, Array]:
-        try:
-            return checked(made, f"stage {self.name!r} at {batch.row_of(cell)}", outputs, ())
-        except OutputError as error:
-            batch.fails(cell // batch.cells_per_row, self.name, error)
-            raise
-
-
 def zeros(variables: Sequence[Variable], batch: SubBatch) -> dict[str, Any]:
     """Return values without meaning, for samples that have failed."""
     put = device_named(batch.device).put
@@ -388,35 +250,9 @@ def zeros(variables: Sequence[Variable], batch: SubBatch) -> dict[str, Any]:
     return {v.name: put(np.zeros(shapes[v.name], v.dtype)) for v in variables}
 
 
-def _with_keywords(function: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
-    return lambda values, more: function(*values, **more)
-
-
-def _with_copies(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *values: copied(function(*values))
-
-
-def _arrays_of(batch: SubBatch) -> list[Any]:
+def arrays_of(batch: SubBatch) -> list[Any]:
+    """Return what a function is given, arrays and whatever else."""
     return [*batch.rows.values(), *batch.shared.values()]
-
-
-# What stands among the rows for one that has failed.
-_FAILED: Any = object()
-
-
-def _scattered(values: Array | None, cells: Sequence[int], n_cells: int, variable: Variable) -> Array:
-    """Return values at their cells, among others that are zero."""
-    shape = variable.shape if values is None else values.shape[1:]
-    array = np.zeros((n_cells, *shape), variable.dtype)
-    if values is None:
-        return array
-    array[cells] = values
-    if isinstance(values, PaddedRows):
-        padded, finite = array.view(PaddedRows), np.ones(n_cells, bool)
-        finite[cells] = values.finite
-        padded.finite = finite
-        return padded
-    return array
 
 
 def _where(stage: str, batch: SubBatch) -> str:

@@ -10,7 +10,8 @@ import xarray as xr
 
 from dasksim._core.checks import as_shape, check_flag
 from dasksim._core.labels import check_fill_value, check_labels, check_sizes
-from dasksim._engine.functions import BatchedStage, ContextStage, RowStage, function_name
+from dasksim._engine.functions import BatchedStage, ContextStage, function_name
+from dasksim._engine.row_functions import RowStage
 from dasksim._engine.stage import Plate, Stage, within
 from dasksim._engine.steps import Lowering
 from dasksim.errors import ArgumentError, ArgumentTypeError, nearest

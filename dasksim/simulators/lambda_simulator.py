@@ -6,7 +6,8 @@ from typing import Any
 from dasksim._core.checks import check_flag
 from dasksim._core.labels import check_labels
 from dasksim._core.variables import declared_variables
-from dasksim._engine.functions import BatchedStage, ContextStage, RowStage, function_name
+from dasksim._engine.functions import BatchedStage, ContextStage, function_name
+from dasksim._engine.row_functions import RowStage
 from dasksim._engine.stage import Stage, within
 from dasksim._engine.steps import Lowering
 from dasksim.errors import ArgumentError, ArgumentTypeError

@@ -8,9 +8,9 @@ import numpy.typing as npt
 from dasksim._core.failures import VALID
 from dasksim.errors import StoreError
 from dasksim.store._document import inner_codecs, shard_key
+from dasksim.store._entries import StoredVariable
 from dasksim.store._location import Location, explained
 from dasksim.store._objects import sizes_of
-from dasksim.store._record import StoredVariable
 from dasksim.store._told import read_document
 
 __all__ = ["Columns", "ShardSizes", "damaged_shards", "refuse_damage"]

@@ -10,12 +10,13 @@ import zarr
 
 from dasksim.errors import IncompleteStoreError, StoreError
 from dasksim.store._damage import refuse_damage
+from dasksim.store._entries import Derivation
 from dasksim.store._lazy import lazy_variable
 from dasksim.store._locate import StoreLike
 from dasksim.store._location import Location, expected_warnings, explained
 from dasksim.store._metadata import are_countable, are_labels, check_arrays
 from dasksim.store._receipt import totals_of
-from dasksim.store._record import ATTRIBUTE, Derivation, Record
+from dasksim.store._record import ATTRIBUTE, Record
 from dasksim.store._shards import ShardReader
 from dasksim.store._status import columns_of, stored_record
 from dasksim.store._told import check_documents

@@ -14,10 +14,11 @@ import numpy.typing as npt
 import zarr
 
 from dasksim.errors import StoreMismatchError
+from dasksim.store._entries import Derivation
 from dasksim.store._kept import folder_of, keep_entry, kept_record
 from dasksim.store._layout import StoreLayout, array_layout
 from dasksim.store._location import ROOT, Location, explained
-from dasksim.store._record import Derivation, Record
+from dasksim.store._record import Record
 from dasksim.store._root import finish_store, replace_root
 from dasksim.store._shards import ShardReader
 from dasksim.store._told import present_record

@@ -12,8 +12,9 @@ from typing import Any
 
 import google_crc32c
 
+from dasksim.store._entries import Derivation
 from dasksim.store._location import ROOT, Location
-from dasksim.store._record import ATTRIBUTE, Derivation, Record
+from dasksim.store._record import ATTRIBUTE, Record
 
 __all__ = [
     "FOLDER",

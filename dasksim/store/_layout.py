@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.failures import VALID
-from dasksim.store._record import Record, StoredVariable
+from dasksim.store._entries import StoredVariable
+from dasksim.store._record import Record
 
 __all__ = ["ArrayLayout", "StoreLayout", "array_layout", "choose_inner_rows", "inner_rows_for"]
 

@@ -15,13 +15,14 @@ from zarr.storage import MemoryStore
 from dasksim._core.failures import VALID
 from dasksim.errors import StoreError
 from dasksim.store._document import codec_names, document_of, key_of, key_prefix, list_of, mapping_of
+from dasksim.store._entries import StoredVariable
 from dasksim.store._kept import FOLDER, folder_of, group_document, kept_entry
 from dasksim.store._layout import StoreLayout, array_layout, inner_rows_for
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._objects import names_below
 from dasksim.store._receipt import KEY, fields_of
 from dasksim.store._receipts import FAILURES, RECEIPTS, Receipts
-from dasksim.store._record import Record, StoredVariable
+from dasksim.store._record import Record
 from dasksim.store._told import read_document
 from dasksim.store._write import create_array, create_arrays
 from dasksim.store._zarr_private import sync

@@ -17,13 +17,14 @@ from dasksim.store._derived import (
     grow_derived,
     remove_derivation,
 )
+from dasksim.store._entries import Derivation
 from dasksim.store._icechunk import open_writer
 from dasksim.store._layout import StoreLayout
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location, explained
 from dasksim.store._metadata import check_arrays, forget_metadata, restore_derived
 from dasksim.store._receipts import Receipts, open_receipts
-from dasksim.store._record import Derivation, Record
+from dasksim.store._record import Record
 from dasksim.store._root import create_root, finish_store, remove_store, replace_root
 from dasksim.store._shards import ShardReader
 from dasksim.store._status import Status, columns_of, status

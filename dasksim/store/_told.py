@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dasksim.errors import StoreError
+from dasksim.store._entries import Derivation
 from dasksim.store._kept import FOLDER, is_group, kept_entries, kept_entry, kept_record
 from dasksim.store._location import ROOT, Location, explained
-from dasksim.store._record import ATTRIBUTE, FORMAT, Derivation, Record
+from dasksim.store._record import ATTRIBUTE, FORMAT, Record
 from dasksim.store._rules import DTYPES, first_wrong, is_int
 
 __all__ = ["check_documents", "present_record", "read_document", "read_record", "read_told"]

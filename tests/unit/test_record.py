@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dasksim._core.failures import VALID, Policy
-from dasksim.store._record import Derivation, Record, StoredVariable
+from dasksim.store._entries import Derivation, StoredVariable
+from dasksim.store._record import Record
 
 PROVENANCE = {
     "version": "0.1.0",
