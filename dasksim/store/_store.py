@@ -19,9 +19,10 @@ from dasksim.store._derived import (
 )
 from dasksim.store._entries import Derivation
 from dasksim.store._icechunk import open_writer
+from dasksim.store._kept import OWN
 from dasksim.store._layout import StoreLayout
 from dasksim.store._locate import StoreLike, locate
-from dasksim.store._location import Location, explained
+from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._metadata import check_arrays, forget_metadata, restore_derived
 from dasksim.store._receipts import Receipts, open_receipts
 from dasksim.store._record import Record
@@ -102,7 +103,7 @@ class Store:
 
     def is_being_removed(self) -> bool:
         """Whether a part of what it says of itself is gone."""
-        return not all(self.location.read(document) for document in ("zarr.json", "_dasksim/zarr.json"))
+        return not all(self.location.read(document) for document in (ROOT, OWN))
 
     def receipts(self, derivation: str | None = None) -> Receipts | None:
         """Return its receipts, or None if its creation was cut off before them."""
@@ -237,4 +238,4 @@ class Store:
 
     def holds_stranger(self, name: str) -> bool:
         """Whether there is an array of a name that is none of its variables."""
-        return self.location.read(f"{name}/zarr.json") is not None
+        return self.location.read(f"{name}/{ROOT}") is not None

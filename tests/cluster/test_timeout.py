@@ -83,5 +83,5 @@ def test_exceptions_come_out_of_the_process_as_themselves(tmp_path: Path) -> Non
     note = "\n".join(caught.value.__notes__)
     assert "raised by stage 'fails' at sample " in note
     sample = int(note.partition("sample=")[2].partition(")")[0])
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError, match="of the function's own"):
         replay(path, simulator, sample)

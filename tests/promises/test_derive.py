@@ -474,5 +474,5 @@ def test_crafted_entries_are_refused(case: str, store: Path) -> None:
     change_record(store, HOSTILE[case])
     with pytest.raises(StoreError, match="the store at"):
         open_dataset(store)
-    with pytest.raises((StoreError, StoreMismatchError)):
+    with pytest.raises((StoreError, StoreMismatchError), match="the store at"):
         derive(store, summaries, **ALONE)

@@ -335,7 +335,7 @@ def test_notes_tell_the_sample_and_hold_only_the_end_of_what_was_printed() -> No
     code = "import sys; print('0'); sys.stderr.write('e' * 10_000 + 'END'); sys.exit(float(sys.argv[1]) == 2)"
     simulator = make_simulator(python(code, "{i}", outputs={"x": "stdout"}))
 
-    with pytest.raises(subprocess.CalledProcessError) as caught:
+    with pytest.raises(subprocess.CalledProcessError, match="returned non-zero exit status") as caught:
         simulator.sample(4, seed=1, i=np.arange(4.0)).compute(scheduler="threads")
 
     assert "raised by stage 'ExternalProgram' at sample 2" in notes(caught.value)
@@ -358,7 +358,7 @@ def test_script_given_as_a_str_is_pointed_out(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     Path("script.py").write_text("print('{\"x\": 1}')")
 
-    with pytest.raises(subprocess.CalledProcessError) as caught:
+    with pytest.raises(subprocess.CalledProcessError, match="returned non-zero exit status") as caught:
         ExternalProgram([sys.executable, "script.py"])()
 
     assert "give Path('script.py'): the program runs in another folder" in notes(caught.value)
@@ -382,7 +382,7 @@ def test_timeout_where_the_system_cannot_tell_of_an_end(monkeypatch: pytest.Monk
     monkeypatch.delattr(os, "pidfd_open", raising=False)
 
     assert sh("echo 1", outputs={"x": "stdout"}, timeout=10)()["x"] == 1
-    with pytest.raises(subprocess.TimeoutExpired):
+    with pytest.raises(subprocess.TimeoutExpired, match=r"timed out after 0\.2 seconds"):
         sh("sleep 100", timeout=0.2)()
 
 
