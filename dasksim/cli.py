@@ -185,6 +185,7 @@ def _workers(n_workers: int | None, scheduler: str | None) -> Iterator[Any]:
     keeps_memory = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}  # see docs/clusters.md
     with warnings.catch_warnings(), dask.config.set(keeps_memory):
         warnings.filterwarnings("ignore", message="Port .* is already in use")  # the line below tells which it is
+        # one thread each: functions called by the sample hold the interpreter's lock
         cluster = LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address="127.0.0.1:8787")
     with cluster, Client(cluster, set_as_default=False) as client:
         print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)  # noqa: T201
@@ -192,6 +193,7 @@ def _workers(n_workers: int | None, scheduler: str | None) -> Iterator[Any]:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
+    # first: a target that does not exist starts no workers
     simulator = load_simulator(arguments.target)
     with _run_options(arguments) as options:
         generate(
@@ -332,7 +334,9 @@ def _load_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ArgumentError(f"cannot import {str(path)!r}")
     module = importlib.util.module_from_spec(spec)
+    # before it runs: dataclasses look for the module of a class there, and cloudpickle does below
     sys.modules[path.stem] = module
+    # so that it can import its neighbours, as a script can
     sys.path.insert(0, str(path.parent.absolute()))
     spec.loader.exec_module(module)
     cloudpickle.register_pickle_by_value(module)  # workers cannot import it

@@ -51,6 +51,7 @@ def gpu_cluster(devices: Sequence[int | str] | None = None, *, dashboard_address
                 "nthreads": 1,
                 "resources": {"GPU": 1},
                 "env": {"CUDA_VISIBLE_DEVICES": device},
+                # Dask's default goes by threads: a worker with one would get the share of one core
                 "memory_limit": MEMORY_LIMIT // len(found),
             },
         }
@@ -62,6 +63,7 @@ def gpu_cluster(devices: Sequence[int | str] | None = None, *, dashboard_address
 
 def _visible_devices() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    # set but empty, it hides all devices
     if visible is not None:
         return [device.strip() for device in visible.split(",") if device.strip()]
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]

@@ -2,14 +2,15 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from dask.delayed import delayed
 
-from dasksim._analysis._statistics import as_floats, columns_of, quantiles_of
-from dasksim._analysis._summary import Feature, Summary, mask_of, over_chunks
+from dasksim._analysis._summary import Feature, Summary, as_floats, chunks_of, columns_of, mask_of, quantiles_of
 from dasksim._core.arrays import as_host
 from dasksim._core.failures import VALID
 
@@ -19,6 +20,9 @@ Array = npt.NDArray[Any]
 
 # Above this, rounding hides whether values are multiples of a step.
 _MOST_STEPS = 10_000
+
+# Partial counts that are added up by one task.
+_FAN_IN = 16
 
 
 class Histograms(NamedTuple):
@@ -47,14 +51,17 @@ def count_histograms(summary: Summary, features: Sequence[Feature], bins: int, *
     """
     edges = [_edges(summary, feature, bins) for feature in features]
     pairs = [(i, j) for i in range(len(features)) for j in range(i)] if with_pairs else []
-    mask = VALID if mask_of(summary.dataset) is not None else None
-    names = {feature.variable for feature in features} | ({mask} if mask else set())
-    measure = functools.partial(_count, features=features, edges=edges, pairs=pairs, mask=mask)
-    found = over_chunks(summary.dataset[sorted(names)], measure, _add, chunks=summary.chunks, store=summary.store)
-    counts = found or [np.zeros(len(e) - 1, np.int64) for e in edges] + [
-        np.zeros((len(edges[i]) - 1, len(edges[j]) - 1), np.int64) for i, j in pairs
-    ]
-    return Histograms(edges, counts[: len(features)], dict(zip(pairs, counts[len(features) :], strict=True)))
+    mask = [VALID] if mask_of(summary.dataset) is not None else []
+    names = list(dict.fromkeys([*(feature.variable for feature in features), *mask]))
+    data = chunks_of(summary.dataset[names], summary.chunks)
+    count = delayed(functools.partial(_count, names=names, features=features, edges=edges, pairs=pairs), pure=False)
+    blocks = zip(*(array.data.to_delayed(optimize_graph=False).ravel() for array in data.values()), strict=True)
+    counts = [count(*block) for block in blocks]
+    while len(counts) > 1:
+        counts = [delayed(_total, pure=False)(counts[i : i + _FAN_IN]) for i in range(0, len(counts), _FAN_IN)]
+    with summary.store.reading() if summary.store is not None else nullcontext():
+        found = counts[0].compute()
+    return Histograms(edges, found[: len(features)], dict(zip(pairs, found[len(features) :], strict=True)))
 
 
 def _edges(summary: Summary, feature: Feature, bins: int) -> Array:
@@ -102,17 +109,16 @@ def _lattice(values: Array) -> tuple[float, float]:
 
 
 def _count(
-    _start: int,
-    chunk: Mapping[str, Any],
-    *,
+    *block: Any,
+    names: Sequence[str],
     features: Sequence[Feature],
     edges: Sequence[Array],
     pairs: Sequence[tuple[int, int]],
-    mask: str | None,
 ) -> list[Array]:
-    values = {name: columns_of(as_host(array)) for name, array in chunk.items()}
-    valid = values[mask][:, 0] if mask is not None else None
-    codes = [_codes(as_floats(values[f.variable][:, f.column], valid), e) for f, e in zip(features, edges, strict=True)]
+    """Return the counts of a chunk, whose variables are those named: of all features, and of all pairs."""
+    values = {name: columns_of(as_host(array)) for name, array in zip(names, block, strict=True)}
+    valid = values[VALID][:, 0] if VALID in names else slice(None)
+    codes = [_codes(as_floats(values[f.variable][valid, f.column]), e) for f, e in zip(features, edges, strict=True)]
     sizes = [len(e) - 1 for e in edges]
     counts = [np.bincount(c[c >= 0], minlength=size) for c, size in zip(codes, sizes, strict=True)]
     for i, j in pairs:
@@ -123,15 +129,12 @@ def _count(
 
 
 def _codes(values: Array, edges: Array) -> Array:
-    """Return the bin of each value, as :func:`numpy.histogram` finds it, and -1 for none."""
-    n = len(edges) - 1
-    inside = (values >= edges[0]) & (values <= edges[-1])
-    position = (np.where(inside, values, edges[0]) - edges[0]) * (n / (edges[-1] - edges[0]))
-    code = np.minimum(position.astype(np.int64), n - 1)
-    code -= np.where(inside, values, edges[0]) < edges[code]
-    code += (values >= edges[code + 1]) & (code < n - 1)
-    return np.where(inside, code, -1)
+    """Return the bin of each value, the last one with its upper edge as in :func:`numpy.histogram`; -1 for none."""
+    code = np.searchsorted(edges, values, side="right") - 1
+    code[values == edges[-1]] -= 1
+    return np.where(code < len(edges) - 1, code, -1)
 
 
-def _add(a: list[Array], b: list[Array]) -> list[Array]:
-    return [x + y for x, y in zip(a, b, strict=True)]
+def _total(counts: Sequence[list[Array]]) -> list[Array]:
+    """Return the sums of counts."""
+    return [sum(arrays) for arrays in zip(*counts, strict=True)]

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._analysis._histograms import edges_between
-from dasksim._analysis._statistics import quantiles_of
-from dasksim._analysis._summary import Feature, Summary
+from dasksim._analysis._summary import Feature, Summary, quantiles_of
 from dasksim._analysis.bands import predictive_bands
 from dasksim._analysis.panels import pairs
 from dasksim._analysis.rates import acceptance, model_frequencies

@@ -1,35 +1,89 @@
-"""Statistics of a dataset larger than memory, chunk by chunk, for plots and reports."""
+"""Statistics of a dataset larger than memory, in one pass by xarray and Dask, for plots and reports."""
 
-import functools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-from dask.delayed import delayed
+from dask.base import compute
 
-from dasksim._analysis._statistics import Statistics, columns_of, measure, merge
 from dasksim._core.arrays import as_host
 from dasksim._core.dask_private import check_graphs
 from dasksim._core.failures import VALID
 from dasksim.errors import ArgumentError, nearest
 from dasksim.store import Record, Store, StoreLike
 
-__all__ = ["DataSource", "Feature", "Summary", "mask_of", "over_chunks", "summarize"]
+__all__ = [
+    "DataSource",
+    "Feature",
+    "Statistics",
+    "Summary",
+    "as_floats",
+    "chunks_of",
+    "columns_of",
+    "mask_of",
+    "quantiles_of",
+    "summarize",
+]
 
 Array = npt.NDArray[Any]
-T = TypeVar("T")
 
 # Samples that are kept for quantiles: so many give a quantile's level to 0.004 (one standard error at the median).
 _MOST_KEPT = 1 << 14
 _MOST_KEPT_BYTES = 1 << 26
 
-# Partial results that are merged by one task.
-_FAN_IN = 16
+# A lazy dataset of at most so many bytes is computed once and held, since histograms take a second pass.
+_MOST_HELD_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is known of a variable's features; all arrays have an element for each, in C order.
+
+    Samples that are masked are left out; mean, standard deviation, minimum and maximum are those of finite values, and
+    NaN where there are none.
+
+    Parameters
+    ----------
+    count
+        Finite values.
+    mean, sd
+        Their mean, and their standard deviation with divisor n as in NumPy.
+    minimum, maximum
+        Their range.
+    n_nan, n_infinite
+        Other values.
+    kept
+        Evenly spaced samples, of shape (samples, features).
+    """
+
+    count: Array
+    mean: Array
+    sd: Array
+    minimum: Array
+    maximum: Array
+    n_nan: Array
+    n_infinite: Array
+    kept: Array
+
+    def quantiles(self, levels: Sequence[float]) -> Array:
+        """Return quantiles of the kept samples, of shape (levels, features); NaN where no value is finite."""
+        return quantiles_of(self.kept, levels)
+
+
+def quantiles_of(values: Array, levels: Sequence[float]) -> Array:
+    """Return quantiles of the finite values along the first axis, of shape (levels, ...); NaN where there are none."""
+    values = np.where(np.isfinite(values), values, np.nan)
+    if not len(values):
+        return np.full((len(levels), *values.shape[1:]), np.nan)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        return np.asarray((np.nanquantile if np.isnan(values).any() else np.quantile)(values, levels, axis=0))
 
 
 class Feature(NamedTuple):
@@ -160,12 +214,13 @@ def summarize(
     usual += [VALID] if VALID in dataset and mask is None else []
     names = usual if variables is None else [_variable_named(name, usual) for name in variables]
     chosen = dataset[list(dict.fromkeys([*names, *([VALID] if mask is not None else [])]))].transpose("batch", ...)
-    row_bytes = sum(array.nbytes for array in chosen.values()) // max(1, dataset.sizes["batch"])
-    most = min(_MOST_KEPT, max(1, _MOST_KEPT_BYTES // max(1, row_bytes)))
-    step = max(1, -(-dataset.sizes["batch"] // most))
-    ask = functools.partial(_measure, names=names, mask=VALID if mask is not None else None, step=step)
-    found = over_chunks(chosen, ask, _merge, chunks=chunks, store=store) or (0, 0, {})
-    return Summary(chosen, store, chunks, found[0], found[1], {n: s.finished() for n, s in found[2].items()})
+    check_graphs("look at some samples, with dasksim.open_dataset")
+    with store.reading() if store is not None else nullcontext():
+        if store is None and chosen.nbytes <= _MOST_HELD_BYTES:
+            chosen = chosen.compute()
+        data = chunks_of(chosen, chunks)
+        n_masked, statistics = _computed(data, names, VALID if mask is not None else None)
+    return Summary(chosen, store, chunks, data.sizes["batch"], n_masked, statistics)
 
 
 def _variable_named(name: str, known: Sequence[str]) -> str:
@@ -176,45 +231,60 @@ def _variable_named(name: str, known: Sequence[str]) -> str:
     return base
 
 
-def over_chunks(
-    dataset: xr.Dataset,
-    ask: Callable[[int, dict[str, Array]], T],
-    join: Callable[[T, T], T],
-    *,
-    chunks: Collection[int] | None,
-    store: Store | None,
-) -> T | None:
-    """Ask each chunk of a dataset something, and join the answers in order, as soon as they are there.
+def chunks_of(dataset: xr.Dataset, chunks: Collection[int] | None) -> xr.Dataset:
+    """Return some chunks of a dataset, lazily; what is in memory is one chunk."""
+    lazy = dataset.chunk({dim: -1 for dim in dataset.dims if dim != "batch"}).unify_chunks()
+    if chunks is None:
+        return lazy
+    stops = np.cumsum(lazy.chunksizes["batch"])
+    parts = [lazy.isel(batch=slice(stops[i] - lazy.chunksizes["batch"][i], stops[i])) for i in sorted(chunks)]
+    return xr.concat(parts, "batch") if parts else lazy.isel(batch=slice(0))
 
-    It is asked with the number of the chunk's first sample and the chunk's variables; what is in memory already is one
-    chunk, and without chunks there is no answer.
+
+def columns_of(values: Array) -> Array:
+    """Return a variable's values as an array of shape (samples, features)."""
+    return values.reshape(len(values), math.prod(values.shape[1:]))
+
+
+def as_floats(values: Any) -> Any:
+    """Return an array as 8-byte floats; of complex numbers the magnitudes."""
+    return (abs(values) if values.dtype.kind == "c" else values).astype("float64")
+
+
+def _computed(data: xr.Dataset, names: Sequence[str], mask: str | None) -> tuple[int, dict[str, Statistics]]:
+    """Return how many samples are masked, and the statistics of variables.
+
+    All are computed at once, so that Dask makes each chunk once and then drops it.
     """
-    check_graphs("look at some samples, with dasksim.open_dataset")
-    whole = {dim: -1 for dim in dataset.dims if dim != "batch"}
-    lazy = dataset.chunk(whole).unify_chunks()
-    blocks = {str(name): array.data.to_delayed(optimize_graph=False).ravel() for name, array in lazy.items()}
-    starts = np.cumsum([0, *lazy.chunks["batch"]])[:-1].tolist()
-    asked = delayed(ask, pure=False)
-    joined = delayed(functools.partial(functools.reduce, join), pure=False)
-    numbers = range(len(starts)) if chunks is None else sorted(chunks)
-    found = [asked(starts[i], {name: block[i] for name, block in blocks.items()}) for i in numbers]
-    while len(found) > 1:
-        found = [joined(found[i : i + _FAN_IN]) for i in range(0, len(found), _FAN_IN)]
-    with store.reading() if store is not None else nullcontext():
-        return found[0].compute() if found else None
+    n_samples = data.sizes["batch"]
+    if not n_samples:
+        return 0, {}
+    most = min(_MOST_KEPT, max(1, _MOST_KEPT_BYTES * n_samples // max(1, data.nbytes)))
+    some = {"batch": slice(None, None, max(1, -(-n_samples // most)))}
+    valid = True if mask is None else data[mask]
+    asked = {name: _asked(as_floats(data[name]), valid, some) for name in names}
+    of_mask = {} if mask is None else {"n_valid": data[mask].sum(), "kept": data[mask][some]}
+    with warnings.catch_warnings():  # of features without a finite value
+        warnings.filterwarnings("ignore", "invalid value|overflow|All-NaN slice", RuntimeWarning)
+        found, of_mask = compute(asked, of_mask)
+    is_kept = as_host(of_mask["kept"].data) if of_mask else slice(None)
+    statistics = {}
+    for name, of in found.items():
+        kept = columns_of(as_host(of.pop("kept").data))[is_kept]
+        statistics[name] = Statistics(**{what: as_host(array.data).ravel() for what, array in of.items()}, kept=kept)
+    return n_samples - int(of_mask["n_valid"]) if of_mask else 0, statistics
 
 
-_Measured: TypeAlias = tuple[int, int, dict[str, Statistics]]
-
-
-def _measure(start: int, chunk: Mapping[str, Any], *, names: Sequence[str], mask: str | None, step: int) -> _Measured:
-    values = {name: columns_of(as_host(array)) for name, array in chunk.items()}
-    n_rows = len(next(iter(values.values())))
-    valid = values[mask][:, 0] if mask is not None else None
-    kept = slice(-start % step, None, step)
-    n_masked = 0 if valid is None else int((~valid).sum())
-    return n_rows, n_masked, {name: measure(values[name], valid, kept) for name in names}
-
-
-def _merge(a: _Measured, b: _Measured) -> _Measured:
-    return a[0] + b[0], a[1] + b[1], {name: merge(a[2][name], b[2][name]) for name in a[2]}
+def _asked(values: xr.DataArray, valid: xr.DataArray | bool, some: Mapping[str, slice]) -> dict[str, xr.DataArray]:
+    """Return what :class:`Statistics` hold of a variable, lazily."""
+    finite = values.where(xr.ufuncs.isfinite(values) & valid)
+    return {
+        "count": finite.count("batch"),
+        "mean": finite.mean("batch"),
+        "sd": finite.std("batch"),
+        "minimum": finite.min("batch"),
+        "maximum": finite.max("batch"),
+        "n_nan": (xr.ufuncs.isnan(values) & valid).sum("batch"),
+        "n_infinite": (xr.ufuncs.isinf(values) & valid).sum("batch"),
+        "kept": values[some],
+    }

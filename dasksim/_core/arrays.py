@@ -26,6 +26,7 @@ __all__ = [
     "concat",
     "device_named",
     "dtype_of",
+    "is_lazy",
     "namespace_of",
     "read_only",
     "select_rows",
@@ -184,10 +185,17 @@ def _ask_cupy(process: int) -> str | None:  # a forked process cannot use the GP
     return None
 
 
+def is_lazy(value: object) -> bool:
+    """Whether a value is a Dask array, of which there is none before ``dask.array`` is imported."""
+    arrays = sys.modules.get("dask.array")
+    return arrays is not None and isinstance(value, arrays.Array)
+
+
 def as_host(value: Any) -> npt.NDArray[Any]:
     """Return ``value`` as a NumPy array; arrays of other libraries are copied to the host."""
     if isinstance(value, np.ndarray):
         return value
+    # CuPy's arrays refuse to become NumPy's by themselves
     if hasattr(value, "__cuda_array_interface__") and hasattr(value, "get"):
         return np.asarray(value.get())
     return np.asarray(value)
@@ -210,6 +218,7 @@ def dtype_of(array: Any) -> np.dtype[Any]:
     TypeError
         If NumPy has none like it.
     """
+    # a dtype of another namespace is told by the end of its name, such as `namespace.float64`
     dtype = array.dtype
     return dtype if isinstance(dtype, np.dtype) else np.dtype(str(dtype).rpartition(".")[2])
 
@@ -221,6 +230,7 @@ def cast(array: Any, dtype: np.dtype[Any]) -> Any:
     if dtype_of(array) == dtype:
         return array
     xp = namespace_of(array)
+    # by the namespace's own dtype of that name: the array API standard knows none of NumPy's
     return xp.asarray(array, dtype=getattr(xp, dtype.name, dtype))
 
 
@@ -240,7 +250,9 @@ def read_only(value: Any) -> Any:
     """Return a view that cannot be written to; arrays of other libraries than NumPy have none."""
     if isinstance(value, np.ndarray):
         if not value.ndim:
+            # a scalar of NumPy's, to which nobody can write
             return value[()]
+        # a view, so that whoever made the array can still write to it
         value = value.view()
         value.flags.writeable = False
     return value

@@ -36,6 +36,7 @@ def as_shape(name: str, value: object) -> tuple[int, ...]:
 def check_count(name: str, value: Any, *, whole: Any = None) -> int:
     """Return ``value`` as an int >= 1, or raise."""
     shown = value if whole is None else whole
+    # to Python a bool is an int, and True would count as 1
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise ArgumentTypeError(f"{name} must be an integer >= 1; got {shown!r}")
     if value < 1:

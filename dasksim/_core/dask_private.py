@@ -21,6 +21,7 @@ def check_graphs(instead: str) -> None:
     As of Dask 2026.8 xarray can neither reduce, join, mask nor write them, and Dask itself cannot take one apart into
     its chunks.
     """
+    # by function: the option may be unset, and its default is going to change
     if da.array_expr_enabled():
         raise ArgumentError(
             "Dask's option array.query-planning is on, and with it xarray can neither reduce nor write Dask arrays; "

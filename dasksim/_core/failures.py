@@ -1,26 +1,20 @@
 """What becomes of samples that fail: raise, mask, or draw again; and the count of what failed."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from dasksim.errors import ArgumentError, DasksimError
+from dasksim.errors import ArgumentError
 
-__all__ = ["MOST_ATTEMPTS", "VALID", "Failure", "Failures", "Policy", "masked_value", "summed"]
-
-Array = npt.NDArray[Any]
+__all__ = ["MOST_ATTEMPTS", "VALID", "Failure", "Policy", "masked_value", "summed"]
 
 #: The variable that says whether a sample is valid, or masked.
 VALID = "valid"
 
 #: Attempts at a sample, the first one included.
 MOST_ATTEMPTS = 100
-
-_MESSAGE_LENGTH = 200
 
 # Kinds of failure, by stage, type and message, that are told apart in one summary; the rest are counted together.
 _MOST_KINDS = 10
@@ -128,154 +122,5 @@ def _by_kind(failures: Iterable[Failure]) -> list[Failure]:
         key = (new.stage, new.kind, new.message)
         old = found.get(key, replace(new, count=0))
         found[key] = replace(old, count=old.count + new.count, sample=min(old.sample, new.sample))
+    # the rest come last however many they are, or they would be told as the most frequent kind
     return sorted(found.values(), key=lambda f: (f.message == _OTHERS, -f.count, f.sample, f.stage))
-
-
-@dataclass
-class _Rows:
-    """What all views of the same rows have in common; where nothing fails no array is made."""
-
-    n: int
-    raised_at: int
-    found: list[Failure] = field(default_factory=list)
-
-    @cached_property
-    def masked(self) -> Array:
-        return np.zeros(self.n, bool)
-
-    @cached_property
-    def redrawn(self) -> Array:
-        return np.zeros(self.n, bool)
-
-
-class Failures:
-    """Which rows of a sub-batch, or of an attempt at some of them, have failed.
-
-    Parameters
-    ----------
-    policy
-        What to do with them.
-    samples
-        Numbers of the samples that the rows are: an array, or a range.
-    stop
-        Number of samples of the dataset; failures of rows beyond are not counted.
-    strict_at
-        The one sample that is replayed: unless it is drawn again its failure ends all, while others' do not.
-
-    Attributes
-    ----------
-    are_samples
-        Whether rows are samples, not proposals.
-    """
-
-    def __init__(self, policy: Policy, samples: Array | range, stop: int, strict_at: int | None = None) -> None:
-        self.policy = policy
-        self._given = samples
-        self.stop = stop
-        self.strict_at = strict_at
-        self.are_samples = True
-        self._rows = _Rows(len(samples), int(samples[0]))
-
-    @cached_property
-    def samples(self) -> Array:
-        """Numbers of the samples that the rows are."""
-        return np.asarray(self._given)
-
-    @cached_property
-    def _index(self) -> Array:
-        return np.arange(len(self._given))
-
-    @property
-    def is_lenient(self) -> bool:
-        """Whether rows may fail without ending all."""
-        return self.policy.masks or self.policy.redraws or self.strict_at is not None
-
-    @property
-    def found(self) -> list[Failure]:
-        """What has failed."""
-        return self._rows.found
-
-    @property
-    def raised_at(self) -> int:
-        """The sample whose failure ends all."""
-        return self._rows.raised_at
-
-    @raised_at.setter
-    def raised_at(self, sample: int) -> None:
-        self._rows.raised_at = sample
-
-    @property
-    def masked(self) -> Array:
-        """Which rows are to be masked."""
-        return self._rows.masked[self._index]
-
-    @property
-    def redrawn(self) -> Array:
-        """Which rows are to be drawn again."""
-        return self._rows.redrawn[self._index] & ~self.masked
-
-    @property
-    def failed(self) -> Array:
-        """Which rows have failed."""
-        return (self._rows.masked | self._rows.redrawn)[self._index]
-
-    def within(self, rows: Array) -> "Failures":
-        """Return the failures as seen by rows made of these, any number of one: whichever fails, the row fails."""
-        view = Failures(self.policy, self.samples[rows], self.stop, self.strict_at)
-        view._index, view._rows, view.are_samples = self._index[rows], self._rows, self.are_samples
-        return view
-
-    def of_proposals(self, n_proposals: int) -> "Failures":
-        """Return failures of proposals, which do not fail the samples that they are made for."""
-        apart = Failures(self.policy, np.full(n_proposals, self.samples[0]), self.stop)
-        apart._rows.found, apart.are_samples = self.found, False
-        return apart
-
-    def raised(self, rows: Any, stage: str, error: BaseException) -> bool:
-        """Take note of an exception at some rows; return whether to go on.
-
-        An error that dasksim raises, or a GPU, is never one sample's.
-        """
-        rows = np.atleast_1d(rows)
-        is_shared = isinstance(error, DasksimError) or type(error).__module__.partition(".")[0] == "cupy"
-        if self._ends(self.policy.on_error, rows) or is_shared:
-            return False
-        self._add(self.policy.on_error, rows, stage, type(error).__name__, str(error))
-        return True
-
-    def nonfinite(self, rows: Array, stage: str, variable: str) -> bool:
-        """Take note of rows that are not finite; return whether to go on."""
-        if self._ends(self.policy.on_nonfinite, rows):
-            return False
-        self._add(self.policy.on_nonfinite, rows, stage, "non-finite", f"variable {variable!r}")
-        return True
-
-    def mark(self) -> Callable[[], None]:
-        """Return a function that forgets what has failed since."""
-        if not self.is_lenient:
-            return lambda: None
-        rows, n_found = self._rows, len(self.found)
-        masked, redrawn = rows.masked.copy(), rows.redrawn.copy()
-
-        def forget() -> None:
-            rows.masked[:], rows.redrawn[:] = masked, redrawn
-            del rows.found[n_found:]
-
-        return forget
-
-    def _ends(self, action: str, rows: Array) -> bool:
-        samples = self.samples[rows]
-        if self.strict_at is None:
-            self.raised_at = int(samples[0])
-            return action == "raise"
-        is_replayed = action != "redraw" and self.strict_at in samples
-        self.raised_at = self.strict_at if is_replayed else int(samples[0])
-        return is_replayed
-
-    def _add(self, action: str, rows: Array, stage: str, kind: str, message: str) -> None:
-        new = rows[~self.failed[rows]]
-        (self._rows.redrawn if action == "redraw" else self._rows.masked)[self._index[new]] = True
-        counted = self.samples[new][self.samples[new] < self.stop]
-        if len(counted):
-            text = message if len(message) <= _MESSAGE_LENGTH else message[: _MESSAGE_LENGTH - 3] + "..."
-            self.found.append(Failure(stage, kind, text, len(counted), int(counted[0])))

@@ -25,6 +25,7 @@ __all__ = [
 
 _COORD_KINDS = "biufMmU"
 
+# Every folder has the first two, and every store the third.
 _NO_COORDS = {".", "..", "_dasksim"}
 
 
@@ -98,6 +99,7 @@ def check_fill(variable: Variable, max_sizes: Mapping[str, int], fill_value: Any
     """
     if not variable.ragged and not set(variable.plates) & set(max_sizes):
         return
+    # NumPy would warn of NaN as an integer, which is refused below
     with np.errstate(invalid="ignore"):
         held = np.asarray(fill_value).astype(variable.dtype)
     if not np.array_equal(held, np.asarray(fill_value), equal_nan=variable.dtype.kind in "fc"):
@@ -151,10 +153,12 @@ def check_dims(
                 f"variable {dim!r} has the name of a dim, along which samples or stages are repeated; rename one "
                 "of them"
             )
+    # no feature dim has size -1, so that none can be called batch
     sizes: dict[str, tuple[int, str]] = {"batch": (-1, "the batch")}
     sizes.update({plate: (size, "the stages") for plate, size in plates.items()})
     for variable in variables:
         for dim, size in zip(found[variable.name], variable.sample_shape, strict=True):
+            # along a single dim of its own name xarray would even compute the variable when the dataset is made
             if dim in names:
                 raise SimulatorError(
                     f"dim {dim!r} of {variable.name!r} has the name of a variable; xarray would take that variable "
@@ -193,6 +197,7 @@ def ragged_variable(
     SimulatorError
         If it is larger.
     """
+    # a scalar that is expanded has a dim in the dataset, but no axis whose size could differ
     names = () if variable.is_hidden or not variable.shape else feature_dims(variable, dims)
     loose = [name for axis, name in enumerate(names) if axis in variable.ragged and name not in max_sizes]
     if loose:

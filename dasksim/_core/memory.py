@@ -41,6 +41,7 @@ def _limits(root: Path) -> Iterator[int]:
     for line in groups:
         _, controllers, path = line.split(":", 2)
         if not controllers:
+            # version 2, whose one line names no controllers
             mount, name = root / "sys/fs/cgroup", "memory.max"
         elif "memory" in controllers.split(","):
             mount, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"

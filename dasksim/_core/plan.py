@@ -108,6 +108,7 @@ def plan_samples(
     if chunk_size is None:
         chunk = min(whole, size * _default_sub_batches(n, size, sample_bytes))
     elif chunk_size >= n:
+        # one chunk; a size beyond the end need not be a multiple of that of sub-batches
         chunk = whole
     elif chunk_size % size:
         raise ArgumentError(_misfit(chunk_size, size))
@@ -127,6 +128,7 @@ def default_sub_batch(sample_bytes: int, is_batched: bool, on_gpu: bool = False)
         return _UNBATCHED_ROWS
     factor = _GPU_FACTOR if on_gpu else 1
     rows = max(factor * _BATCHED_BYTES // max(sample_bytes, 1), 1)
+    # a power of two, so that inner chunks of a store divide a chunk into equal parts
     return min(1 << (rows.bit_length() - 1), factor * _BATCHED_MAX_ROWS)
 
 

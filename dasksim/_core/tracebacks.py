@@ -97,6 +97,8 @@ def rebuilt(frames: Sequence[Frame]) -> TracebackType | None:
 def _cut(trace: TracebackType | None, most: int | None) -> TracebackType | None:
     shown = _links(trace)
     if os.environ.get(FULL, "") in ("", "0"):
+        # only those that lead to the user's function: what it calls itself, be it Dask, stays; where all are internal,
+        # the last one tells where it was
         shown = list(itertools.dropwhile(_is_internal, shown)) or shown[-1:]
     elif most is not None:
         most = _MOST_SENT
@@ -126,12 +128,14 @@ def _links(trace: TracebackType | None) -> list[TracebackType]:
 
 
 def _is_internal(link: TracebackType) -> bool:
+    # with the dot, so that only whole names match: a user's `dask_models` is not Dask's
     module = f"{link.tb_frame.f_globals.get('__name__')}."
     return any(module.startswith(f"{name}.") for name in _INTERNAL) and not module.startswith(f"{_MODELS}.")
 
 
 def _frame(link: TracebackType) -> Frame:
     code = link.tb_frame.f_code
+    # tb_lasti counts bytes, and each position stands for two of them
     found = next(itertools.islice(code.co_positions(), link.tb_lasti // 2, None), (None,) * 4)
     first = max(link.tb_lineno or 1, 1)
     last, start, stop = (-1 if value is None else value for value in found[1:])
@@ -143,6 +147,7 @@ def _frame(link: TracebackType) -> Frame:
 def _raised_at(frame: Frame) -> TracebackType:
     """Return the traceback of an exception that code at the place of a frame raises."""
     first, last, start, stop = frame.position
+    # only code that runs has a frame: some is made that raises at the very lines and columns of the one asked for
     tree = ast.parse("raise error")
     for node in ast.walk(tree):
         if isinstance(node, ast.stmt | ast.expr):
@@ -152,6 +157,7 @@ def _raised_at(frame: Frame) -> TracebackType:
         exec(code, {"__name__": frame.module, "error": _Marker()})
     except _Marker as error:
         if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            # the first entry is that of this function
             return error.__traceback__.tb_next
     raise RuntimeError("the code of a frame raises no exception")
 

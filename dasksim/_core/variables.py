@@ -134,12 +134,14 @@ def check_name(name: object, where: str, error: type[DasksimError] = OutputError
 
 def unstorable(name: str) -> str:
     """Return why a folder, an object store or Zarr cannot hold an array of the name, or nothing."""
+    # first: surrogates have no encoding, whose length is asked for below
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
         return "contain control characters or surrogates"
     if "\\" in name:
         return "contain '\\'"
     if len(name.encode()) > _MOST_NAME_BYTES:
         return f"be longer than {_MOST_NAME_BYTES} bytes"
+    # Zarr's own files: metadata, and what is not written whole yet
     if name == "zarr.json" or name.endswith(".partial"):
         return "be 'zarr.json' or end with '.partial'"
     return ""
@@ -190,6 +192,7 @@ def _declare_one(name: str, entry: Any) -> Variable:
     try:
         shape, dtype = entry
         sizes = tuple(map(operator.index, shape))
+        # NumPy takes None for float64; as objects it is refused below
         variable = Variable(name, sizes, np.dtype("O" if dtype is None else dtype).newbyteorder("="))
     except (TypeError, ValueError) as error:
         raise ArgumentTypeError(

@@ -32,6 +32,7 @@ def are_new(outputs: list[Any], columns: Mapping[str, list[Any]]) -> bool:
 
     It costs 0.1 microseconds a row, and says nothing where it is not so.
     """
+    # a sum is enough, since no value has fewer references than these
     if not columns or _references(outputs) != _ALONE * len(outputs):
         return False
     for column in columns.values():
@@ -64,6 +65,7 @@ def are_kept(outputs: list[Any], inputs: Iterable[Any] = ()) -> bool:
         return True
     if _are_alone(arrays):
         return False
+    # once more without the inputs' memory, and that which is read-only; `arrays` now holds the rest as well
     given = {id(_owner(value)) for value in inputs}
     return not _are_alone([a for a in arrays if id(_owner(a)) not in given and not _is_constant(_owner(a))], 1)
 
@@ -104,6 +106,7 @@ class Turns:
         self._n_free = 0  # calls under way that others do not wait for
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # locks cannot be pickled, and the calls under way are this process's
         return type(self), (self.keeps_outputs,)
 
     def run(self, work: Callable[[bool], T], is_kept: Callable[[T], bool]) -> T:
@@ -120,7 +123,9 @@ class Turns:
             finally:
                 self._end()
         with self._changed:
+            # calls that began before this was known may still write to the memory
             self._changed.wait_for(lambda: not self._n_free)
+        # the one of the process, since several functions may keep the same memory
         with locked():
             return work(True)
 
@@ -155,6 +160,7 @@ _ALONE = _references([object()])
 
 
 def _is_immutable(kind: type) -> bool:
+    # a void, such as a row of a structured array, can be written to
     return kind in _SCALARS or (issubclass(kind, np.generic) and kind is not np.void)
 
 
@@ -176,6 +182,7 @@ def _arrays_in(values: list[Any], n_containers: int = 0) -> list[Any] | None:
     if _references(containers) != (_ALONE + 1 + n_containers) * len(containers):
         return None
     arrays = [value for value in values if _is_array(type(value))]
+    # others may hold a tuple, which cannot change, but what is in it may
     containers += [value for value in values if isinstance(value, tuple)]
     parts = [part for c in containers for part in (c.values() if isinstance(c, dict) else c)]
     inner = _arrays_in(parts, 1) if parts else []
@@ -189,9 +196,11 @@ def _are_alone(arrays: list[Any], n_lists: int = 0) -> bool:
         bases = [base for base in bases if not _is_counted_alone(base)]
     if not all(map(_is_array, set(map(type, bases)))) or set(map(type, _bases(bases))) - {type(None)}:
         return False
+    # each once: many arrays may view one, which may be returned too
     owners = list({id(owner): owner for owner in chain(arrays, bases)}.values())
     if any(map(_has_no_owner, owners[:1] + owners[-1:])):
         return False
+    # an array is held by its container and `arrays` besides, a base by the array that views it and `bases`
     return _references(owners) == _ALONE * len(owners) + (2 + n_lists) * len(arrays) + 2 * len(bases)
 
 

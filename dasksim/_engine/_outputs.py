@@ -69,6 +69,7 @@ def _describe_one(name: object, value: Any, stage: str, axes: tuple[int, ...], i
         array.shape[len(axes) :],
         array.dtype,
         is_shared=is_shared,
+        # by the very type: NumPy's float64 is a float too, and has a dtype that the user chose
         is_python=type(value) in (bool, int, float, complex),
     )
 
@@ -95,6 +96,7 @@ def rows_alike(values: Sequence[Any], variable: Variable) -> Array:
     padded = np.full((len(values), *variable.shape), variable.fill_value, variable.dtype).view(PaddedRows)
     for row, value in zip(padded, values, strict=True):
         row[tuple(map(slice, value.shape))] = value
+    # asked of the rows themselves, since what fills them up may be NaN
     padded.finite = np.array([np.isfinite(value).all() for value in values])
     return padded
 
@@ -117,6 +119,7 @@ def columns_of(rows: list[Any]) -> dict[str, list[Any]]:
     """Return the values of rows by name; nothing where they are not dicts of the same names."""
     if not rows or not all(issubclass(kind, dict) for kind in set(map(type, rows))):
         return {}
+    # a row with other names than the first then lacks one of them, which is a KeyError below
     if sum(map(len, rows)) != len(rows) * len(rows[0]):
         return {}
     try:
@@ -151,6 +154,7 @@ def _joined(column: list[Any], variable: Variable) -> Array | None:
     if kinds == {np.ndarray}:
         if not column[0].ndim or len(set(map(len, column))) > 1:
             return np.array(column) if [value.dtype for value in column].count(variable.dtype) == len(column) else None
+        # raises where a row has another dtype; the rows are then looked at one by one
         array = np.concatenate(column, dtype=variable.dtype, casting="no")  # half the time that np.array takes
         return array.reshape(len(column), *column[0].shape)
     if kinds <= _PYTHON_KINDS or (len(kinds) == 1 and issubclass(kinds.pop(), np.generic)):

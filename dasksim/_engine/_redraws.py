@@ -9,11 +9,12 @@ import numpy.typing as npt
 
 from dasksim._core.arrays import as_host
 from dasksim._core.conditions import pad_rows
-from dasksim._core.failures import MOST_ATTEMPTS, Failure, Failures, Policy, masked_value, summed
+from dasksim._core.failures import MOST_ATTEMPTS, Failure, Policy, masked_value, summed
 from dasksim._core.plan import Plan
 from dasksim._core.variables import Variable
 from dasksim._engine._outputs import parts_alike
 from dasksim._engine.evaluation import Values, explain, run_steps
+from dasksim._engine.failed_rows import FailedRows
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.stage import Place
 from dasksim._engine.steps import Step
@@ -31,7 +32,7 @@ class TimedSteps(Protocol):
     def seconds(self) -> float:
         """How long one sub-batch may take."""
 
-    def run(self, place: Place, n_rows: int, values: Values, failures: Failures) -> tuple[Values, Failures] | None:
+    def run(self, place: Place, n_rows: int, values: Values, failures: FailedRows) -> tuple[Values, FailedRows] | None:
         """Return what there is once all steps have run, and what has failed, or None if out of time."""
 
 
@@ -110,19 +111,24 @@ class SubBatchRun:
             again, failures = self._attempt(redraw, missing, values, watch)
             found += failures.found
             masked[missing[failures.masked]] = True
+            # an attempt that took too long has made nothing
             if values is None:
                 values = again
             elif again is not None:
                 values = self._joined(values, again, missing, ~failures.failed)
             missing = missing[failures.redrawn]
+            # rows are in order: if the first that is left lies beyond the end, all do, and they are cut off anyway
             if not len(missing) or self.place.first_sample + missing[0] >= self.plan.n_samples:
                 return SubBatchResult(values or self._nothing(), masked, found)
         return self._give_up(int(missing[0]), found)
 
-    def _attempt(self, redraw: int, rows: Array, before: Values | None, watch: bool) -> tuple[Values | None, Failures]:
+    def _attempt(
+        self, redraw: int, rows: Array, before: Values | None, watch: bool
+    ) -> tuple[Values | None, FailedRows]:
         """Return what is made of some rows, with the contexts that there are, or None if it took too long."""
+        # the same rows on the streams of another redraw, with the contexts that the others were drawn with
         place = replace(self.place, redraw=redraw)
-        failures = Failures(self.policy, self.place.first_sample + rows, self.plan.n_samples, self.strict_at)
+        failures = FailedRows(self.policy, self.place.first_sample + rows, self.plan.n_samples, self.strict_at)
         given = {name: value if self._is_shared(name) else value[rows] for name, value in self.given.items()}
         values = Values(given, self._contexts(before, rows) if before is not None else {})
         try:
@@ -131,6 +137,7 @@ class SubBatchRun:
                 return run_steps(self.pipeline, steps, place, len(rows), values, watch, failures), failures
             found = self.process.run(place, len(rows), values, failures)
             if found is None:
+                # nobody knows at which row, so that all have failed
                 out_of_time = TimeoutError(f"no result within {self.process.seconds:g} s")
                 if not failures.raised(np.arange(len(rows)), "", out_of_time):
                     raise out_of_time
@@ -181,9 +188,11 @@ class SubBatchRun:
             return total
         if not is_good.any():
             return before
+        # where all are drawn again, the sizes of what there was mean nothing
         before, after = parts_alike([before, after], variable) if len(rows) < self.n_rows else (before, after)
         if before.shape[1:] != after.shape[1:]:  # all have failed so far: sizes that follow contexts are not known
             before = np.zeros((len(before), *after.shape[1:]), before.dtype)
+        # a copy, since what a function returned may be its own input, which is read-only
         before = np.array(before)
         before[rows[is_good]] = after[is_good]
         return before

@@ -5,10 +5,10 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._core.arrays import is_lazy
 from dasksim._core.conditions import Condition, pad_rows
 from dasksim._core.failures import VALID
 from dasksim._core.labels import check_dims, check_fill, feature_dims, ragged_variable
@@ -131,7 +131,9 @@ class Resolver:
         sources = {name: self._source(name) for name in (*binding.inputs, *sizes)}
         plates = self._plates(stage)
         index = len(self.steps)
+        # before it is probed, since the probe looks it up here
         self.steps.append(Step(stage, binding, sources, stage.declared or (), plates))
+        # one that is declared runs only where a context says how often it is repeated
         if stage.declared is None or any(isinstance(plate.size, str) for plate in plates):
             outputs, self.probed[index] = self._probe(index)
             if stage.declared is not None:
@@ -177,12 +179,14 @@ class Resolver:
         self.inner_names |= {name for s in child.lowering.stages for name in s.names}
         self.inner_names |= child.inner_names | set(child.made)
         resolved = stage.resolved(child.pipeline(is_inner=True))
+        # all that there is of the probe inside, for a predicate to be tried on
         values = {**child.values}
         for probed in child.probed.values():
             values |= probed
         resolved.check(values, batch)
         index = len(self.steps)
         taken = (*resolved.taken, *stage.hidden_inputs)
+        # the stages inside have been probed: what changes one of theirs changes this
         digest = digest_text(repr([step.probe_digest for step in child.steps]))
         sources = {name: self._source(name) for name in taken}
         self.steps.append(Step(resolved, resolved.bind(taken), sources, (), plates, probe_digest=digest))
@@ -217,6 +221,7 @@ class Resolver:
                 source = self._source(name)
                 variable, values[name] = inner_input(*self._probe_input(name, source), plates, batch)
                 is_scalar = variable.is_shared or (source is None and self.conditions[name].is_scalar)
+                # without values of its own: there are those of the probe, and later those of the rows at hand
                 conditions[name] = Condition(variable, None, is_scalar=is_scalar)
         has_levels = any(s.depth is not None for s in inner.stages)
         further = self.further[len(plates) :] if has_levels else ()
@@ -232,6 +237,7 @@ class Resolver:
         return self._variable(name, source).is_hidden
 
     def _source(self, name: str) -> int | None:
+        # a condition that replaces nothing is seen by the stages before the one that makes its variable
         if name in self.conditions and (self.lowering.replace_inputs or name not in self.made):
             return None
         return self.made[name]
@@ -251,6 +257,7 @@ class Resolver:
             if not variable.is_hidden:
                 check_fill(variable, self.lowering.max_sizes, self.lowering.fill_value)
         for variable in outputs:
+            # with the largest sizes that are declared, which a condition has to have too
             if variable.name in self.conditions and self.lowering.replace_inputs:
                 self._stand_for(variable)
         is_run = not self.lowering.replace_inputs or not all(v.name in self.conditions for v in outputs)
@@ -263,6 +270,7 @@ class Resolver:
 
     def _stand_for(self, variable: Variable) -> None:
         """Take a condition for the variable that it replaces; models may each make one of the name."""
+        # as the caller gave it, since it may stand for another model's variable already
         name, given = variable.name, self.given[variable.name]
         if self.outside is not None:
             self.values[name] = self.outside.stand_for(variable, self.makers[name])
@@ -292,16 +300,19 @@ class Resolver:
     def _probe_input(self, name: str, source: int | None) -> tuple[Variable, Any]:
         if source is None and name in self.values:
             return self.conditions[name].variable, self.values[name]
-        if source is None and name in self.made and isinstance(self.conditions[name].values, da.Array):
+        if source is None and name in self.made and is_lazy(self.conditions[name].values):
             source = self.made[name]  # what its stage made of the probe stands in, so that nothing is computed
         if source is None:
             condition = self.conditions[name]
             value = condition.rows(self.probing.rows)
-            value = value.compute() if isinstance(value, da.Array) else value
+            value = value.compute() if is_lazy(value) else value
             if not condition.variable.is_shared:
+                # a dataset of one sample has too few for a probe of two
                 value = pad_rows(np.asarray(value), self.probing.n_rows)
+                # a view's, so that the caller can still write to the array itself
                 value.flags.writeable = False
             return condition.variable, value
+        # a stage that is declared is probed no earlier than this, where another needs its values
         if source not in self.probed or not self.probed[source]:
             self.probed[source] = self._probe(source)[1]
         variable = self._variable(name, source)
@@ -361,6 +372,7 @@ class Resolver:
 
     def _with_full_steps(self) -> tuple[Step, ...]:
         is_full = [step.stage.needs_whole for step in self.steps]
+        # backwards, so that one pass reaches all that a batched stage needs, by way of others too
         for index in reversed(range(len(self.steps))):
             if is_full[index] and self.steps[index].is_run:
                 for source in self.steps[index].upstream:

@@ -39,6 +39,7 @@ class Tally:
         if not self.n_attempts:
             return min(full, largest)
         if not self.n_accepted:
+            # no more is known of the acceptance than that it is small
             return min(2 * self.n_proposals, largest)
         missing = full - self.n_accepted
         rate = self.n_accepted / self.n_proposals

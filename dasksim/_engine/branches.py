@@ -67,6 +67,8 @@ class ChoiceStage(Stage):
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         uniform = batch.address.generator().random(batch.axes if self.is_mixed else ())
+        # without the last sum, which rounding may leave below 1; from the right, or a 0 would draw a first model of
+        # probability 0
         index = np.searchsorted(np.cumsum(self.p)[:-1], np.broadcast_to(uniform, batch.axes), side="right")
         return {INDICES: (index[..., None] == np.arange(len(self.p))).astype("int32")}
 
@@ -126,9 +128,11 @@ class BranchStage(NestedStage):
         rows = np.flatnonzero(batch.rows[INDICES][..., self.model].reshape(batch.n_cells))
         chosen = {n: v[rows] if n in batch.rows else v for n, v in self.given(batch).items()}
         values: Values | None = None
+        # a model's functions are called for its own samples only
         if len(rows):
             steps = range(len(self.pipeline.steps))
             place = replace(self.place(batch), full_rows=len(rows), unit="model row")
+            # rows are cells here, and a sample fails with any of its own
             failures = batch.failures.within(rows // batch.cells_per_row) if batch.failures is not None else None
             values = run_steps(self.pipeline, steps, place, len(rows), Values(chosen), batch.watch, failures)
         sources = {v.name: i for i, step in enumerate(self.pipeline.steps) for v in step.outputs}
@@ -144,6 +148,7 @@ class BranchStage(NestedStage):
                 cells = as_host(values.of(source)[name])
                 if self.pipeline.variable(name, source).is_shared:
                     cells = np.broadcast_to(cells, (len(rows), *np.shape(cells)))
+            # the merge takes nothing from the other rows
             array = np.zeros((batch.n_cells, *cells.shape[1:]), variable.dtype)
             array[rows] = cells
             arrays[variable.name] = array.reshape(*batch.axes, *array.shape[1:])
@@ -236,6 +241,7 @@ class MergeStage(Stage):
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         one_hot = batch.rows[INDICES]
         index = one_hot.argmax(axis=-1)
+        # a condition may stand for them, with whatever values
         if not np.array_equal(one_hot, index[..., None] == np.arange(len(self.models))):
             raise ArgumentError(
                 f"{INDICES} must be one-hot along {list(self.models)}: a single 1 in each row, and otherwise 0"
@@ -249,6 +255,7 @@ class MergeStage(Stage):
             for model, branch in enumerate(self.branches)
             if f"{branch}/{variable.name}" in batch.rows
         }
+        # branches without rows here have not run, so that sizes that follow their contexts are not known
         used = [part for model, part in parts.items() if (index == model).any()] or list(parts.values())
         shapes = {part.shape[n_axes:] for part in used}
         shape = tuple(max(sizes) for sizes in zip(*shapes))
@@ -268,6 +275,7 @@ class MergeStage(Stage):
         more = [self.fill_value] if len(found) < len(self.models) else []
         try:
             dtype = np.dtype(np.result_type(*found, *more))
+            # raises where the value does not fit: of a Python number, result_type sees the kind alone
             np.full((), self.fill_value if more else 0, dtype)
         except (OverflowError, TypeError) as error:
             raise SimulatorError(

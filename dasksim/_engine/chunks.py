@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from dask.base import compute
 
-from dasksim._core.arrays import as_host
+from dasksim._core.arrays import as_host, is_lazy
 from dasksim._core.chunk import Chunk
 from dasksim._core.failures import VALID, Policy, masked_value, summed
 from dasksim._core.plan import Plan
@@ -54,6 +52,7 @@ def simulate_chunk(
     cuts = {name: pipeline.cut(name, rows, plan, chunk) for name, rows in conditions.items()}
 
     def simulated(watch: bool) -> list[SubBatchResult]:
+        # all steps of a sub-batch before the next one, so that values stay in the cache between stages
         return [
             _simulated(pipeline, plan, policy, sub_batch, {name: cut[j] for name, cut in cuts.items()}, process, watch)
             for j, sub_batch in enumerate(plan.sub_batches(chunk))
@@ -93,9 +92,7 @@ def replay_sub_batch(pipeline: Pipeline, plan: Plan, sample: int, policy: Policy
 
 def given_lazily(pipeline: Pipeline, plan: Plan, chunk: int) -> dict[str, Array]:
     """Return the variables of a chunk that are lazy conditions, computed, as they stand in the dataset."""
-    rows = {
-        name: values for name, values in pipeline.condition_rows(chunk, plan).items() if isinstance(values, da.Array)
-    }
+    rows = {name: values for name, values in pipeline.condition_rows(chunk, plan).items() if is_lazy(values)}
     given = [v for v in pipeline.variables if v.name in rows and pipeline.sources[v.name] is None]
     values = in_memory({v.name: rows[v.name] for v in given})
     return {v.name: _given_rows(v, values[v.name], pipeline, plan, chunk) for v in given}
@@ -103,9 +100,12 @@ def given_lazily(pipeline: Pipeline, plan: Plan, chunk: int) -> dict[str, Array]
 
 def in_memory(conditions: Mapping[str, Any]) -> dict[str, Any]:
     """Return conditions with those that are lazy computed, at once: what they have in common is read once."""
-    lazy = [name for name, value in conditions.items() if isinstance(value, da.Array)]
-    computed = dict(zip(lazy, compute(*(conditions[name] for name in lazy)), strict=True)) if lazy else {}
-    return {name: computed.get(name, value) for name, value in conditions.items()}
+    lazy = {name: value for name, value in conditions.items() if is_lazy(value)}
+    if not lazy:
+        return dict(conditions)
+    from dask.base import compute  # which importing takes a worker's time, and few have lazy conditions
+
+    return {**conditions, **compute(lazy)[0]}
 
 
 def _assembled(
@@ -155,6 +155,7 @@ def _masked(variable: Variable, values: Array, masked: Array, pipeline: Pipeline
     """Return values without those of masked samples; contexts and conditions stay."""
     if variable.is_shared or pipeline.sources[variable.name] is None or not masked.any():
         return values
+    # where a chunk is one sub-batch, these are the very values that a function returned, constants among them
     values = values.copy()
     values[masked] = masked_value(variable.dtype)
     return values

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.arrays import as_host, namespace_of, read_only, select_rows
-from dasksim._core.failures import Failures, Policy
+from dasksim._core.failures import Policy
 from dasksim._core.memory import keep_freed_memory
 from dasksim._core.plan import Plan
 from dasksim._core.variables import Variable
 from dasksim._engine._outputs import PaddedRows
+from dasksim._engine.failed_rows import FailedRows
 from dasksim._engine.functions import FunctionStage, zeros
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.row_functions import RowStage
@@ -65,7 +66,7 @@ def evaluate_step(
     n_rows: int,
     inputs: Mapping[str, Any],
     watch: bool,
-    failures: Failures | None = None,
+    failures: FailedRows | None = None,
     explained: Callable[[Exception, Step], None] | None = None,
 ) -> dict[str, Array]:
     """Return what a step makes of a sub-batch, or of an attempt at it.
@@ -75,6 +76,7 @@ def evaluate_step(
     called. Without ``failures`` any exception ends all; ``explained`` adds to one where it was raised, by default in
     which stage.
     """
+    # here, which every way of running steps passes
     keep_freed_memory()
     step = pipeline.steps[index]
     batch = sub_batch_of(step, place, n_rows, pipeline.inputs(step, inputs), watch, failures)
@@ -94,6 +96,7 @@ def _evaluated(step: Step, batch: SubBatch) -> dict[str, Array]:
     failures = batch.failures
     if failures is None or step.stage.is_transfer:
         return step.stage.simulate(step.binding, batch, step.outputs)
+    # a function that is called row by row passes over those that have failed by itself
     if failures.is_lenient and not isinstance(step.stage, RowStage) and not step.stage.makes_contexts:
         failed = failures.failed
         if failed.all():
@@ -101,6 +104,7 @@ def _evaluated(step: Step, batch: SubBatch) -> dict[str, Array]:
         if failed.any():
             batch = replace(batch, rows={name: without(failed, values) for name, values in batch.rows.items()})
     made = step.stage.simulate(step.binding, batch, step.outputs)
+    # the stages inside another have been looked at there
     if failures.policy.on_nonfinite != "keep" and isinstance(step.stage, FunctionStage):
         for variable in step.outputs:
             if variable.dtype.kind in "fc" and not variable.is_shared:
@@ -115,7 +119,7 @@ def run_steps(
     n_rows: int,
     values: Values,
     watch: bool,
-    failures: Failures | None = None,
+    failures: FailedRows | None = None,
 ) -> Values:
     """Evaluate some steps, in order, on as many rows each; those whose values there are already are not run."""
     for index in indices:
@@ -125,6 +129,7 @@ def run_steps(
         made = evaluate_step(pipeline, index, place, n_rows, values.inputs(step), watch, failures)
         values = values.with_made(index, made)
         if getattr(step.stage, "keep_all", False):
+            # as many as were accepted: the steps after it run for all of these
             n_rows = next(len(made[v.name]) for v in step.outputs if not v.is_shared)
     return values
 
@@ -150,7 +155,8 @@ class Strict:
         place = Place.of(self.plan, self.sub_batch)
         is_full = self.pipeline.steps[index].is_full
         n_rows = place.full_rows if is_full else self.plan.n_rows_of(self.sub_batch)
-        failures = Failures(Policy(), range(place.first_sample, place.first_sample + n_rows), self.plan.n_samples)
+        # a range: arrays are made where something fails, and would take a tenth of the lightest model's time
+        failures = FailedRows(Policy(), range(place.first_sample, place.first_sample + n_rows), self.plan.n_samples)
 
         def explained(error: Exception, step: Step) -> None:
             explain(error, self.pipeline.how_to_reproduce(failures.raised_at, self.plan, step.stage.name))
@@ -187,7 +193,7 @@ def without(failed: Array, values: Any) -> Any:
     return read_only(select_rows(values, np.where(failed, np.argmin(failed), np.arange(len(failed)))))
 
 
-def _check_finite(values: Any, variable: Variable, step: Step, batch: SubBatch, failures: Failures) -> None:
+def _check_finite(values: Any, variable: Variable, step: Step, batch: SubBatch, failures: FailedRows) -> None:
     xp = namespace_of(values)
     if isinstance(values, PaddedRows):  # what they are filled up with may be NaN
         cells = values.finite

@@ -98,11 +98,13 @@ class FilterStage(NestedStage):
 
     def resolved(self, pipeline: Pipeline) -> Self:
         stage = super().resolved(pipeline)
+        # only what the predicate needs is proposed; other stages run afterwards, for what was accepted
         stage.binding = self._bound(pipeline)
         seen = stage.binding.inputs if stage.binding else tuple(pipeline.sources)
         stage.steps = _needed(pipeline, seen)
         steps = [pipeline.steps[i] for i in stage.steps]
         for step in steps:
+            # a context holds for a whole sub-batch, so that there are no rows of it to choose from
             if any(v.is_shared and not v.is_count for v in step.outputs):
                 raise SimulatorError(
                     f"stage {step.stage.name!r} makes contexts and samples at once, and cannot be filtered; make its "
@@ -176,7 +178,9 @@ class FilterStage(NestedStage):
         self, batch: SubBatch, given: Mapping[str, Any], variables: Sequence[Variable]
     ) -> tuple[dict[str, Array], dict[str, int]]:
         """Propose until there are enough; a short sub-batch stops earlier, on the way that a whole one takes."""
+        # the sizes of attempts are those of a whole sub-batch, of which a short one must be the beginning
         full = self.place(batch).full_rows
+        # one row of each: all are alike, and as many are needed as are proposed
         constant = {n: value[:1] for n, value in given.items() if n in batch.rows}
         tally = Tally(self.name, self.max_proposals, batch)
         kept: list[dict[str, Array]] = []
@@ -190,6 +194,7 @@ class FilterStage(NestedStage):
             rows = np.flatnonzero(accepted)
             kept.append({v.name: as_host(select_rows(made[v.name], rows)) for v in variables})
         n_cells = batch.n_cells // batch.axes[0]
+        # of what is too much only whole samples are kept, with all their cells
         stop = tally.n_accepted // n_cells * n_cells if self.keep_all else batch.n_cells
         parts = {v.name: parts_alike([part[v.name] for part in kept], v) for v in variables}
         return {name: np.concatenate(alike)[:stop] for name, alike in parts.items()}, tally.counts
@@ -203,6 +208,7 @@ class FilterStage(NestedStage):
         missing = np.arange(batch.n_cells)
         while missing.size:
             copies = tally.copies(len(missing), tally.allowed(max(self.largest, len(missing))))
+            # the copies of a row stand together, so that each row has a line of the table below
             rows = np.repeat(missing, copies)
             chosen = {n: value[rows] if n in batch.rows else value for n, value in given.items()}
             made, accepted = self._attempt(batch, chosen, len(rows), tally.n_attempts)
@@ -211,9 +217,11 @@ class FilterStage(NestedStage):
             is_filled = table.any(axis=1)
             if not is_filled.any():
                 continue
+            # the numbers, among all proposals, of the first that was accepted in each line
             first = np.flatnonzero(is_filled) * copies + table[is_filled].argmax(axis=1)
             for variable in variables:
                 name, values = variable.name, as_host(select_rows(made[variable.name], first))
+                # not earlier, since sizes may follow a context
                 if name not in kept:
                     kept[name] = np.zeros_like(values, shape=(batch.n_cells, *values.shape[1:]))
                 kept[name], values = parts_alike([kept[name], values], variable)
@@ -224,6 +232,7 @@ class FilterStage(NestedStage):
     def _attempt(
         self, batch: SubBatch, given: Mapping[str, Any], size: int, attempt: int
     ) -> tuple[dict[str, Array], Array]:
+        # with its number in the address, so that no two attempts share a stream
         place = replace(self.place(batch, attempt), full_rows=size, unit="proposal")
         failures = batch.failures.of_proposals(size) if batch.failures is not None else None
         values = run_steps(self.pipeline, self.steps, place, size, Values(given), batch.watch, failures)
@@ -233,6 +242,7 @@ class FilterStage(NestedStage):
 
     def _accept(self, values: Values, failed: Array, batch: SubBatch, attempt: int) -> Array:
         """Return which proposals the predicate accepts; it finds the values of others in place of those that failed."""
+        # no row is left whose values could stand for the others'
         if failed.all():
             return ~failed
         seen = self._seen(values, failed)
@@ -242,6 +252,7 @@ class FilterStage(NestedStage):
             seen = {"variables": self._table(seen)}
         place = self.place(batch, attempt)
         address, n = place.address(self.predicate), len(failed)
+        # as what all rows share, so that it is given whole arrays
         inner = SubBatch(place, address, (n,), shared=seen, watch=batch.watch, device=self.device)
         try:
             found = self.predicate.call(binding, inner)

@@ -98,6 +98,7 @@ class FunctionStage(Stage):
             if parameter.kind is parameter.VAR_KEYWORD:
                 continue
             name = self._source(i, parameter, known)
+            # after a parameter that keeps its default, the others can only go by keyword
             in_order = in_order and name is not None and parameter.kind is not parameter.KEYWORD_ONLY
             if name is not None:
                 (positional if in_order else keyword).append(name)
@@ -115,6 +116,7 @@ class FunctionStage(Stage):
         if parameter.default is not parameter.empty:
             return None
         if i == 0 and self.is_batched and not self.is_context and "batch_shape" not in self.names:
+            # a misspelt variable is not taken for the batch shape
             hint = nearest(name, known)
             if not hint.startswith("did you mean") and parameter.kind is not parameter.KEYWORD_ONLY:
                 return "batch_shape"
@@ -137,6 +139,7 @@ class FunctionStage(Stage):
             put = device_named(batch.device).put
             values.update({name: put(value) for name, value in batch.shared.items() if isinstance(value, np.ndarray)})
         asked = set(binding.names) - set(values)
+        # made for those who ask: a generator costs as much as some rows of a light function
         if "rng" in asked:
             values["rng"] = batch.address.generator(batch.device)
         if "seed" in asked:

@@ -69,6 +69,7 @@ class NestedStage(Stage):
 
     def resolved(self, pipeline: Pipeline) -> Self:
         """Return the stage with the pipeline of the stages inside."""
+        # a copy, since one lowering is resolved for several sub-batches
         stage = copy.copy(self)
         stage.pipeline = pipeline
         stage.hold(pipeline.steps)
@@ -101,6 +102,7 @@ class NestedStage(Stage):
             outer.sub_batch,
             outer.first_sample,
             outer.full_rows * batch.cells_per_row,
+            # attempts outside go above those inside, so that no two share a stream
             address.attempt << 32 | attempt,
             redraw=address.redraw,
         )

@@ -161,6 +161,7 @@ class Pipeline:
 
     def _call(self, plan: Plan, first: int, stop: int) -> str:
         """Return a call that simulates a run of samples as they are in the dataset."""
+        # a smaller dataset begins a larger one, but conditions with rows have them for all samples
         n_samples = stop if all(condition.is_scalar for condition in self.conditions.values()) else plan.n_samples
         shape: Any = (n_samples, *plan.further) if plan.further else n_samples
         size, more = plan.sub_batch_size, ", **conditions" if self.conditions else ""

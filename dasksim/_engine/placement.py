@@ -107,6 +107,7 @@ class _Placing:
         made = self.number[source]
         variable = self.pipeline.variable(name, source)
         is_there = place == ("cpu" if made is None else self.steps[made].device)
+        # contexts are small, and cross wherever a function takes them
         if is_there or variable.is_shared or not taker.is_run:
             return made
         key = (name, made, place)

@@ -116,12 +116,14 @@ class Probing:
         stage, n_rows = step.stage, self.n_rows
         place = Place(0, PROBE_SUB_BATCH, 0, n_rows, self.attempt)
         if stage.makes_contexts:
+            # contexts that are made beside rows may follow draws for all rows of the sub-batch
             if not stage.is_context and self.sub_batch_size is not None:
                 n_rows = self.sub_batch_size
             place = Place(self.seed, self.sub_batch, 0, n_rows)
         batch = sub_batch_of(step, place, n_rows, inputs, watch=True)
         key = (stage.name, stage.declared, batch.address, batch.axes, _signature({**batch.rows, **batch.shared}))
         probe = self.cache.get(key, lambda: _run_twice(step, batch))
+        # stages are made anew for each call, and know nothing of an earlier probe
         for function in stage.functions:
             function.uses_globals |= probe.uses_globals
         if isinstance(stage, FunctionStage):

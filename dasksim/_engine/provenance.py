@@ -70,8 +70,10 @@ def _cupy_version() -> str | None:
 def describe_condition(condition: Condition) -> Any:
     """Return the value of a condition, or what tells an array from others, ready for JSON."""
     if condition.is_scalar:
+        # JSON has no complex numbers
         return np.asarray(condition.values).item() if condition.variable.dtype.kind != "c" else str(condition.values)
     described = {"shape": list(condition.values.shape), "dtype": str(condition.values.dtype)}
+    # a lazy one is not computed for this; the receipts of a store tell its values
     if isinstance(condition.values, np.ndarray):
         described["digest"] = digest_array(condition.values)
     return described
@@ -128,6 +130,7 @@ def source_digest(function: Any) -> str:
     if not inspect.isroutine(function) and not isinstance(function, type):
         function = type(function)
     code = getattr(function, "__code__", None)
+    # inspect reads the source of what is wrapped, which the code of the wrapper does not tell
     if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
         return _digest_of_source(function, code)
     # where code is the same at the same place, so is its source; to read and parse that takes a millisecond
@@ -180,6 +183,7 @@ def _span(node: ast.expr) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _bytecode(code: CodeType) -> str:
+    # the repr of code has an address, which is another one in each process
     constants = [_bytecode(value) if isinstance(value, CodeType) else repr(value) for value in code.co_consts]
     return repr((code.co_code, code.co_names, code.co_varnames, constants))
 

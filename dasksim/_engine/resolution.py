@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from dasksim._core.conditions import read_conditions
+from dasksim._engine._conditions import read_conditions
 from dasksim._engine._resolver import Resolver
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.probes import ProbeCache, Probing, probe_rows
@@ -63,6 +63,7 @@ def resolve(
             resolver.run()
             break
         except DasksimError:
+            # what is wrong with the simulator or the call is so for any sample
             raise
         except Exception as error:
             if attempt + 1 < most_probes:

@@ -56,6 +56,7 @@ class RowStage(FunctionStage):
 
         def work(copies: bool) -> _Rows:
             if copies and forget is not None:
+                # all rows are called again, and those that failed would be counted twice
                 forget()
             cells, rows = self._returned_rows(binding, batch, copies)
             return _Rows(cells, rows, columns_of(rows))
@@ -63,6 +64,7 @@ class RowStage(FunctionStage):
         def is_kept(made: _Rows) -> bool:
             if are_new(made.rows, made.columns):
                 return False
+            # these lists hold the values too, and would be counted among their holders
             made.columns.clear()
             if are_kept(made.rows, arrays_of(batch)):
                 return True
@@ -87,6 +89,7 @@ class RowStage(FunctionStage):
         with self.function.at(batch.address, watch=batch.watch) as function:
             called = _with_keywords(function) if binding.keyword else function
             called = _with_copies(called) if copies else called
+            # arguments that all rows share are repeated without end
             return self._called(called, itertools.islice(arguments, len(cells)), batch, cells)
 
     def _called(
@@ -100,6 +103,7 @@ class RowStage(FunctionStage):
             try:
                 rows.extend(calls)
                 if len(rows) < len(cells):
+                    # to starmap it is the end of the arguments, and would cut the rows short
                     raise RuntimeError(f"stage {self.name!r} raised StopIteration")
             except Exception as error:
                 cell = cells[len(rows)]

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.arrays import as_host, namespace_of
-from dasksim._core.failures import Failures
 from dasksim._core.plan import Plan
 from dasksim._core.variables import RESERVED, Variable
+from dasksim._engine.failed_rows import FailedRows
 from dasksim._streams.addresses import Address, stage_key
 from dasksim._streams.isolation import Isolated, run_all
 
@@ -105,7 +105,7 @@ class SubBatch:
     shared: Mapping[str, Any] = field(default_factory=dict)
     python: frozenset[str] = frozenset()
     watch: bool = False
-    failures: Failures | None = None
+    failures: FailedRows | None = None
     device: str = "cpu"
 
     @property

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from dasksim._core.arrays import namespace_of, read_only
 from dasksim._core.conditions import pad_rows
-from dasksim._core.failures import Failures
 from dasksim._core.variables import Variable
 from dasksim._engine._outputs import PaddedRows
+from dasksim._engine.failed_rows import FailedRows
 from dasksim._engine.stage import Binding, Place, Plate, Stage, SubBatch
 from dasksim.errors import SimulatorError
 
@@ -104,7 +104,7 @@ def sub_batch_of(
     n_rows: int,
     inputs: Mapping[str, tuple[Variable, Any]],
     watch: bool,
-    failures: Failures | None = None,
+    failures: FailedRows | None = None,
 ) -> SubBatch:
     """Return what a stage is given: its inputs along its own axes."""
     axes = (n_rows, *_plate_sizes(step, inputs))
@@ -116,9 +116,11 @@ def sub_batch_of(
         if isinstance(value, PaddedRows):
             raise SimulatorError(differing_sizes(name, step.stage.name))
         if variable.is_shared:
+            # a Python number if that was returned, as later functions may need it, for range() say
             shared[name] = value.item() if variable.is_python and hasattr(value, "item") else read_only(value)
             continue
         rows[name] = aligned(pad_rows(value, n_rows), variable, plates, axes)
+        # along plates that the stage lacks it gets an array, not numbers
         if variable.is_python and set(variable.plates) <= set(plates):
             python.add(name)
     address = place.address(step.stage)
@@ -164,6 +166,7 @@ def aligned(values: Any, variable: Variable, plates: tuple[str, ...], axes: tupl
         permute = getattr(xp, "permute_dims", None) or xp.transpose  # CuPy 13 knows NumPy's older name
         values = permute(values, (0, *order, *range(1 + len(own), values.ndim)))
         for axis in [1 + i for i, plate in enumerate(plates) if plate not in own]:
+            # of size 1, to be broadcast below: nothing is copied
             values = xp.expand_dims(values, axis=axis)
     wanted = (*axes, *values.shape[len(axes) :])
     return read_only(values if values.shape == wanted else xp.broadcast_to(values, wanted))

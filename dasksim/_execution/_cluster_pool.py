@@ -47,10 +47,12 @@ class ClusterPool:
         self._token = uuid.uuid4().hex
         self._payload = pickle.dumps(SentJob.of(job))
         self._leaves_processes = getattr(job, "process", None) is not None
+        # unique, since Dask takes tasks of equal keys for one: a further run would be given the receipts of this one
         self._name = f"{name}-{uuid.uuid4().hex}"
         self._sent: Any = None
         self._running: dict[tuple[Any, ...], Future[Any]] = {}
         self._n_workers = 0
+        # before all times, so that the first look counts, and tells of a cluster that begins without a worker
         self._counted = float("-inf")
 
     def submit(self, chunk: int, conditions: Any, n_tries: int) -> "Future[Any]":
@@ -59,9 +61,12 @@ class ClusterPool:
             # a task like any other, so that the scheduler makes it again where a worker that held it has died
             key = f"dasksim-job-{uuid.uuid4().hex}"
             self._sent = self._client.submit(bytes, self._payload, pure=False, key=key)
+        # another key at each try: while the task that failed is known, its key stands for that
         key_of_task = (self._name, chunk, n_tries)
+        # the globals of the expression; Dask puts the payload itself in place of its future
         arguments = {"token": self._token, "payload": self._sent, "chunk": chunk, "conditions": conditions}
         future: Future[Any] = self._executor.submit(eval, _RUN, arguments, key=key_of_task)
+        # entered first: the callback is called at once if the future is done
         self._running[key_of_task] = future
         future.add_done_callback(lambda _: self._running.pop(key_of_task, None))
         return future
@@ -75,6 +80,7 @@ class ClusterPool:
             If the connection to the scheduler is lost.
         """
         self._check_connection()
+        # not at every call: the scheduler is asked, and the loop over chunks waits for its answer
         if time.monotonic() - self._counted > 1:
             try:
                 n_workers = sum(self._client.nthreads().values())
@@ -85,6 +91,7 @@ class ClusterPool:
             elif n_workers and self._counted > 0 and self._n_workers == 0:
                 _log.warning("the cluster has workers; going on")
             self._n_workers, self._counted = n_workers, time.monotonic()
+        # twice as many as threads, so that a next chunk is there before a receipt has come back
         return max(2 * self._n_workers, _FEWEST)
 
     def n_failed(self, error: BaseException) -> int:
@@ -102,11 +109,13 @@ class ClusterPool:
         if isinstance(error, CancelledError):  # with the connection, or by someone else
             self._check_connection()
             return 1
+        # raised by _RUN: what a function fails to import comes back as data
         if isinstance(error, ModuleNotFoundError) and error.name == "dasksim":
             raise ArgumentError(
                 "a worker of the cluster cannot import dasksim; give its workers the environment of the process that "
                 "calls generate"
             ) from error
+        # the scheduler has by itself tried the task on so many workers, and these tries count
         return error.allowed_failures + 1 if isinstance(error, KilledWorker) else 0
 
     def cancel(self) -> None:
@@ -115,12 +124,15 @@ class ClusterPool:
 
     def settle(self) -> None:
         """Drop the chunks in flight that no worker has, and wait for the others, so that nothing writes afterwards."""
+        # futures whose scheduler is lost stay pending for ever
         while self._running and self._client.status == "running":
             assigned = set(itertools.chain.from_iterable(self._client.processing().values()))
+            # a copy, since callbacks take out what is done meanwhile
             running = dict(self._running)
             for key, future in running.items():
                 if key not in assigned:
                     future.cancel()
+            # for a second, then look again: a worker may have died, and nobody has its chunks
             wait([future for key, future in running.items() if not future.cancelled()], timeout=1)
 
     def forget_job(self) -> None:
@@ -142,10 +154,12 @@ class ClusterPool:
 def open_cluster_pool(client: Any, job: Job, name: str, on_gpu: bool) -> Iterator[ClusterPool]:
     """Send a job to a cluster, and leave no task on it."""
     pool = ClusterPool(client, job, name, on_gpu)
+    # once for the process: to add it again does nothing
     logging.getLogger("tornado.application").addFilter(_says_more)
     try:
         yield pool
     except KeyboardInterrupt:
+        # who presses Ctrl-C does not wait for chunks that are under way
         pool.cancel()
         raise
     except BaseException:
@@ -163,6 +177,7 @@ def _says_more(record: logging.LogRecord) -> bool:
 
 def announces_gpus(client: Any) -> bool:
     """Whether a worker has said that it has GPUs; a resource that none has would be waited for for ever."""
+    # all of them, where versions of distributed before 2026 tell of five by default
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     return any(worker["resources"].get("GPU") for worker in workers)
 

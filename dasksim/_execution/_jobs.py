@@ -45,6 +45,7 @@ class SentJob:
         ArgumentError
             If what a stage holds cannot be sent.
         """
+        # packed now, so that what cannot be sent is refused before any chunk is sent
         return cls(Packed(job).pack(), _versions())
 
     def unpack(self) -> Job:
@@ -55,6 +56,7 @@ class SentJob:
         ArgumentError
             If other versions are installed here than where it was packed: the samples might differ.
         """
+        # first: the bytecode of another Python may not even be unpacked
         self._check_versions()
         return self.packed.value
 
@@ -70,6 +72,7 @@ class SentJob:
 
     def close(self) -> None:
         """End what the job has started in this process."""
+        # a worker that was given no chunk has not unpacked it
         close = getattr(forget(self.packed.token), "close", None)
         if close is not None:
             close()
@@ -88,6 +91,7 @@ class SentJob:
 
 def _versions() -> dict[str, str]:
     """Return the versions that must agree: functions travel as bytecode, and NumPy makes the random numbers."""
+    # bytecode is the same in all releases of a minor version
     python = ".".join(map(str, sys.version_info[:2]))
     return {"Python": python, "NumPy": np.__version__, "dasksim": __version__}
 
@@ -100,5 +104,6 @@ def run_payload(token: str, payload: bytes, chunk: int, conditions: Any) -> Any:
 def end_job(token: str) -> None:
     """Forget a job whose run has ended, and end what it has started in this process."""
     sent = forget(token)
+    # it was unpacked in two steps, and holds a job that is to be forgotten too
     if sent is not None:
         sent.close()

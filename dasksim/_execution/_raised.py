@@ -54,6 +54,7 @@ class Raised:
         """Return an exception as data."""
 
         def led(other: BaseException | None) -> Raised | None:
+            # the limit ends circles of exceptions too
             return None if other is None or depth == _MOST_CAUSES else cls.of(other, depth + 1)
 
         parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
@@ -86,10 +87,13 @@ class Raised:
         set_attribute: Any = object.__setattr__
         set_attribute(error, "__cause__", self.cause and self.cause.error())
         set_attribute(error, "__context__", self.context and self.context.error())
+        # after the cause, which sets it too
         set_attribute(error, "__suppress_context__", self.hides_context)
         if self.notes:
             set_attribute(error, "__notes__", list(self.notes))
         if isinstance(error, BaseExceptionGroup):
+            # parts that were pickled with their group have lost their tracebacks, and what led to them; beyond the
+            # limit of depth there is nothing to give back
             for part, raised in zip(error.exceptions, self.parts, strict=False):
                 raised._completed(part)
         return error
@@ -97,9 +101,11 @@ class Raised:
 
 def _packed(error: BaseException) -> bytes | None:
     """Return bytes of which an exception can be made again that says the same, or None."""
+    # by parts first where a class goes by value: else a copy of the caller's own class would come back
     ways = (dumps, _by_parts) if is_by_name(type(error)) else (_by_parts, dumps)
     for pack in ways:
         with contextlib.suppress(Exception):
+            # made again at once: some can be packed, and fail only then, or say more at each call of their class
             packed = pack(error)
             again = loads(packed)
             if type(again) is type(error) and _told(again) == _told(error):
@@ -115,6 +121,7 @@ def _by_parts(error: BaseException) -> bytes:
     state = {name: value for name, value in vars(error).items() if name != "__notes__" and can_send(value)}
     arguments = error.args if can_send(error.args) else (_text(error),)
     kind = type(error)
+    # the class as bytes of its own, which are unpacked only where none of its name is found
     return dumps(_Parts(kind.__module__, kind.__qualname__, dumps(kind), arguments, state))
 
 
@@ -131,6 +138,7 @@ class _Parts:
 def _of_parts(module: str, name: str, packed: bytes, arguments: tuple[Any, ...], state: dict[str, Any]) -> Any:
     kind = _found(module, name) or loads(packed)
     error = kind.__new__(kind, *arguments)
+    # past what the class says of setting attributes, as a frozen dataclass does
     BaseException.args.__set__(error, arguments)  # type: ignore[attr-defined]
     vars(error).update(state)
     return error

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
@@ -15,14 +14,15 @@ import numpy as np
 from loky import ProcessPoolExecutor
 
 from dasksim._core.arrays import as_host, device_named
-from dasksim._core.failures import Failures
 from dasksim._engine.evaluation import Values, run_steps
+from dasksim._engine.failed_rows import FailedRows
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.stage import Place
 from dasksim._execution._raised import Raised
+from dasksim._execution._worker import die_with
 from dasksim._execution.transport import Packed
 
-__all__ = ["TimeoutProcess", "die_with"]
+__all__ = ["TimeoutProcess"]
 
 # Linux: send a signal when the thread that started this process ends.
 _PR_SET_PDEATHSIG = 1
@@ -51,12 +51,13 @@ class TimeoutProcess:
         self._is_closed = False
 
     def __getstate__(self) -> dict[str, Any]:
+        # processes do not travel: each worker starts its own
         return {"seconds": self.seconds, "_pipeline": self._pipeline}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _local=threading.local(), _executors=set(), _is_closed=False)
 
-    def run(self, place: Place, n_rows: int, values: Values, failures: Failures) -> tuple[Values, Failures] | None:
+    def run(self, place: Place, n_rows: int, values: Values, failures: FailedRows) -> tuple[Values, FailedRows] | None:
         """Evaluate all steps as :func:`run_steps` does; return what there is then and what has failed.
 
         None if out of time. What a function raises is raised here too.
@@ -66,23 +67,27 @@ class TimeoutProcess:
             future = executor.submit(_run_in_child, place, n_rows, values, failures)
             made, raised, failures_there = future.result(self.seconds)
         except FutureTimeoutError:
+            # nothing else ends a function that holds the interpreter's lock
             self._kill(executor)
             return None
         except BaseException:  # the process has died, or Ctrl-C
             self._kill(executor)
             raise
         if raised is not None:
+            # the child has a copy, and messages here tell the sample from this one
             failures.raised_at = failures_there.raised_at
             raise raised.error()
         return Values(values.given, made), failures_there
 
     def close(self) -> None:
         """Kill the processes of all threads; a call that is under way, or comes later, raises an exception."""
+        # first: a thread that adds a process meanwhile then sees that it may not
         self._is_closed = True
         for executor in list(self._executors):
             self._kill(executor)
 
     def _kill(self, executor: Any) -> None:
+        # what another thread keeps cannot be let go here: its next call fails, as after close it shall
         if getattr(self._local, "executor", None) is executor:
             self._local.executor = None
         self._executors.discard(executor)
@@ -98,6 +103,7 @@ class TimeoutProcess:
             )
             self._local.executor = executor
             self._executors.add(executor)
+            # after it is added, so that close finds it, and before the first call, which starts the process
             if self._is_closed:
                 raise RuntimeError("the run has ended")
             raised = executor.submit(_unpack_in_child).result()  # its start does not count as time of the sub-batch
@@ -113,6 +119,7 @@ def _start_child(pipeline: Packed[Pipeline], parent: int) -> None:
     global _arrived
     if sys.platform == "linux":  # the thread below cannot run while a function holds the interpreter's lock
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # for other systems, and for a parent that was gone before the call above
     threading.Thread(target=die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     _arrived = pipeline
@@ -132,20 +139,14 @@ def _unpack_in_child() -> Raised | None:
     return None
 
 
-def die_with(parent: int) -> None:
-    """End this process once its parent has been killed; it would wait for work for ever."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
 def _run_in_child(
-    place: Place, n_rows: int, values: Values, failures: Failures
-) -> tuple[dict[int, dict[str, Any]], Raised | None, Failures]:
+    place: Place, n_rows: int, values: Values, failures: FailedRows
+) -> tuple[dict[int, dict[str, Any]], Raised | None, FailedRows]:
     pipeline, latest = _pipeline_here(), failures
 
     def work(watch: bool) -> Values:
         nonlocal latest
+        # work may run again, under the lock of the generators, and then begins as it did at first
         latest = copy.deepcopy(failures)
         return run_steps(pipeline, range(len(pipeline.steps)), place, n_rows, values, watch, latest)
 

@@ -16,6 +16,7 @@ __all__ = ["THREADS", "can_send", "pack", "unpacked"]
 THREADS = "use scheduler='threads', which sends nothing"
 
 # Objects that are looked at to find the one that cannot be sent.
+# Each look packs all that an object holds.
 _MOST = 1000
 
 #: What leads from one object to another: the labels so far and the objects, the last one included.
@@ -65,14 +66,17 @@ def can_send(obj: object) -> bool:
 def _culprit(root: object) -> _Trail:
     """Return the way to an object that cannot be sent though all that it holds can."""
     found: _Trail = (("", root),)
+    # breadth first, so that of several ways to it a shortest is told
     todo = deque([found])
     seen = {id(root)}
     while todo and len(seen) < _MOST:
         found = todo.popleft()
+        # only what cannot be sent leads on; where nothing does, the object itself is at fault
         bad = [(label, part) for label, part in _parts(found[-1][1]) if not can_send(part)]
         if not bad:
             return found
         for label, part in bad:
+            # objects lead back to each other, as functions that call each other do
             if id(part) not in seen:
                 seen.add(id(part))
                 todo.append((*found, (label, part)))
@@ -80,6 +84,7 @@ def _culprit(root: object) -> _Trail:
 
 
 def _told(trail: _Trail, error: Exception) -> str:
+    # the path begins at the user's object: what leads there is internal
     first = next((i for i, (_, obj) in reversed(list(enumerate(trail))) if _is_own(obj)), -1) + 1
     stages = [obj for _, obj in trail[:first] if hasattr(obj, "functions") and hasattr(obj, "name")]
     who = f"stage {stages[-1].name!r}" if stages else "what is run"
@@ -91,6 +96,7 @@ def _told(trail: _Trail, error: Exception) -> str:
 
 def _is_own(obj: object) -> bool:
     module = f"{type(obj).__module__}."
+    # models and programs are functions as users give them
     return module.startswith("dasksim.") and not module.startswith(("dasksim.models.", "dasksim.external."))
 
 
@@ -125,6 +131,7 @@ def _parts(obj: Any) -> Iterator[tuple[str, object]]:
 
 def _of_function(function: types.FunctionType) -> Iterator[tuple[str, object]]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        # an empty cell, of a name that is bound later, cannot be read
         if cell != types.CellType():
             yield f"closure {name!r}", cell.cell_contents
     for name in _globals_of(function.__code__):
@@ -145,6 +152,7 @@ def _globals_of(code: types.CodeType) -> Iterator[str]:
 def _of_instance(obj: Any) -> Iterator[tuple[str, object]]:
     """Return what an object says that it is made again of."""
     try:
+        # as pickle asks, so that only what would be sent is looked at
         reduced = obj.__reduce_ex__(4)
     except Exception:  # noqa: BLE001
         reduced = ""

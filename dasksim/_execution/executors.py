@@ -7,9 +7,7 @@ loky's: they start from nothing rather than run the user's script again, and rec
 import contextlib
 import multiprocessing
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +18,7 @@ from loky import ProcessPoolExecutor
 
 from dasksim._execution._cluster_pool import announces_gpus, open_cluster_pool
 from dasksim._execution._jobs import Job, SentJob
-from dasksim._execution._timeouts import die_with
+from dasksim._execution._worker import run_in_worker, start_worker
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["Pool", "check_scheduler", "connect", "n_local_workers", "open_pool"]
@@ -97,6 +95,7 @@ def _active_client() -> Any:
 def lacks_gpus(scheduler: Any) -> bool:
     """Whether chunks go to a cluster, none of whose workers announces a GPU."""
     client = _active_client() if scheduler is None else scheduler
+    # a str is a scheduler of this machine: addresses have become clients by now
     return client is not None and not isinstance(client, str) and not announces_gpus(client)
 
 
@@ -120,6 +119,7 @@ def connect(scheduler: Any) -> Iterator[Any]:
     from distributed import Client  # only where a cluster is asked for: importing it takes half a second
 
     try:
+        # the caller's default client stays what it was
         client = Client(scheduler, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ArgumentError(f"cannot reach a scheduler at scheduler={scheduler!r}: {error}") from error
@@ -129,6 +129,7 @@ def connect(scheduler: Any) -> Iterator[Any]:
             "distributed.comm.tls.ca-file, and distributed.comm.tls.client.cert and .key, in Dask's configuration, or "
             f"give a distributed.Client that is made with security=distributed.Security(...) ({error})"
         ) from error
+    # outside of the try, so that what the block raises is not taken for a failure to connect
     with client:
         yield client
 
@@ -179,6 +180,7 @@ def open_pool(scheduler: Any, job: Job, name: str, on_gpu: bool = False) -> Iter
             yield _LocalPool(lambda chunk, conditions: threads.submit(job, chunk, conditions), 2 * n_threads)
     elif scheduler == "processes":
         processes = _Processes(job)
+        # workers ignore Ctrl-C, and a call that is under way may take long
         with _shut_down(processes.shutdown, kill_workers=True):
             yield _LocalPool(processes.submit, 2 * CPU_COUNT, (BrokenProcessPool,))
     else:
@@ -191,6 +193,7 @@ def _done(job: Job, chunk: int, conditions: Any) -> "Future[Any]":
     try:
         future.set_result(job(chunk, conditions))
     except Exception as error:  # noqa: BLE001
+        # not Ctrl-C, which is raised in this very thread, and ends the run at once
         future.set_exception(error)
     return future
 
@@ -217,33 +220,18 @@ class _Processes:
 
     def _start(self) -> Executor:
         executor: Executor = ProcessPoolExecutor(
-            CPU_COUNT, initializer=_start_worker, initargs=(self._sent, os.getpid())
+            CPU_COUNT, initializer=start_worker, initargs=(self._sent, os.getpid())
         )
         return executor
 
     def submit(self, chunk: int, conditions: Any) -> "Future[Any]":
         try:
-            return self._executor.submit(_run_in_worker, chunk, conditions)
+            return self._executor.submit(run_in_worker, chunk, conditions)
         except BrokenProcessPool:
+            # it stays broken; none of its workers writes any more when their chunks are tried again
             self._executor.shutdown(wait=True)
             self._executor = self._start()
-            return self._executor.submit(_run_in_worker, chunk, conditions)
+            return self._executor.submit(run_in_worker, chunk, conditions)
 
     def shutdown(self, **how: Any) -> None:
         self._executor.shutdown(**how)
-
-
-_worker_job: SentJob | None = None
-
-
-def _start_worker(sent: SentJob, parent: int) -> None:
-    global _worker_job
-    threading.Thread(target=die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    _worker_job = sent
-
-
-def _run_in_worker(chunk: int, conditions: Any) -> Any:
-    if _worker_job is None:
-        raise RuntimeError("the worker process was not started by dasksim")
-    return _worker_job(chunk, conditions)

@@ -17,7 +17,7 @@ import xarray as xr
 from dask.blockwise import blockwise
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
-from dasksim._core.arrays import device_named
+from dasksim._core.arrays import device_named, is_lazy
 from dasksim._core.dask_private import DataNode, Task, TaskRef, check_graphs
 from dasksim._core.plan import Plan
 from dasksim._core.tracebacks import shortened
@@ -138,6 +138,7 @@ class StageLayer(Layer):
         return {(self.name, chunk) for chunk in self.chunks}
 
     def __contains__(self, key: object) -> bool:
+        # asked for keys of other layers too, which may be anything
         return isinstance(key, tuple) and len(key) == 2 and key[0] == self.name and key[1] in self.chunks
 
     def __iter__(self) -> Iterator[Key]:
@@ -154,14 +155,17 @@ class StageLayer(Layer):
         return Task(key, _run_stage, program, self.index, chunk, *map(TaskRef, self._upstream_keys(chunk)))
 
     def _upstream_keys(self, chunk: int) -> list[tuple[Any, ...]]:
+        # conditions are cut along the batch axis alone, so that their other block numbers are 0
         return [(name, chunk, *(0,) * n_axes) for name, n_axes in self.upstream]
 
     def cull(self, keys: set[Any], all_hlg_keys: Collection[Any]) -> tuple[Layer, Mapping[Any, set[Any]]]:
         """Keep the chunks that are needed; ``keys`` may hold other layers' keys too."""
         chunks = sorted(key[1] for key in keys if key in self)
+        # where all are needed, they stay a range, in which a key is found at once
         culled = self
         if len(chunks) < len(self):
             culled = StageLayer(self.name, self.program, self.index, self.upstream, chunks, self.data)
+        # for own keys only: were dependencies of others' keys told here, the tasks of their layers would vanish
         own = {self.data} if self.data else set()
         return culled, {(self.name, chunk): own | set(self._upstream_keys(chunk)) for chunk in chunks}
 
@@ -189,6 +193,7 @@ class _Graph:
         self.program = Packed(Program(pipeline, plan))
         self.layers: dict[str, Layer] = {}
         self.needs: dict[str, set[str]] = {}
+        # first: the tasks of stages name the keys of conditions
         self.conditions = {name: self._condition(name) for name, c in pipeline.conditions.items() if not c.is_scalar}
         data = self._add_data() if pipeline.n_bytes > _INLINE_BYTES else None
         self.names = {index: self._add_stage(index, data) for index, step in enumerate(pipeline.steps) if step.is_run}
@@ -212,6 +217,7 @@ class _Graph:
     def _made(self, variable: Variable, stage: str, shape: tuple[int, ...], xp: Any) -> da.Array:
         name = f"{variable.name}-{self.program.token}"
         axes = tuple(range(1 + len(shape)))
+        # Dask may fuse this into its consumers, and so run it several times: it is cheap, and the stage stays one task
         layer = blockwise(
             _take,
             name,
@@ -225,6 +231,7 @@ class _Graph:
             sub_batch_size=self.plan.sub_batch_size,
             fill_value=self.pipeline.fill_value,
         )
+        # all layers, the same objects for each variable: joined they are one graph, and what nobody needs is culled
         graph = HighLevelGraph({**self.layers, name: layer}, {**self.needs, name: {stage}})
         chunks = (self.plan.chunk_sizes, *((size,) for size in shape))
         return da.Array(graph, name, chunks, meta=xp.empty((0,) * len(axes), dtype=variable.dtype))
@@ -250,9 +257,10 @@ class _Graph:
         values = self.pipeline.conditions[name].values
         chunks = (self.plan.chunk_sizes, *((size,) for size in values.shape[1:]))
         array: da.Array
-        if isinstance(values, da.Array):
+        if is_lazy(values):
             array = values.rechunk(chunks)
         else:
+            # named, since Dask would hash all values for a name
             array = da.from_array(values, chunks=chunks, name=f"{name}-condition-{self.program.token}")
         self.layers.update(array.dask.layers)
         self.needs.update(array.dask.dependencies)

@@ -37,6 +37,7 @@ def is_by_name(obj: Any) -> bool:
     """Whether another process finds a function or class by its name, so that it need not be sent."""
     name = getattr(obj, "__module__", None) or "__main__"
     by_value = cloudpickle.list_registry_pickle_by_value()
+    # __main__ is another module there; and as in cloudpickle, a package by value takes its modules along
     if name == "__main__" or any(f"{name}.".startswith(f"{module}.") for module in by_value):
         return False
     found: Any = sys.modules.get(name)
@@ -60,6 +61,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         # objects that stand in place of a module, such as one with attributes that are made when they are asked for
+        # (a copy: another thread may import meanwhile)
         modules: dict[str, Any] = dict(sys.modules)
         self._facades = {
             id(module): name
@@ -71,10 +73,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Return how an object is made again, or NotImplemented where the usual way will do."""
         if id(obj) in self._facades:
             return importlib.import_module, (self._facades[id(obj)],)
+        # cloudpickle sends functions by value, but not those of functools.cache
         if type(obj) is _CACHED and not is_by_name(obj):
             return _cached_again, (obj.__wrapped__, obj.cache_parameters())
         if isinstance(obj, BaseException):  # not as distributed has it, which takes tracebacks along
             return obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        # before cloudpickle's own way, which copies the generator of numpy.random: nobody seeds the copy
         reduced = by_reference(obj)
         return super().reducer_override(obj) if reduced is None else reduced
 

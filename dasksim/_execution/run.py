@@ -4,25 +4,25 @@ import contextlib
 import logging
 import queue
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from typing import Any
 
-from dasksim._core.chunk import Chunk, Receipt
+from dasksim._core.chunk import Receipt
 from dasksim._core.failures import Policy
 from dasksim._core.memory import machine_memory
 from dasksim._core.plan import Plan
-from dasksim._engine.chunks import in_memory, simulate_chunk
+from dasksim._engine.chunks import in_memory
 from dasksim._engine.pipeline import Pipeline
+from dasksim._execution._chunk_job import ChunkJob
 from dasksim._execution._cluster_pool import memory_per_chunk
 from dasksim._execution._raised import Raised
 from dasksim._execution._timeouts import TimeoutProcess
 from dasksim._execution.executors import Pool, n_local_workers, open_pool
 from dasksim._execution.progress import Progress
 from dasksim.errors import ArgumentError, StoreError
-from dasksim.store import ChunkWriter, StoredRows
+from dasksim.store import ChunkWriter
 
 __all__ = ["check_memory", "run_chunks"]
 
@@ -32,36 +32,11 @@ _log = logging.getLogger("dasksim")
 _COPIES = 4
 
 # Exceptions of loky and distributed that tell of the end of a worker.
+# By name, since distributed is imported only where there is a cluster.
 _DEATHS = ("TerminatedWorkerError", "KilledWorker")
 
 # Stages that the name of a chunk's task tells.
 _MOST_NAMES = 4
-
-
-@dataclass(frozen=True)
-class _ChunkJob:
-    """Simulate a chunk and write it, in one task that returns only a receipt."""
-
-    pipeline: Pipeline
-    plan: Plan
-    writer: ChunkWriter
-    policy: Policy
-    process: TimeoutProcess | None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _ChunkJob, (self.pipeline.without_rows(), self.plan, self.writer, self.policy, self.process)
-
-    def __call__(self, chunk: int, conditions: Mapping[str, Any]) -> Receipt:
-        def simulate() -> Chunk:
-            values = {n: value.load() if isinstance(value, StoredRows) else value for n, value in conditions.items()}
-            return simulate_chunk(self.pipeline, self.plan, chunk, values, self.policy, self.process)
-
-        return self.writer.write(chunk, simulate)
-
-    def close(self) -> None:
-        """End the processes that were started for calls that may hang."""
-        if self.process is not None:
-            self.process.close()
 
 
 def run_chunks(
@@ -84,14 +59,16 @@ def run_chunks(
     if not missing:
         return
     process = TimeoutProcess(pipeline, timeout) if timeout else None
-    job = _ChunkJob(pipeline, plan, writer, policy, process)
+    job = ChunkJob(pipeline, plan, writer, policy, process)
     lost = _Lost(retries, plan.chunk_size)
     try:
         with (
+            # outermost: chunks that the pool still finishes need the processes
             _closed(process),
             Progress(n_samples, n_done, progress) as bar,
             open_pool(scheduler, job, _task_name(pipeline), on_gpu=pipeline.device == "gpu") as pool,
             _closed(process, KeyboardInterrupt),  # the pool waits for calls, which may hang until the timeout
+            # innermost: what is complete is committed before the pool waits for the rest
             writer.settling() as settle,
         ):
             for receipt in _windowed(pool, pipeline, plan, missing, lost):
@@ -101,6 +78,7 @@ def run_chunks(
         error.add_note(_how_to_resume(writer))
         raise
     except Exception as error:
+        # not what a function raised: it would again, and its note tells how to run it alone
         if error is lost.error:
             error.add_note(_how_to_resume(writer))
         raise
@@ -146,6 +124,7 @@ class _Lost:
             )
             return
         suspects = [chunk]
+        # one death breaks the pool for all chunks in flight, and nobody knows whose it was
         if isinstance(error, BrokenProcessPool):
             suspects += [other for other in others if self.n_tries[other] + 1 > self.retries]
         names = f"chunk{'s' * (len(suspects) > 1)} {', '.join(map(str, sorted(suspects)))}"
@@ -170,11 +149,14 @@ def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int],
     while todo or running:
         for _ in range(min(pool.window() - len(running), len(todo))):
             chunk = todo.popleft()
+            # computed as chunks are submitted, so that those of a window at most are in memory
             conditions = in_memory(pipeline.condition_rows(chunk, plan))
             future = pool.submit(chunk, conditions, lost.n_tries[chunk])
             running[future] = chunk
+            # called by whatever thread ends it; at once, if it has ended already, as on scheduler='synchronous'
             future.add_done_callback(done.put)
         try:
+            # a future whose scheduler is lost stays pending: the pool's window looks at the connection each second
             future = done.get(timeout=1)  # then see whether workers have come or gone
         except queue.Empty:
             continue
@@ -186,8 +168,10 @@ def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int],
             if not n_failed:
                 raise
             lost.count(error, chunk, n_failed, running.values())
+            # next of all, so that a chunk that kills its workers ends the run early
             todo.appendleft(chunk)
             continue
+        # a function's exception comes as a value, so that it is never taken for a fault of the workers
         if isinstance(made, Raised):
             raise made.error()
         yield made
@@ -195,6 +179,7 @@ def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int],
 
 def _task_name(pipeline: Pipeline) -> str:
     """Return what a chunk's task is called on a dashboard, which shows a key up to its first dash and digit."""
+    # without characters at which Dask would cut a name, or by which it takes one for that of an object
     names = [step.stage.name.replace("-", "_").strip("<>_") for step in pipeline.steps if step.is_run]
     shown = names if len(names) <= _MOST_NAMES else [*names[: _MOST_NAMES - 1], f"{len(names) - _MOST_NAMES + 1} more"]
     return "+".join(shown) or "dasksim"

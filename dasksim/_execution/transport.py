@@ -33,6 +33,7 @@ class Cache(Generic[V]):
         with self._lock:
             if key in self._values:
                 return self._values[key]
+        # without the lock: to unpack may take long, and others want what is there already
         made = make()
         with self._lock:
             found = self._values.setdefault(key, made)
@@ -94,6 +95,7 @@ class Packed(Generic[T]):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # once, though each task of a graph may hold it
         if self._sent is None:
             try:
                 self.pack()

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterator, Mapping
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
-import dask.array as da
 import numpy as np
 
+from dasksim._core.arrays import is_lazy
 from dasksim.errors import ArgumentError
 from dasksim.store import Store
 
@@ -38,7 +38,7 @@ def refuse_own_conditions(conditions: Mapping[str, Any], store: Store) -> None:
         If one would.
     """
     for name, condition in conditions.items():
-        if isinstance(condition.values, da.Array) and _paths_read(condition.values, store):
+        if is_lazy(condition.values) and _paths_read(condition.values, store):
             raise ArgumentError(
                 f"condition {name!r} is lazy and reads from the store at {store.name!r}, which this call writes to; "
                 "give it computed, as .compute() or .load() return it, or choose another path"
@@ -54,6 +54,7 @@ def refuse_own_functions(functions: object, store: Store, removed: Collection[st
         If one does.
     """
     found = {path.partition("/")[0] for path in _paths_read(functions, store)}
+    # what stays may be read; the empty path, all of the store, leads to what goes too
     read = found if removed is None else found & {"", *removed}
     if read:
         what = ", ".join(map(repr, sorted(filter(None, read)))) or "arrays"
@@ -81,8 +82,10 @@ def _paths_read(value: object, store: Store) -> set[str]:
         if path is not None:
             found.add(path)
         elif isinstance(obj, FunctionType):
+            # not by its referents, which lead to all globals of its module
             todo.extend((kept, False) for kept in _kept(obj))
         elif isinstance(obj, np.ndarray) and obj.dtype.hasobject:
+            # the garbage collector does not know what such an array holds
             todo.append((obj.tolist(), is_data))
         else:
             todo.extend((held, is_data) for held in gc.get_referents(obj))

@@ -58,6 +58,7 @@ class StorePlan:
             If chunks are too large for the memory, or there is no GPU where one is needed.
         """
         check_memory(self.plan, self.pipeline, executor)
+        # the GPUs of a cluster are its workers', of which this process knows nothing
         if isinstance(executor, str):
             device_named(self.pipeline.device)
 
@@ -141,6 +142,7 @@ class RunRequest:
         """Resolve what a store was made of, for another number of samples."""
         shape, sizes = (n_samples, *found.shape[1:]), (found.sub_batch_size, found.chunk_size)
         task = self.resolve(shape, found.seed, *sizes, None, found.policy, found.device)
+        # laid out twice: which stored dtypes still hold the variables shows once these are known
         dtypes = again_dtypes(found, task.pipeline)
         return replace(task, layout=layout_of(task.pipeline, task.plan, dtypes, found.policy))
 
@@ -164,6 +166,7 @@ class RunRequest:
         if self.part is None:
             self.store.finish(task.layout.record)
             return self.store.open()
+        # whichever part ends last finishes the store; where two end at once, both may, to the same root
         if len(self.store.complete_chunks()) == task.plan.n_chunks:
             self.store.finish(task.layout.record)
         samples = (chunk * task.plan.chunk_size for chunk in (first, stop))
@@ -189,6 +192,7 @@ def fill(
     if repair:
         checker = store.checker(layout.record, layout.derivation)
         complete = [chunk for chunk in checker.complete if chunk in chunks]
+        # without their receipts they are missing, and made by the run below
         store.forget(layout.record, bad_chunks(checker.problems, layout.record, complete, progress), layout.derivation)
     run_chunks(
         task.pipeline,
@@ -211,6 +215,7 @@ def scheduler_for(scheduler: Any, store: Store) -> Any:
     ArgumentError, ArgumentTypeError
         If it cannot be used, or the store cannot be written to.
     """
+    # a default waits until it is known whether all stages are batched
     if scheduler is not None:
         scheduler = check_scheduler(scheduler, use_threads=True)
     store.check_writable()
@@ -229,6 +234,7 @@ def _share(part: tuple[int, int] | None, n_chunks: int) -> tuple[int, int]:
     if part is None:
         return 0, n_chunks
     i, m = part
+    # shares meet without a gap, and differ by one chunk at most
     return i * n_chunks // m, (i + 1) * n_chunks // m
 
 

@@ -109,10 +109,12 @@ def derive(
     place = Store.at(store)
     record = place.record()
     scheduler = scheduler_for(scheduler, place)
+    # what is to be repaired may lack shards, which to open it all would refuse
     dataset = place.open_simulated() if flags["repair"] else place.open()
     simulator = make_simulator(fn, is_batched=is_batched, dims=dims)
     seed = record.seed if seed is None else check_seed(seed)
     key, entry, pipeline, plan = _planned(simulator, place, record, dataset, seed, dtypes)
+    # before anything is removed
     if flags["overwrite"]:
         _refuse_own(fn, place, entry)
     found = _replace_or_match(place, key, entry, overwrite=flags["overwrite"], allow_changed=flags["allow_changed"])
@@ -121,6 +123,7 @@ def derive(
         return place.open()
     with connect(check_scheduler(scheduler, pipeline.is_batched)) as executor:
         check_memory(plan, pipeline, executor)
+        # of no length, so that readers do not see it until all chunks are complete
         layout = place.begin_derivation(key, (found or entry).with_length(0))
         fill(
             place,
@@ -154,7 +157,9 @@ def _planned(
             seed=seed,
             sub_batch_size=record.sub_batch_size,
             chunk_size=record.chunk_size,
+            # lazy, for shapes and dtypes: workers read the rows by themselves, see _reading
             conditions={name: dataset[name].data for name in inputs},
+            # not replaced: what returns an input is refused by its name in _made, whatever its shape
             lowering=replace(simulator.lower(path), coords={}, replace_inputs=False, call="derive"),
         )
 
@@ -199,6 +204,7 @@ def _made(pipeline: Pipeline, record: Record) -> tuple[Any, ...]:
     """
     made = {v.name: v for step in pipeline.steps for v in step.outputs if not v.is_hidden}
     dims = (dim for variable in record.variables.values() for dim in variable.dims)
+    # dims too: xarray makes a coordinate of a variable that has the name of one
     taken = {VALID, *record.variables, *record.coords, *dims}
     for name in made:
         if name in taken:
@@ -304,5 +310,6 @@ def _dependent(derived: Mapping[str, Derivation], keys: Iterable[str]) -> list[s
     chosen: list[str] = []
     for key in keys:
         takers = [k for k, e in derived.items() if set(e.inputs) & derived[key].variables.keys()]
+        # takers first: a removal that is cut off leaves no derivation whose inputs are gone
         chosen += [k for k in (*_dependent(derived, takers), key) if k not in chosen]
     return chosen

@@ -196,7 +196,9 @@ def _claimed(
     with request.store.changing("make the store") as change:
         found = change.claim(task.layout.record, removed)
         if planned is not None and found.seed != task.plan.seed:
+            # all of it anew: contexts, and sizes that follow them, depend on the seed
             task = planned(found.seed)
+        # again: what was there before may have given way to another writer's
         record = agreed(request.store, found, task.layout.record, request.allow_changed)
         check_lazy_conditions(change, task.pipeline, task.plan)
         task = replace(task, layout=replace(task.layout, record=record))

@@ -86,6 +86,7 @@ def _flows(stage: StageReplay) -> tuple[tuple[str, Mapping[str, Any]], ...]:
 def _shown(value: Any) -> str:
     array = np.asarray(value)
     if array.size <= _MOST_SHOWN:
+        # all digits that tell a number from others: what differs looks different
         return np.array2string(array, floatmode="unique").replace("\n", "\n" + " " * 11)
     ends = np.array2string(array.ravel(), threshold=0, edgeitems=3, floatmode="unique", max_line_width=1000)
     return f"{ends} of shape {array.shape}"
@@ -154,6 +155,7 @@ def replay(
     is_stored = sample // plan.chunk_size in checker.complete
     if is_stored:
         stored = checker.sample(int(sample))
+        # by bytes, since NaN differs from itself
         different = [name for name, value in variables.items() if value.tobytes() != stored[name].tobytes()]
         if different:
             raise StoreMismatchError(_how_it_differs(int(sample), different, variables, stored, request.changes))

@@ -117,6 +117,7 @@ def verify(
         raise ArgumentError("resimulate= needs the simulator that the store was made with")
     place = Store.at(store)
     record = place.record()
+    # first: to read all bytes takes long, and the simulator may be another one
     request = None if simulator is None else stored_request(store, simulator, conditions)
     checker = place.checker(record)
     problems = bad_chunks(checker.problems, record, checker.complete, progress)
@@ -124,6 +125,7 @@ def verify(
         derived = place.checker(record, key)
         for chunk, others in bad_chunks(derived.problems, record, derived.complete, progress).items():
             problems[chunk] = (*problems.get(chunk, ()), *(f"derived {problem}" for problem in others))
+    # what is known to be damaged tells nothing of the simulator
     good = [chunk for chunk in checker.complete if chunk not in problems]
     chosen = sorted(np.random.default_rng().permutation(good)[:resimulate].tolist()) if request else []
     for chunk in chosen:

@@ -15,6 +15,7 @@ def names_in(code: types.CodeType) -> tuple[tuple[Chain, ...], bool]:
 
     And whether it assigns to globals.
     """
+    # in the order in which the code names them, from which the numbers of generators follow
     chains: dict[Chain, None] = {}
     assigns = False
     chain: list[str] = []
@@ -24,11 +25,14 @@ def names_in(code: types.CodeType) -> tuple[tuple[Chain, ...], bool]:
         elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and chain:
             chain = [*chain, instruction.argval]
         elif instruction.opname != "EXTENDED_ARG":
+            # all else ends a name; only an EXTENDED_ARG may stand between its parts
             chain = []
         assigns = assigns or instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")
         if chain:
+            # the longer name takes the place of its beginning, which is followed with it
             chains.pop(tuple(chain[:-1]), None)
             chains[tuple(chain)] = None
+    # inner functions, comprehensions and classes are constants with code of their own
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             inner, inner_assigns = names_in(constant)

@@ -98,6 +98,7 @@ class _Edge:
 class _Walk:
     def __init__(self) -> None:
         self.reach = Reach()
+        # held, so that no other object gets the id of one that is gone
         self.objects: dict[int, object] = {}
         self.edges: dict[int, list[_Edge]] = {}
         self.module_edges: dict[int, dict[str, _Edge]] = {}
@@ -114,6 +115,7 @@ class _Walk:
         self._number(root)
         if self.keepers:
             self.is_late = True
+            # an allowance of their own, since the first may be used up
             self.most = len(self.objects) + _MAX_OBJECTS
             for keeper in self.keepers:  # it grows
                 kept = list(self._of_keeper(keeper))
@@ -123,6 +125,8 @@ class _Walk:
         self._find_paths(root)
 
     def _explore(self, edges: list[_Edge]) -> None:
+        # depth first, in the order in which code names things: generators are numbered as they are found, and must have
+        # the same numbers in every process
         stack = [edge.child for edge in reversed(edges)]
         self.stack = stack
         while stack and len(self.objects) < self.most:
@@ -132,6 +136,7 @@ class _Walk:
             self.objects[id(obj)] = obj
             found = self.edges[id(obj)] = list(self._children(obj))
             stack.extend(edge.child for edge in reversed(found))
+        # only now, since any function may name further attributes of a module
         for module, attributes in self.module_edges.items():
             self.edges.setdefault(module, []).extend(attributes.values())
         self.module_edges.clear()
@@ -147,9 +152,11 @@ class _Walk:
         down = self._below([root], only_rebuildable=True)
         barred = [e.child for edges in self.edges.values() for e in edges if not e.can_rebuild]
         behind_bar = self._below(barred, only_rebuildable=False)
+        # one that is reached both ways is in both: whoever cannot be rebuilt draws from the user's own, seeded in place
         replaced = [obj for key, obj in self.sources.items() if key in down and can_replace(obj)]
         in_place = [obj for key, obj in self.sources.items() if key in behind_bar or not can_replace(obj)]
         for numbers, sources in ((self.reach.generators, replaced), (self.reach.in_place, in_place)):
+            # the numbers that were given are those of streams, and stay
             known = set(map(id, numbers.values()))
             for obj in sources:
                 if id(obj) not in known:
@@ -157,6 +164,7 @@ class _Walk:
                     self.n_numbered += 1
 
     def _find_paths(self, root: object) -> None:
+        # down from the root, to know what holds what, as far as it can be rebuilt
         parents: dict[int, list[int]] = {}
         for key in self._below([root], only_rebuildable=True):
             for edge in self.edges.get(key, ()):
@@ -164,12 +172,14 @@ class _Walk:
                     parents.setdefault(id(edge.child), []).append(key)
         found = self.reach.generators.values()
         self.reach.seeds = {(id(obj.owner), obj.name): obj for obj in found if isinstance(obj, OwnSeed)}
+        # up from the generators: what leads to none of them stays shared, and is never copied
         todo = list(map(id, found))
         while todo:
             key = todo.pop()
             if key not in self.reach.path:
                 self.reach.path[key] = self.objects.get(key)
                 todo.extend(parents.get(key, ()))
+        # names to be bound anew: an edge that a module itself has is its attribute, others are globals of functions
         for key in self.reach.path:
             for edge in self.edges.get(key, ()):
                 if edge.name_in is not None and id(edge.child) in self.reach.path:
@@ -196,6 +206,7 @@ class _Walk:
         elif isinstance(obj, types.MethodType):
             yield from (_Edge(obj.__self__), _Edge(obj.__func__))
         elif isinstance(obj, types.BuiltinMethodType):
+            # such as a stored `rng.normal`
             if is_generator(obj.__self__):
                 yield _Edge(obj.__self__)
         elif isinstance(obj, functools.partial):
@@ -203,6 +214,7 @@ class _Walk:
         elif isinstance(obj, list | tuple | dict | collections.deque):
             elements = list(obj.values() if isinstance(obj, dict) else obj)
             for element in elements if len(elements) <= _MAX_ELEMENTS else ():
+                # a subclass may be made in a way of its own
                 yield _Edge(element, type(obj) in (list, tuple, dict))
             yield from self._of_instance(obj)
         elif isinstance(obj, type):
@@ -229,6 +241,7 @@ class _Walk:
         yield from (_Edge(value) for name, value in vars(function).items() if name != "__wrapped__")
         chains, assigns = names_in(code)
         if assigns:
+            # the module too, by which other functions may read the same names
             self.assigned |= {id(scope), id(sys.modules.get(scope.get("__name__", "")))}
         for head, *attributes in chains:
             if head in cells:
@@ -237,6 +250,7 @@ class _Walk:
                 value = scope[head]
                 yield _Edge(value, name_in=id(scope), name=head)
             else:
+                # a builtin, or not bound yet
                 continue
             yield from self._along(value, attributes)
 
@@ -244,6 +258,7 @@ class _Walk:
         """Follow ``module.attribute.attribute`` as far as it leads through modules."""
         opaque = False
         for name in attributes:
+            # attributes of anything but modules are found when it is walked itself
             if not isinstance(value, types.ModuleType) or name not in vars(value):
                 break
             # `random` is rebuilt like a user's module: other threads, such as a cluster worker's event loop, draw from
@@ -255,8 +270,10 @@ class _Walk:
                 self.module_edges.setdefault(id(value), {})[name] = edge
             value = child
         if opaque:
+            # packages that are not walked are not rebuilt either: a generator of theirs is seeded where it is
             yield _Edge(value, can_rebuild=False)
         else:
+            # the edge to it is the module's, not the function's
             self.stack.append(value)
 
     def _of_class(self, cls: type) -> Iterator[_Edge]:
@@ -275,9 +292,11 @@ class _Walk:
         cls = type(obj)
         if any(_top(base.__module__) in _KEEPERS for base in cls.__mro__):
             self.keepers.append(obj)
+        # it is made again as a whole, after all else
         if is_engine(obj):
             return
         if _top(cls.__module__) in _OPAQUE and cls not in (np.vectorize, types.SimpleNamespace):
+            # which may be a method, as that of distributed's client is
             n_bytes = getattr(obj, "nbytes", 0)
             self.reach.n_bytes += n_bytes if isinstance(n_bytes, int) else 0
             return
@@ -316,6 +335,7 @@ def _can_rebuild(cls: Any) -> bool:
     """
     if hasattr(cls, "__del__"):
         return False
+    # another instance is made without arguments, which a __new__ of its own may want
     return cls.__new__ is object.__new__ or cls is types.SimpleNamespace
 
 
@@ -323,6 +343,7 @@ def instance_attributes(obj: object) -> dict[str, object]:
     """Return the attributes of an instance, those in slots included."""
     found = dict(getattr(obj, "__dict__", {}))
     for cls in type(obj).__mro__:
+        # sorted, since cloudpickle does not keep the order of a class's members
         for name, member in sorted(vars(cls).items()):
             if isinstance(member, types.MemberDescriptorType) and name != "__dict__" and hasattr(obj, name):
                 found[name] = getattr(obj, name)
@@ -341,4 +362,5 @@ def _top(module: str | None) -> str:
 
 
 def _is_opaque(function: types.FunctionType) -> bool:
+    # both, since functools.wraps gives a wrapper the module of what it wraps
     return _top(function.__module__) in _OPAQUE and _top(function.__globals__.get("__name__")) in _OPAQUE

@@ -44,6 +44,7 @@ class OwnSeed:
 def is_generator(obj: object) -> bool:
     """Whether ``obj`` is a generator of random numbers that can be seeded."""
     if isinstance(obj, random.Random):
+        # the operating system's numbers have no state that could be set
         return not isinstance(obj, random.SystemRandom)
     return isinstance(obj, np.random.Generator | np.random.RandomState | np.random.BitGenerator)
 
@@ -73,6 +74,7 @@ def replacement(source: Any, address: Address, k: int) -> Any:
     if isinstance(source, np.random.Generator):
         return np.random.Generator(type(source.bit_generator)(address.hidden(k)))
     if isinstance(source, OwnSeed):
+        # what NumPy itself makes of an integer
         bits = np.random.MT19937 if _SEEDS[source.name] is np.random.RandomState else np.random.PCG64
         return _SEEDS[source.name](bits(address.hidden(k)))
     return _made_again(source, np.random.default_rng(address.hidden(k)))
@@ -81,6 +83,7 @@ def replacement(source: Any, address: Address, k: int) -> Any:
 def put_at(source: Any, address: Address, k: int) -> Any:
     """Put a source itself on the ``k``-th stream of ``address``; return what :func:`restore` takes."""
     before, new = _get_state(source), replacement(source, address, k)
+    # by its state, since others hold the source itself
     restore(source, new if isinstance(source, OwnSeed) else _get_state(new))
     return before
 
@@ -117,6 +120,7 @@ def _get_state(source: Any) -> Any:
 
 def is_engine(obj: object) -> bool:
     """Whether ``obj`` is a quasi-random engine of scipy, but for those that only derive from the base of all."""
+    # by name, so that scipy is not imported for those who do not use it
     names = [base.__name__ for base in type(obj).__mro__ if str(base.__module__).startswith("scipy.")]
     return "QMCEngine" in names[1:]
 

@@ -60,6 +60,7 @@ class Address:
 
     def sequence(self, *child: int) -> np.random.SeedSequence:
         """Return the seed sequence of the stream, or of a child stream of it."""
+        # a first draw has no such number: where nothing fails, a policy for failures changes no bit
         redraw = (_REDRAWN | self.redraw,) if self.redraw else ()
         key = (self.stage, self.sub_batch, _without_children(self.attempt), *redraw, *child)
         return np.random.SeedSequence(self.seed, spawn_key=key)
@@ -75,6 +76,7 @@ class Address:
 
     def numpy_global(self) -> list[int]:
         """Return the seed that stands in for the state of ``numpy.random``."""
+        # words, since numpy.random.seed takes no integer of more than 32 bits
         return [int(word) for word in self.sequence(_NUMPY_GLOBAL).generate_state(8)]
 
     def python_global(self) -> int:
@@ -92,6 +94,8 @@ class Address:
 
 def _without_children(attempt: int) -> int:
     """Return an attempt inside another so that it spells no words that a child of a smaller attempt does."""
+    # SeedSequence joins the words of all its numbers: 2 << 32 | 7 spells 7 and 2, as child 2 of attempt 7 does; but the
+    # first word of no child has the top bit
     n_words = -(-attempt.bit_length() // 32)
     return attempt | 1 << 32 * n_words - 1 if n_words > 1 else attempt
 

@@ -1,6 +1,6 @@
 """Seed whatever a user's function draws from, and leave the caller's generators as they were.
 
-A generator that a function reaches (see ``_reach``) is replaced by one on the sub-batch's own stream: the objects on
+A generator that a function reaches (see ``_finding``) is replaced by one on the sub-batch's own stream: the objects on
 the path to it are rebuilt around the replacement, all others stay shared. ``random`` is such a generator too. What
 cannot be replaced - ``numpy.random``, and generators behind a class - is seeded in place under a lock of the whole
 process, and restored.
@@ -56,6 +56,7 @@ class Isolated:
         self.n_bytes = self._reach.n_bytes
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # what it reaches is found again where it arrives: ids are those of one process
         return type(self), (self.function, self.uses_globals)
 
     @contextlib.contextmanager
@@ -64,8 +65,10 @@ class Isolated:
 
         With ``watch``, the global generators are seeded too, and ``uses_globals`` is set if the function moved them.
         """
+        # anew for each address: what a function assigns to rebuilt objects must not reach the next sub-batch
         function = _Rebuild(self._reach, address)(self.function) if self._reach.generators else self.function
         if not (self.uses_globals or self._reach.in_place or watch):
+            # nothing of the process is touched, so that threads need not wait for each other
             yield function
             return
         use = Use()
@@ -99,6 +102,7 @@ class _Guard:
             try:
                 result = work(False)
             except Exception:
+                # an error too may follow from what was drawn: that of the second run counts
                 if not self._is_suspect(run):
                     raise
             else:
@@ -110,9 +114,11 @@ class _Guard:
 
     def _begin(self) -> "_Run | None":
         with self._changed:
+            # what began while another is done again could move the generators, and its functions be blamed for it
             self._changed.wait_for(lambda: not self._unseeded() or len(self._free) == self._n_runs)
             unseeded = self._unseeded()
             if not unseeded:
+                # all of them run under the lock already: there is nothing to find out
                 return None
             if not self._n_runs:
                 self._mark = GlobalMark.now()
@@ -126,6 +132,7 @@ class _Guard:
 
     def _is_suspect(self, run: "_Run") -> bool:
         with self._changed:
+            # before it waits for the others, or two would wait for each other
             self._free.discard(run)
             self._changed.notify_all()
             if not run.was_wrong() and not (self._mark and self._mark.numpy_moved()):
@@ -138,6 +145,7 @@ class _Guard:
             self._free.discard(run)
             self._n_runs -= 1
             if self._mark and run.was_wrong():
+                # only where a function drew: what the caller draws in another thread is not taken back
                 self._mark.restore()
                 self._mark = None
             self._changed.notify_all()
@@ -167,6 +175,7 @@ def run_all(functions: Iterable[Isolated], work: Callable[[bool], T]) -> T:
     function that starts to use them in one thread while another function has them seeded in a second thread.
     """
     key = frozenset(functions)
+    # two threads must not make two guards for the same functions
     with _finding:
         guard = _guards.setdefault(key, _Guard(key))
     return guard.run(work)
@@ -176,10 +185,12 @@ def run_all(functions: Iterable[Isolated], work: Callable[[bool], T]) -> T:
 def _seeded_in_place(reach: Reach, address: Address) -> Iterator[None]:
     saved: list[tuple[Any, Any]] = []
     try:
+        # noted one by one, so that an error on the way puts back what has been seeded
         for k, source in reach.in_place.items():
             saved.append((source, put_at(source, address, k)))
         yield
     finally:
+        # in reverse, since two may share a state, as a generator and its bits do
         for source, state in reversed(saved):
             restore(source, state)
 
@@ -209,6 +220,7 @@ class _Rebuild:
         if isinstance(obj, functools.partial):
             return functools.partial(self(obj.func), *self(obj.args), **self(obj.keywords))
         if isinstance(obj, tuple):
+            # a cycle through it closes in something else, which is remembered
             return tuple(map(self, obj))
         if isinstance(obj, list):
             return self._fill(obj, [], lambda new: new.extend(map(self, obj)))
@@ -227,6 +239,7 @@ class _Rebuild:
 
     def _instance(self, obj: Any, new: Any) -> None:
         for name, value in instance_attributes(obj).items():
+            # past properties of the same name, and past dataclasses that are frozen
             if name in getattr(obj, "__dict__", ()):
                 vars(new)[name] = self(self._reach.seeds.get((id(obj), name), value))
             else:
@@ -244,6 +257,7 @@ class _Rebuild:
         if closure is not None:
             closure = tuple(self._cell(cell) for cell in closure)
         new = types.FunctionType(function.__code__, self._scope(function.__globals__), function.__name__, None, closure)
+        # before its parts are rebuilt, so that a recursive function finds itself
         self._done[id(function)] = new
         if function.__defaults__:
             new.__defaults__ = tuple(map(self, function.__defaults__))
@@ -252,7 +266,9 @@ class _Rebuild:
         if any(id(value) in self._reach.path for value in vars(function).values()):
             vars(new).update({name: self(value) for name, value in vars(function).items()})
         else:
+            # the very dict, so that a counter kept there counts
             new.__dict__ = vars(function)
+        # last, since what a cell holds may lead back to the function
         for cell, copy in zip(function.__closure__ or (), closure or (), strict=True):
             if copy is not cell:
                 copy.cell_contents = self(cell.cell_contents)
@@ -265,12 +281,14 @@ class _Rebuild:
             return cell
         if shared:
             return cell
+        # one for all functions that share the cell: what one of them assigns the others see
         cell_copy: types.CellType = self._done.setdefault(id(cell), types.CellType())
         return cell_copy
 
     def _scope(self, scope: dict[str, Any]) -> dict[str, Any]:
         names = self._reach.names.get(id(scope))
         if not names:
+            # the very globals, so that what any function assigns to them is seen
             return scope
         if id(scope) not in self._done:
             copy = self._done[id(scope)] = dict(scope)

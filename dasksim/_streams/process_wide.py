@@ -26,6 +26,7 @@ _PYTHON_GLOBAL: random.Random = random.random.__self__  # type: ignore[attr-defi
 
 _STAND_IN = np.random.MT19937(0)  # np.random.seed and np.random.get_state work with no other kind
 
+# Reentrant: a function that runs under it may run a simulator, whose functions take it again.
 _lock = threading.RLock()
 
 
@@ -83,6 +84,7 @@ class GlobalMark:
 
         That of ``random`` says nothing here: event loops, such as a cluster worker's, draw from it all the time.
         """
+        # as bytes, since dicts of arrays cannot be compared
         return pickle.dumps(self.now().numpy_state) != pickle.dumps(self.numpy_state)
 
     def moved(self) -> bool:
@@ -121,5 +123,6 @@ def seeded_globals(address: Address, *, watch: bool) -> Iterator[Use]:
         finally:
             use.happened = seeded is not None and seeded.moved()
     finally:
+        # before the state is set, which is that of the caller's bits
         np.random.mtrand.set_bit_generator(caller)
         before.restore()

@@ -1,5 +1,5 @@
 """Programs that are not Python, as functions that a simulator is made of."""
 
-from dasksim.external._program import ExternalProgram
+import lazy_loader
 
-__all__ = ["ExternalProgram"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

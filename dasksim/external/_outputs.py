@@ -81,6 +81,7 @@ def read_outputs(folder: Path, outputs: Outputs) -> Any:
     if isinstance(outputs, Mapping):
         return {name: _read_one(folder / file) for name, file in outputs.items()}
     if outputs.endswith(".npz"):
+        # all of it: NumPy reads an archive when it is asked, and by then the folder may be gone
         with np.load(folder / outputs) as archive:
             return dict(archive)
     found = _read_json(folder / outputs)
@@ -95,6 +96,7 @@ def _read_one(path: Path) -> Array:
     lines = [line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
     rows = [[word.strip() for word in (line.split(",") if "," in line else line.split())] for line in lines if line]
     values = np.array(rows or "", dtype=np.float64).squeeze()  # nothing at all is an error too: '' is no number
+    # words are looked at one by one only where a number may have been rounded
     if (np.abs(values) >= _EXACT_BELOW).any():
         for word in itertools.chain(*rows):
             if word.lstrip("+-").isdigit():

@@ -98,6 +98,7 @@ class ExternalProgram:
         }
         templates |= {f"files[{name!r}]" if name != "stdin" else name: text for name, text in self.inputs.items()}
         names = dict.fromkeys(name for where, template in templates.items() for name in names_in(template, where))
+        # stages take their inputs by the names in a function's signature
         self.__signature__ = inspect.Signature(
             [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
         )
@@ -125,6 +126,7 @@ class ExternalProgram:
         command = [fill_word(word, values) if isinstance(word, str) else str(word) for word in self.command]
         for name, template in self.inputs.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            # ends of lines stay as the template has them
             (folder / name).write_text(fill_text(template, values), "utf-8", newline="")
         if self.keep_in is not None:
             (folder / "command").write_text(shlex.join(command) + "\n", "utf-8")
@@ -171,6 +173,7 @@ def _check_word(word: str | Path, i: int) -> str | Path:
         is_template = bool(names_in(word, f"command[{i}]"))
         if i > 0 or is_template or "/" not in word or Path(word).is_absolute():
             return word
+    # the program starts in another folder, where a relative path leads elsewhere
     path = Path(word)
     if not path.is_absolute() and not path.exists():
         raise ArgumentError(

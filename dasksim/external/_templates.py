@@ -58,6 +58,7 @@ def _fields(text: str, where: str) -> Iterator[str]:
                     f"{{{{}}}}; got {text!r}"
                 )
             yield name
+            # a format may have fields of its own, as {beta:{width}} does
             yield from _fields(spec or "", where)
 
 

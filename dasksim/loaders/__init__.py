@@ -1,6 +1,5 @@
 """Read stores in shuffled batches to train on: NumPy here, PyTorch and Keras in the modules of their names."""
 
-from dasksim.loaders._batches import Batches, batches
-from dasksim.loaders._follow import follow
+import lazy_loader
 
-__all__ = ["Batches", "batches", "follow"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

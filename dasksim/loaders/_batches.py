@@ -56,6 +56,7 @@ class Batches:
         return {**vars(self), "_source": None, "_counted": None}
 
     def __iter__(self) -> Iterator[Batch]:
+        # epochs count when they begin: a loop that is left early is not followed by the same one again
         first = self.epoch
         if self.epochs is not None:
             self.epoch += self.epochs
@@ -110,10 +111,12 @@ class Batches:
         """Yield the batches of an epoch, or those of the ``i``-th of ``m`` parts of it."""
         reading = self.reading(number)
         try:
+            # batches in a row: if they were dealt out in turn, each worker would read every window
             i, m = part
             for batch in reading.batches(i * len(reading) // m, (i + 1) * len(reading) // m):
                 yield augmented(batch, self.augmentations)
         finally:
+            # also where a caller stops in the middle, whose threads would go on reading ahead
             reading.close()
 
 

@@ -70,6 +70,7 @@ class StoreBlocks:
         self.store: Store = request.store
         self.snapshot = snapshot
         self.record = snapshot.record
+        # a copy in another process is given the snapshot of before, and the store may be another one by now
         self.check_unchanged()
         readers = self.store.readers(self.record, snapshot.chunks)
         is_masked = self.record.policy.masks
@@ -180,6 +181,7 @@ class StoreBlocks:
         """Return the masked samples of each block that has some, if they are not wanted."""
         if request.masked == "keep":
             return {}
+        # no order can be planned before it is known how many samples each block has, so the whole mask is read
         found = {}
         for block, valid in self._read(reader):
             if not valid.all():
@@ -204,6 +206,7 @@ class StoreBlocks:
         for block, content in self._read(readers[within]):
             rows = self._valid_rows(block)
             flat = content.reshape(len(content), -1)[rows[rows < len(content)]]
+            # the sub-batch of each sample, the first sample of each sub-batch, and whether all others have its value
             batches = (block * self.inner_rows + rows) // size
             first = np.flatnonzero(np.diff(batches, prepend=-1))
             if flat.shape[1] != 1 or np.any(flat != np.repeat(flat[first], np.diff([*first, len(rows)]), axis=0)):
@@ -211,6 +214,7 @@ class StoreBlocks:
                     f"within={within!r} must be a context: one number for each sub-batch; it differs within the "
                     f"sub-batches of samples {block * self.inner_rows} to {block * self.inner_rows + len(content) - 1}"
                 )
+            # a sub-batch may lie in several blocks
             for batch, value in zip(batches[first].tolist(), flat[first, 0].tolist(), strict=True):
                 values.setdefault(batch, value)
                 if values[batch] != value:

@@ -79,6 +79,7 @@ def _followed(
 ) -> Iterator[Batch]:
     seen: set[int] = set()
     deadline = time.monotonic() + patience
+    # a store that is not there yet has no chunks, and is waited for; one that is may be made longer
     while not seen or len(seen) < _n_chunks(request):
         new = _complete(request) - seen
         if not new:
@@ -91,13 +92,16 @@ def _followed(
             continue
         source = StoreBlocks(request, take_snapshot(request, without=seen))
         if source.counts.sum():
+            # what was seen stands for the number of the epoch, so that each part has an order of its own
             reading = plan_reading(request, source, len(seen))
             try:
                 for batch in reading.batches():
                     yield augmented(batch, augmentations)
             finally:
                 reading.close()
+        # more than the new ones, if others became complete before the snapshot
         seen.update(source.snapshot.chunks)
+        # anew from here, as the caller may have trained for long between batches
         deadline = time.monotonic() + patience
 
 

@@ -55,6 +55,7 @@ class Epoch:
         """How many samples of each group a window takes over from the one before."""
         size, n_windows = self.terms.batch_size, len(self.counts)
         carried = np.zeros((n_windows + 1, self.counts.shape[1]), np.int64)
+        # the last window has none after it to leave anything to
         for window in range(n_windows - 1):
             total = carried[window] + self.counts[window]
             # what does not fill a batch even with the window before makes a short one: nothing is kept any longer
@@ -74,6 +75,7 @@ class Epoch:
     @cached_property
     def _n_halved(self) -> Array:
         """Batches of each window that are cut in two, the last ones of an epoch."""
+        # from the last window backwards, so that batches before the end of an epoch stay whole
         halved = np.zeros(len(self.counts), np.int64)
         left = self.n_batches - int(self._n_own.sum())
         for window in range(len(self.counts) - 1, -1, -1):
@@ -117,6 +119,7 @@ class Epoch:
 
     def _own(self, window: int) -> list[list[Piece]]:
         size = self.terms.batch_size
+        # samples of a window stand group by group; the last ones of each wait for the next window to fill a batch
         before = np.cumsum(self.counts[window - 1]) if window else np.zeros(self.counts.shape[1], np.int64)
         ends = np.cumsum(self.counts[window])
         found = []
@@ -130,11 +133,13 @@ class Epoch:
                     continue
                 pieces = []
                 if first < carried:
+                    # these are the last ones of the group in the window before
                     base = int(before[group]) - carried
                     pieces.append(Piece(window - 1, base + first, base + min(last, carried)))
                 if last > carried:
                     pieces.append(Piece(window, start + max(first - carried, 0), start + last - carried))
                 found.append(pieces)
+        # else all batches of one group would come before those of the next
         if self.terms.shuffle and len(ends) > 1:
             order = self.terms.generator(self.rank, window, 1).permutation(len(found))
             found = [found[i] for i in order]
@@ -154,15 +159,18 @@ class Epoch:
         if not self.terms.shuffle:
             order = None if groups is None else np.argsort(groups, kind="stable")
         else:
+            # what is left of a random permutation without its larger numbers is a random one of the others
             places = self._mixed if n_rows == len(self._mixed) else self._mixed[self._mixed < n_rows]
             places = places + self.terms.generator(self.rank, window, 0).integers(n_rows)
             np.subtract(places, n_rows, out=places, where=places >= n_rows)
             if groups is None:
                 return places
             order = np.argsort(places)
+            # stable, so that each group keeps the order in which it was shuffled
             order = order[np.argsort(groups[order], kind="stable")]
         if order is None:
             return None
+        # from the sample at each place to the place of each sample
         inverse = np.empty(n_rows, np.int64)
         inverse[order] = np.arange(n_rows)
         return inverse
@@ -182,6 +190,7 @@ def plan_epoch(epochs: Sequence[Epoch], rank: int) -> Epoch:
     own = epochs[rank]
     n_wanted = min(numbers) if own.terms.drop_last else max(numbers)
     even = [Epoch(epoch.terms, epoch.rank, epoch.stretch, epoch.counts, n_wanted) for epoch in epochs]
+    # each rank checks those of all: if only one raised, the others would wait for it
     for epoch in even:
         epoch.check()
     return even[rank]

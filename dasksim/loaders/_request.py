@@ -101,6 +101,8 @@ class LoaderRequest:
         ArgumentError
             If a batch does not fit into the buffer, or there are too few samples.
         """
+        # three windows at a time, one that is given out and two that are read ahead, each of a batch at least; blocks
+        # are not cut where windows end, which makes them larger
         needed = 3 * (self.batch_size + 3 * inner_rows) * row_bytes
         if needed > self.buffer_bytes:
             raise ArgumentError(

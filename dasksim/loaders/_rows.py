@@ -53,6 +53,7 @@ class Rows:
         source = self._source
         taken = {name: np.empty((len(wanted), *r.row_shape), r.dtype) for name, r in source.readers.items()}
         positions = np.searchsorted(self._ends, wanted, side="right")
+        # block by block, so that none is read twice, however its samples are spread
         for position in np.unique(positions):
             places = np.flatnonzero(positions == position)
             rows = wanted[places] - (self._ends[position] - source.counts[position])
@@ -66,6 +67,7 @@ class Rows:
         found = self._blocks.pop(number, None)
         if found is None:
             found = self._read(number)
+        # at the end again: the first one is then that which was not used for longest
         self._blocks[number] = found
         while len(self._blocks) > self._n_kept:
             self._blocks.popitem(last=False)
@@ -76,5 +78,6 @@ class Rows:
         chunk, inner = divmod(number, source.blocks_per_chunk)
         rows = source.rows(number)
         found = {name: values[rows] for name, r in source.readers.items() for _, values in r.read(chunk, [inner])}
+        # afterwards, as the store may have been made anew while this was read
         source.check_unchanged()
         return found

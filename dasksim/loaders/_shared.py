@@ -26,6 +26,7 @@ class SharedIntegers:
         self._values: Any = multiprocessing.get_context("spawn").Array("q", max(n, 1))
 
     def __reduce__(self) -> Any:
+        # shared memory and its lock can go along only while a process is being started
         if get_spawning_popen() is None:
             return SharedIntegers, (self._n,)
         return _rebuilt, (self._n, self._values)

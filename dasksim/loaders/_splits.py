@@ -43,7 +43,9 @@ class Split:
         return self._holds(np.arange(block * inner_rows, (block + 1) * inner_rows, dtype=np.uint64))
 
     def _holds(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        # that it wraps around is what leaves the fractional part
         spread = numbers * _GOLDEN
+        # the upper edge of the last split, 2**64, does not fit into 64 bits
         return (spread >= np.uint64(self.lower)) & (spread <= np.uint64(self.upper - 1))
 
 
@@ -75,6 +77,7 @@ def check_split(split: Any) -> Split | None:
     if abs(total - 1) > 1e-6:
         hint = f"; give what is left over a name too, such as 'unused': {1 - total:.6g}" if total < 1 else ""
         raise ArgumentError(f"the fractions of all splits must sum to 1; {dict(fractions)!r} sum to {total:.6g}{hint}")
+    # summed from the first for all splits alike, so that neighbours have the very same edge; the last one is exact
     edges = [round(math.fsum(map(float, list(fractions.values())[:i])) * 2**64) for i in range(len(fractions))]
     edges.append(2**64)
     i = list(fractions).index(name)

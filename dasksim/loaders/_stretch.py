@@ -85,6 +85,7 @@ class Stretch:
     """
 
     def __init__(self, terms: Terms, rank: int, blocks: Array, counts: Array) -> None:
+        # in the same order of blocks, windows hold the same samples in all epochs
         fixed = replace(terms, epoch=0) if terms.keeps_windows else terms
         order = fixed.generator().permutation(len(blocks)) if terms.shuffle else np.arange(len(blocks))
         # wanted samples are numbered through the blocks in their order: block order[i] has those from starts[i] on

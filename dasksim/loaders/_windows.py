@@ -41,6 +41,7 @@ def plan_reading(request: LoaderRequest, source: StoreBlocks, number: int) -> "R
     """
     request.check_sizes(source.row_bytes, source.inner_rows, int(source.counts.sum()))
     rank, world = request.shard
+    # memory is shared by the window that is given out and those read ahead, which may each be larger by a block
     rows = request.buffer_bytes // (1 + _N_AHEAD) // max(source.row_bytes, 1) - source.inner_rows
     if request.within is None:
         rows = min(rows, max(_WINDOW_BLOCKS * source.inner_rows, request.batch_size))
@@ -54,6 +55,7 @@ def plan_reading(request: LoaderRequest, source: StoreBlocks, number: int) -> "R
         world=world,
         keeps_windows=request.within is not None,
     )
+    # those of all ranks, since how many batches one has depends on the others
     epochs = []
     for each in range(world):
         stretch = Stretch(terms, each, source.blocks, source.counts)
@@ -65,6 +67,7 @@ def _counts(source: StoreBlocks, stretch: Stretch) -> Array:
     counts = np.zeros((stretch.n_windows, source.n_groups), np.int64)
     for window in range(stretch.n_windows):
         segments = stretch.segments(window)
+        # without groups segments tell how many there are, and no block has to be looked at
         if not len(source.groups):
             counts[window, 0] = sum(segment.stop - segment.start for segment in segments)
             continue
@@ -125,6 +128,7 @@ class Reading:
                     continue
                 arrays = arrays or list(self._opened(window, window).items())
                 rows = slice(pieces[0].start, pieces[0].stop)
+                # a copy: the memory of the window is used again, and batches may be kept and changed
                 yield {name: array[rows].copy() for name, array in arrays}
             first = base + len(listed)
 
@@ -154,6 +158,7 @@ class Reading:
     def _opened(self, number: int, first: int) -> Window:
         """Return a window; those before the first one are given up, and those after it are read ahead."""
         for old in [window for window in self._windows if window < first]:
+            # waited for, as nothing else may be read into its memory before
             self._free.append(self._windows.pop(old).result())
         last = min(first + _N_AHEAD, self.epoch.stretch.n_windows - 1)
         for each in range(number, max(number, last) + 1):
@@ -177,8 +182,10 @@ class Reading:
         groups = None
         if len(source.groups):
             groups = np.concatenate([_groups(source, s.block, r) for s, r in zip(segments, rows, strict=True)])
+        # samples are moved once, from where they were read to their places in the window
         places = self.epoch.places(number, groups)
         ends = list(itertools.accumulate(map(len, rows), initial=0))
+        # by chunk, so that a shard is opened once, and its inner chunks that touch are read at once
         chunks: dict[int, dict[int, tuple[Array, Any]]] = defaultdict(dict)
         for segment, own, start, stop in zip(segments, rows, ends, ends[1:], strict=False):
             chunk, inner = divmod(segment.block, source.blocks_per_chunk)
@@ -191,6 +198,7 @@ class Reading:
         except StoreError:
             source.check_unchanged()  # this says more, if it is why
             raise
+        # once more, since a store that was made anew may be read without an error
         source.check_unchanged()
         return window
 
@@ -199,6 +207,7 @@ def _fill(array: Array, reader: ShardReader, chunk: int, wanted: dict[int, tuple
     items = _as_items(array)
     for inner, values in reader.read(chunk, sorted(wanted)):
         rows, places = wanted[inner]
+        # items are views of whole rows, so that values must lie in order and have the dtype of the window
         source = _as_items(np.ascontiguousarray(values, array.dtype))
         items[places] = source if len(rows) == len(source) else source[rows]
 

@@ -60,6 +60,7 @@ class StoreDataset(keras.utils.PyDataset):
         if "epochs" in options:
             raise ArgumentError("epochs is no option of a dataset: fit says how many there are")
         self._batches = batches(store, batch_size, **options)
+        # Keras was told how many batches there are
         self._batches.is_fixed = True
         self.adapter = adapter
         self.augmentations = augmentations
@@ -105,6 +106,7 @@ class StoreDataset(keras.utils.PyDataset):
             if self._reading is None:
                 self._reading = self._batches.reading(self.epoch)
             batch = self._reading.batch(number)
+        # without the lock, so that threads can augment at the same time
         return self._finished(batch)
 
     def _number_for(self, index: int) -> int:
@@ -113,6 +115,7 @@ class StoreDataset(keras.utils.PyDataset):
         Keras shuffles indices by default, while batches are read fast in their own order only.
         """
         with self._given.held() as given:
+            # within an epoch an index that is asked for again gets the same batch
             if not given[1 + index]:
                 given[0] += 1
                 given[1 + index] = given[0]

@@ -61,6 +61,7 @@ class StoreBatches(IterableDataset):
         _refuse_epochs(options)
         options.setdefault("shard", _process_group())
         self._batches = batches(store, batch_size, augmentations=augmentations, **options)
+        # workers are copies, and share out the same batches only if all see the same chunks
         self._batches.is_fixed = True
         self._dtype, self._device, self._pin_memory = dtype, device, pin_memory
         # number of the next epoch, how often it was set, and for each data loader its seed and first epoch
@@ -85,6 +86,7 @@ class StoreBatches(IterableDataset):
                 "device and pin_memory do not go with workers, whose memory is not that of this process; give the "
                 "DataLoader pin_memory=True, and move batches in the training loop"
             )
+        # PyTorch seeds each worker with the seed of its data loader plus its number
         epoch = self._next_epoch(None if worker is None else worker.seed - worker.id)
         return map(self._converted, self._batches.of_epoch(epoch, part))
 
@@ -100,8 +102,10 @@ class StoreBatches(IterableDataset):
                 return int(shared[0] - 1)
             seeds = shared[2 : 2 + _LOADERS]
             slot = seeds.index(loader) if loader in seeds else shared[0] % _LOADERS
+            # the first worker of a data loader to come here notes the epoch for the others
             if seeds[slot] != loader:
                 shared[2 + slot], shared[2 + _LOADERS + slot] = loader, shared[0]
+            # a worker that persists is not seeded again; it counts from when the epoch was last set
             passes = self._passes.get((loader, shared[1]), 0)
             self._passes = {(loader, shared[1]): passes + 1}
             epoch = int(shared[2 + _LOADERS + slot]) + passes
@@ -176,6 +180,7 @@ _SAMPLE_OPTIONS = ("variables", "split", "masked", "partial", "buffer_bytes")
 
 
 def _tensor(values: npt.NDArray[Any], dtype: "torch.dtype | None") -> torch.Tensor:
+    # an augmentation may have reversed an axis, of which PyTorch takes no view
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 

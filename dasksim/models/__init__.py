@@ -1,54 +1,5 @@
 """Benchmark simulators, ready to use."""
 
-from collections.abc import Callable
+import lazy_loader
 
-from dasksim.models.bernoulli_glm import bernoulli_glm, bernoulli_glm_raw
-from dasksim.models.gaussian import gaussian_linear, gaussian_linear_uniform, gaussian_mixture
-from dasksim.models.graphical import crossed_design_irt, single_level, three_level, two_level
-from dasksim.models.kinematics import inverse_kinematics
-from dasksim.models.lotka_volterra import lotka_volterra
-from dasksim.models.sir import sir
-from dasksim.models.slcp import slcp, slcp_distractors
-from dasksim.models.two_moons import two_moons
-from dasksim.simulators import Simulator
-
-__all__ = [
-    "MODELS",
-    "bernoulli_glm",
-    "bernoulli_glm_raw",
-    "crossed_design_irt",
-    "gaussian_linear",
-    "gaussian_linear_uniform",
-    "gaussian_mixture",
-    "inverse_kinematics",
-    "lotka_volterra",
-    "single_level",
-    "sir",
-    "slcp",
-    "slcp_distractors",
-    "three_level",
-    "two_level",
-    "two_moons",
-]
-
-#: All models by name.
-MODELS: dict[str, Callable[..., Simulator]] = {
-    model.__name__: model
-    for model in (
-        two_moons,
-        gaussian_linear,
-        gaussian_linear_uniform,
-        gaussian_mixture,
-        slcp,
-        slcp_distractors,
-        bernoulli_glm,
-        bernoulli_glm_raw,
-        sir,
-        lotka_volterra,
-        inverse_kinematics,
-        single_level,
-        two_level,
-        three_level,
-        crossed_design_irt,
-    )
-}
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

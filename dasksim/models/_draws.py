@@ -32,6 +32,7 @@ def normal(shape: tuple[int, ...], rng: Any, xp: ModuleType) -> Any:
     if not isinstance(rng, np.random.Generator):
         return xp.asarray(rng.standard_normal(shape, dtype="float32"))
     draws = np.empty(math.prod(shape), np.float32)
+    # once for all blocks: new memory for each would cost page faults
     space = np.empty((2, -(-min(draws.size, _BLOCK) // 2)), np.float32)
     for first in range(0, draws.size, _BLOCK):
         _fill_normal(draws[first : first + _BLOCK], space, rng)
@@ -42,6 +43,7 @@ def uniform(shape: tuple[int, ...], rng: Any, xp: ModuleType, lower: float = 0.0
     """Draw from a uniform distribution, in single precision; multiples of 2⁻²⁴ of its width, as NumPy's are."""
     if isinstance(rng, np.random.Generator):
         bits = _random_bits(math.prod(shape), rng)
+        # 24 bits, which single precision holds exactly: no number is rounded up to 1
         bits >>= np.uint32(8)
         draws = xp.asarray(bits.astype(np.float32).reshape(shape))
         draws *= 2.0**-24 * (upper - lower)
@@ -64,15 +66,18 @@ def _fill_normal(draws: npt.NDArray[np.float32], space: npt.NDArray[np.float32],
     bits = _random_bits(2 * n_pairs, rng)
     radius, angle = space[:, :n_pairs]
     radius[:] = bits[:n_pairs]
+    # never 0, which has no logarithm
     radius += np.float32(0.5)
     radius *= np.float32(2.0**-32)
     np.log(radius, out=radius)
     radius *= np.float32(-2)
     np.sqrt(radius, out=radius)
+    # with a sign: angles from -pi to pi are rounded half as much as those up to 2 pi
     angle[:] = bits[n_pairs:].view("<i4")
     angle *= np.float32(2 * math.pi * 2.0**-32)
     np.cos(angle, out=draws[:n_pairs])
     draws[:n_pairs] *= radius
+    # after the cosines, since the sines take the place of the angles
     np.sin(angle, out=angle)
     angle *= radius
     draws[n_pairs:] = angle[: len(draws) - n_pairs]

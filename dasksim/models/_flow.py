@@ -85,6 +85,7 @@ def trajectories(logs: Any, growth: Any, pull: Any, times: list[float], toleranc
         blocks = [slice(i, min(i + size, n_left)) for i in range(0, n_left, size)]
         parts = [_advance(left[0][:, block], left[1][:, block], ends, n_rows, tolerance, made, xp) for block in blocks]
         left = (concat([part[0] for part in parts], xp, 1), concat([part[1] for part in parts], xp, 1))
+    # Values were recorded as rows passed the times; now they go in the order of times and rows.
     order = xp.argsort(concat([places for places, _ in made], xp))
     return xp.reshape(xp.take(concat([values for _, values in made], xp, 1), order, axis=1), (2, len(times), n_rows))
 
@@ -106,6 +107,7 @@ def _advance(
             counts[_NEXT, :] = xp.where(is_lost, n_times, counts[_NEXT, :])
             numbers[_LOGS, :] = xp.where(is_lost, 0.0, numbers[_LOGS, :])
         left = xp.nonzero(is_left)[0]
+        # Not for each row that is done: to leave one out copies all others.
         if left.shape[0] <= 3 * n // 4:
             return xp.take(numbers, left, axis=1), xp.take(counts, left, axis=1)
 
@@ -129,9 +131,11 @@ def _step(
     series = _integrals(growth, pull, xp)
     target = xp.take(ends, counts[_NEXT, :])
     is_done = counts[_NEXT, :] == ends.shape[0] - 1
+    # The time before the last, which is infinite, is the last one asked for: no row steps beyond it.
     step = xp.where(is_done, 0.0, xp.minimum(_step_size(series, growth, pull, tolerance, xp) * unit, ends[-2] - time))
     next_times = counts[_NEXT, :]
     while True:
+        # A step may pass several times, and is not cut short for them: the series gives the values in between.
         is_passed = time + step >= target
         passed = xp.nonzero(is_passed)[0]
         if not passed.shape[0]:
@@ -175,4 +179,5 @@ def _moved(series: Any, growth: Any, pull: Any, step: Any, xp: ModuleType) -> An
     for i in range(_ORDER - 1, -1, -1):
         total += series[i, ...]
         total *= step
+    # The integral of each population moves the logarithm of the other.
     return growth * step + pull * xp.flip(total, axis=0)

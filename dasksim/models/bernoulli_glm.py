@@ -93,6 +93,7 @@ def bernoulli_glm(
         z = _responses(parameters[..., :1] + length * along, rng, xp)
         n = xp.sum(z, axis=-1, keepdims=True)
         rest = normal((*batch_shape, _N_WEIGHTS), rng, xp)
+        # without its part in the direction of the weights, which `along` has
         rest -= direction * xp.sum(direction * rest, axis=-1, keepdims=True)
         along *= z
         x = concat([n, direction * xp.sum(along, axis=-1, keepdims=True) + xp.sqrt(n) * rest], xp, axis=-1)
@@ -170,6 +171,7 @@ def _prior(variant: str) -> Callable[..., Draws]:
     penalty += np.diag(np.full(_N_WEIGHTS - 1, -2.0), -1) + np.diag(np.ones(_N_WEIGHTS - 2), -2)
     root = np.zeros((_N_WEIGHTS + 1, _N_WEIGHTS + 1))
     root[0, 0] = 2.0 if variant == "bayesflow" else math.sqrt(2.0)
+    # f = F^-1 z has the covariance (F^T F)^-1
     root[1:, 1:] = np.linalg.inv(penalty)
     root_transposed = np.ascontiguousarray(root.T, dtype="float32")
 
@@ -182,6 +184,7 @@ def _prior(variant: str) -> Callable[..., Draws]:
 
 def _fixed_design(n: int) -> Array:
     """Return the design of sbibm: ones, and its stimulus with lags of 0 to 8, 0 before it begins."""
+    # NumPy keeps the stream of RandomState, so that these are sbibm's numbers in all versions
     stimulus = np.random.RandomState(42).randn(n)
     design = np.ones((n, _N_WEIGHTS + 1))
     for lag in range(_N_WEIGHTS):

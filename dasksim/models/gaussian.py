@@ -199,6 +199,7 @@ def gaussian_mixture(
     def observe(parameters: Any, batch_shape: tuple[int, ...], rng: Any, xp: ModuleType) -> Draws:
         is_second = uniform(batch_shape, rng, xp) < prob
         x = normal((*batch_shape, D), rng, xp)
+        # in the dtype of x: two numbers of Python would make an array of double precision
         x *= xp.where(is_second, xp.asarray(scale_c2, dtype=x.dtype), xp.asarray(scale_c1, dtype=x.dtype))[..., None]
         x += parameters
         return {"observables": x}

@@ -229,6 +229,7 @@ def crossed_design_irt() -> Simulator:
         batch_shape: tuple[int, ...], question_difficulty: Any, student_ability: Any, rng: Any, xp: Any
     ) -> Draws:
         p = 0.5 + 0.5 * xp.tanh(0.5 * (question_difficulty + student_ability))  # logistic, without overflow
+        # booleans could not be NaN beyond the number of students
         return {"obs": xp.asarray(rng.random(batch_shape) < p, dtype=xp.float64)}
 
     graph = GraphicalSimulator(sizes, max_sizes={"questions": 15, "students": 200})

@@ -86,6 +86,7 @@ def lotka_volterra(
             f"X0, Y0 and obs_noise must be >= 0, T and dt > 0; got {X0!r}, {Y0!r}, {obs_noise!r}, {T!r} and {dt!r}"
         )
     points = spaced(round(T / dt) + 1, subsample, 21)
+    # rounded, since 63 * 0.1 is not 6.3
     times = [round(i * dt, 12) for i in points]
     start = [math.log(n) if n else -math.inf for n in (X0, Y0)]
 
@@ -99,7 +100,9 @@ def lotka_volterra(
         growth = xp.stack([rates[0, :], -rates[2, :]])
         pull = xp.stack([-rates[1, :], rates[3, :]])
         flow = trajectories(logs, growth, pull, times, _TOLERANCE, xp)
+        # as logarithms: populations up to 1e130 are beyond single precision
         flow = xp.asarray(xp.clip(flow, math.log(_SMALLEST), math.log(_LARGEST)), dtype=xp.float32)
+        # in one order of axes whatever `flatten` says, so that it changes no number
         x = normal((*batch_shape, 2, len(times)), rng, xp)
         x *= obs_noise
         x += xp.reshape(xp.moveaxis(flow, 2, 0), x.shape)

@@ -85,6 +85,7 @@ def sir(
     if not (N > 0 and I0 >= 0 and R0 >= 0 and susceptible >= 0):
         raise ArgumentError(f"I0 and R0 must be >= 0 and at most N > 0 together; got {I0!r}, {R0!r} and {N!r}")
     times = spaced(T, subsample, 17)
+    # as parts of N, so that no rate has to be divided by it
     start = [math.log(n / N) if n else -math.inf for n in (susceptible, I0)]
     is_scaled = variant == "bayesflow" if scale_by_total is None else scale_by_total
 
@@ -100,6 +101,7 @@ def sir(
         growth, pull = xp.stack([xp.zeros_like(gamma), -gamma]), xp.stack([-beta, beta])
         infected = xp.exp(trajectories(logs, growth, pull, [float(t) for t in times], _TOLERANCE, xp)[1, ...].T)
         is_failed = xp.isnan(infected)
+        # NumPy refuses NaN for a probability, and errors of the solution may lead a little beyond 1
         p = xp.where(is_failed, 0.0, xp.clip(infected, 0.0, 1.0))
         x = xp.asarray(rng.binomial(total_count, p), dtype=xp.float32)
         x = xp.where(is_failed, math.nan, x)

@@ -164,6 +164,7 @@ def slcp_distractors(
         location = normal((2, n_rows * _N_COMPONENTS), rng, xp)
         location *= mu_scale
         component = xp.asarray(rng.integers(0, _N_COMPONENTS, size=(n_rows, n_dist)))
+        # the locations of all rows lie behind each other, so that one take finds them
         component += xp.arange(0, n_rows * _N_COMPONENTS, _N_COMPONENTS)[:, None]
         distractors = normal((2, n_rows * n_dist), rng, xp)
         distractors *= scale * _inverse_root((n_rows * n_dist,), rng, xp)
@@ -177,6 +178,7 @@ def slcp_distractors(
 
 def _among_fixed_distractors() -> Callable[..., Draws]:
     """Return the observation model of sbibm."""
+    # in the order of sbibm's source: what is drawn depends on what was drawn before
     numbers = np.random.RandomState(42)
     location = np.stack([15 * numbers.normal(size=_N_FIXED) for _ in range(_N_COMPONENTS)]).astype("float32")
     scale = np.zeros((_N_COMPONENTS, _N_FIXED, _N_FIXED), "float32")
@@ -193,6 +195,7 @@ def _among_fixed_distractors() -> Callable[..., Draws]:
         z *= _inverse_root((n_rows, 1), rng, xp)
         order, parts = [], []
         for k in range(_N_COMPONENTS):
+            # one product of matrices for all rows of a component
             rows = xp.nonzero(component == k)[0]
             part = xp.matmul(xp.take(z, rows, axis=0), xp.asarray(scale[k].T))
             part += xp.asarray(location[k])
@@ -224,6 +227,7 @@ def _pairs(parameters: Any, z: Any, epsilon: float, xp: ModuleType) -> Any:
     ``sqrt(1 - rho**2) s2``, where ``sqrt(1 - tanh(t)**2) = 1 / cosh(t)`` loses no digits.
     """
     first, second, s1, s2, t = (parameters[..., i, None] for i in range(5))
+    # 1 / cosh(t) by a power that cannot overflow
     decay = xp.exp(-xp.abs(t))
     s1, s2, rho, rest = s1 * s1, s2 * s2, xp.tanh(t), 2 * decay / (1 + decay * decay)
     if epsilon:

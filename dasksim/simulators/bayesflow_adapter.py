@@ -80,7 +80,9 @@ class BayesFlowAdapter:
         return {name: values[0] if name in contexts else values for name, values in arrays.items()}
 
     def _next_seed(self) -> int:
+        # a fork has the object as it is, and would repeat the calls of its parent
         if self._process != os.getpid():
+            # not from NumPy, whose generators a fork has from its parent too
             self._copy = (secrets.randbits(64),)  # first, for another thread may look at the process in between
             self._process = os.getpid()
         sequence = np.random.SeedSequence(self._seed, spawn_key=(next(self._calls), *self._copy))

@@ -49,9 +49,11 @@ def filtered(
     contexts = [stage for stage in lowering.stages if stage.is_context]
     others = [stage for stage in lowering.stages if not stage.is_context]
     taken = {stage.name for stage in lowering.stages}
+    # rejections within each other draw apart: the name is the key of their streams
     names = (within(path, f"rejection_{i}" if i > 1 else "rejection") for i in itertools.count(1))
     name = next(name for name in names if name not in taken)
     stage = FilterStage(name, predicate, len(others), sample_size, max_proposals)
+    # of a hierarchy whole groups are accepted
     if lowering.levels:
         stage.depth = 0
     return replace(lowering, stages=(*contexts, stage, *others))

@@ -110,6 +110,7 @@ class GraphicalSimulator(Simulator):
             raise ArgumentTypeError(f"reps of node {node!r} must be an integer or the name of a context; got {reps!r}")
         if not isinstance(reps, str) and reps < 1:
             raise ArgumentError(f"reps of node {node!r} must be >= 1; got {reps!r}")
+        # an integer of Python, since a store's record tells plates in JSON
         self._nodes[node] = _Node(sample_fn, reps if isinstance(reps, str) else int(reps), is_batched)
         self._parents[node] = []
         self._probes.clear()
@@ -199,6 +200,7 @@ class GraphicalSimulator(Simulator):
     def _order(self) -> list[str]:
         """Return the nodes, parents first, and otherwise in the order in which they were added."""
         order: list[str] = []
+        # this ends, since add_edge lets no cycle close
         while len(order) < len(self._nodes):
             order.append(next(n for n in self._nodes if n not in order and set(self._parents[n]) <= set(order)))
         return order

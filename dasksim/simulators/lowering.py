@@ -18,6 +18,8 @@ def with_distinct_names(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     named = []
     for stage in stages:
         seen[stage.name] = count = seen.get(stage.name, 0) + 1
+        # a name is the key of random streams: two stages of one name would draw the same numbers. The first keeps
+        # its own, and so its numbers, whatever comes after it
         named.append(stage if count == 1 else stage.replaced(name=f"{stage.name}_{count}"))
     return tuple(named)
 

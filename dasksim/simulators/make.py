@@ -103,6 +103,7 @@ def make_simulator(
         if meta_fn is None and max_sizes is None:
             return _wrap(obj, obj_kwargs, {**options, "dims": dims, "coords": coords})
         simulators = [_wrap(obj, obj_kwargs, options)]
+        # one function keeps the shapes that it returns, with contexts as without
         expand = False
     if meta_fn is not None:
         simulators = _with_context(meta_fn, simulators)

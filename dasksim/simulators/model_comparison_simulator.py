@@ -109,6 +109,7 @@ class ModelComparisonSimulator(Simulator):
                 f"{prefix}merge", [branch.name for branch in branches], self.names, self.key_conflicts, self.fill_value
             ),
         ]
+        # a whole group comes from one model
         if levels:
             stages = [stage.replaced(depth=0) for stage in stages]
         inner = [shared, *models]
@@ -161,6 +162,7 @@ def _probabilities(n: int, p: Any, logits: Any) -> tuple[float, ...]:
     if name == "logits":
         if np.isnan(values).any() or not np.isfinite(values.max()):
             raise ArgumentError(f"logits must be finite, or -inf for a model that is never drawn; got {given!r}")
+        # the largest becomes 0, so that no exponential overflows
         values = np.exp(values - values.max())
         return tuple((values / values.sum()).tolist())
     if not (values >= 0).all():

@@ -36,7 +36,9 @@ def compute_in_processes(
     n_sub_batches = -(-dataset.sizes["batch"] // size)
     share = -(-n_sub_batches // n_workers) * size
     if share < dataset.chunksizes["batch"][0]:
+        # with the seed of the first, which may be fresh entropy
         dataset = sample(batch_shape, **{**options, "seed": record.seed, "chunk_size": share})
     n_chunks = len(dataset.chunksizes["batch"])
+    # kept by loky for the next call: to start workers takes more than a second
     executor = get_reusable_executor(max_workers=min(n_workers, n_chunks), timeout=_IDLE_SECONDS)
     return dataset.compute(scheduler="processes", pool=executor, num_workers=n_workers)

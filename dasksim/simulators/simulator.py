@@ -210,6 +210,7 @@ class Simulator(ABC):
         most_probes: int = 1,
     ) -> tuple[Pipeline, Plan]:
         """Check the arguments of :meth:`sample`, find the schema, and cut the samples into chunks."""
+        # probes of another lowering, such as one with a predicate, are not this simulator's
         cache = self._probes if lowering is None else ProbeCache()
         lowering = self.lower() if lowering is None else lowering
         if sub_batch_size is not None:
@@ -228,6 +229,7 @@ class Simulator(ABC):
             sub_batch_size=sub_batch_size,
             chunk_size=chunk_size,
         )
+        # sizes may follow contexts, which are those of a sub-batch: its size is known only now
         if any(step.stage.makes_contexts and step.is_run for step in pipeline.steps):
 
             def at(sub_batch: int) -> Pipeline:
@@ -355,6 +357,7 @@ class Simulator(ABC):
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Go to another process as functions do in a run, whoever sends the simulator."""
+        # dumps comes back here, for this simulator and for those within it
         if _is_packed.get():
             return super().__reduce_ex__(protocol)
         token = _is_packed.set(True)
@@ -364,12 +367,15 @@ class Simulator(ABC):
             _is_packed.reset(token)
 
     def __copy__(self) -> Self:
+        # copy.copy would go by __reduce_ex__, and copy the functions too
         new = object.__new__(type(self))
         vars(new).update(vars(self))
         return new
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # entered first: what it holds may lead back to it
         new = memo[id(self)] = object.__new__(type(self))
+        # nobody seeds a copy of the generator of numpy.random
         memo.update(not_copied())
         vars(new).update(copy.deepcopy(vars(self), memo))
         return new

@@ -75,6 +75,7 @@ def _simulator(
 ) -> dict[str, Array]:
     flat = theta.reshape(-1, *theta.shape[len(batch_shape) :])
     with _seeded(seed) as torch:
+        # a copy: what a function is given is read-only, which tensors cannot be
         return {"x": _rows(simulator(torch.tensor(flat)), batch_shape)}
 
 
@@ -83,6 +84,7 @@ def _seeded(seed: int) -> Iterator[Any]:
     """Give PyTorch with its global generators, those of GPUs too, seeded."""
     import torch  # only where it is used: it takes seconds, and dasksim does not need it
 
+    # devices are named, since PyTorch warns where there are several and none is
     with _lock, torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield torch
@@ -90,6 +92,7 @@ def _seeded(seed: int) -> Iterator[Any]:
 
 def _rows(values: Any, batch_shape: tuple[int, ...]) -> Array:
     """Return a tensor as an array that begins with ``batch_shape``, if it has as many rows."""
+    # NumPy takes no tensor that has a gradient or is on a GPU
     host = values.detach().cpu() if hasattr(values, "detach") else values
     array = np.asarray(host, dtype=np.float32)
     if array.shape[:1] != (math.prod(batch_shape),):

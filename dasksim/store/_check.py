@@ -42,6 +42,7 @@ class ChunkChecker:
         self.receipts = open_receipts(location, derivation)
         self.complete = sorted(self.receipts.complete_chunks()) if self.receipts else []
         with explained(f"cannot read the metadata of the store at {location.name!r}"):
+            # without a receipt there are no samples yet, and going on makes metadata that a kill has left out
             bad = damaged_metadata(location, record, derivation) if self.complete else []
         if bad:
             what = ", ".join(map(repr, bad)) if any(bad) else "its arrays, as gathered in its root,"
@@ -64,6 +65,7 @@ class ChunkChecker:
         rows = self.record.samples(chunk)
         if not receipt.get("complete"):
             return ["its receipt is empty"]
+        # sizes come first: Zarr reads a shard that is missing or empty as fill values, without a word
         found = [
             f"{name!r} {problem}"
             for name, array in self.arrays.items()
@@ -82,6 +84,7 @@ class ChunkChecker:
         rows = self.record.samples(chunk)
         if any(not rows.start <= failure.sample < rows.stop for failure in failures):
             return False  # they are another chunk's
+        # receipts of older stores do not count failures
         return "failed" not in receipt or sum(failure.count for failure in failures) == receipt["failed"]
 
     def _problem(self, name: str, array: zarr.Array[Any], rows: slice, receipt: Mapping[str, int]) -> str:

@@ -65,6 +65,7 @@ class ShardSizes:
             return "has no shard"
         found = self._found[key]
         is_known = found is not None and expected and self._is_own[name]  # what others have recompressed is not
+        # an empty shard would be read as fill values, whoever left it
         if found == 0 or (is_known and found != expected):
             return f"has a shard of {found:,} bytes{f', not {expected:,}' if expected else ''}"
         return ""

@@ -106,7 +106,10 @@ def _opened(location: Location, record: Record) -> xr.Dataset:
     with expected_warnings():
         group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
         names = set(group.array_keys())
+        # nothing is decoded, so that attributes such as scale_factor, whoever set them, change no value; arrays of
+        # others are dropped before xarray looks at them
         dataset: xr.Dataset = xr.open_zarr(store, decode_cf=False, drop_variables=names - set(described), **how)
+        # labels are decoded, as times need it, but not before their texts were counted
         if labels and all(are_countable(location, dim) for dim in labels):
             coords = xr.open_zarr(store, decode_coords=False, drop_variables=names - labels, **how)
             dataset = dataset.assign_coords(coords.coords)
@@ -121,6 +124,7 @@ def _opened(location: Location, record: Record) -> xr.Dataset:
             raise StoreError(f"{name!r} has the attribute dtype, by which xarray reads it as {dataset[name].dtype}")
     dataset = dataset[list(described)].isel(batch=slice(record.n_samples))  # another run may have made it longer
     for name in described:
+        # xarray's own arrays would read a shard that is lost as fill values
         reader = ShardReader(location, group[name])  # type: ignore[arg-type]
         dataset[name] = lazy_variable(dataset.variables[name], reader)
     chunks = {dim: record.chunk_size if dim == "batch" else -1 for dim in dataset.dims}

@@ -6,69 +6,20 @@ complete for as many samples as the store has.
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import zarr
 
 from dasksim.errors import StoreMismatchError
+from dasksim.store._create import create_arrays
 from dasksim.store._entries import Derivation
 from dasksim.store._kept import folder_of, keep_entry, kept_record
 from dasksim.store._layout import StoreLayout, array_layout
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._record import Record
 from dasksim.store._root import finish_store, replace_root
-from dasksim.store._shards import ShardReader
 from dasksim.store._told import present_record
-from dasksim.store._write import create_arrays
 
-__all__ = [
-    "StoredRows",
-    "begin_derivation",
-    "end_derivation",
-    "grow_derived",
-    "remove_derivation",
-]
-
-
-@dataclass(frozen=True)
-class StoredRows:
-    """Rows of a variable of a store, which are read where they are needed.
-
-    Parameters
-    ----------
-    location
-        Where the store is.
-    name
-        The variable.
-    samples
-        Which samples: those of a chunk.
-    """
-
-    location: Location
-    name: str
-    samples: slice = field(default_factory=lambda: slice(None))
-
-    def __getitem__(self, samples: slice) -> "StoredRows":
-        return StoredRows(self.location, self.name, samples)
-
-    def load(self) -> npt.NDArray[Any]:
-        """Read them.
-
-        Raises
-        ------
-        StoreError
-            If they cannot be read, or differ from their checksums.
-        """
-        with explained(f"cannot read {self.name!r} of the store at {self.location.name!r}"):
-            group = self.location.group()
-            reader = ShardReader(self.location, group[self.name])  # type: ignore[arg-type]
-            first, stop = self.samples.start, self.samples.stop
-            chunk = first // reader.chunk_rows
-            inners = range(-(-(stop - first) // reader.inner_rows))
-            return np.concatenate([values for _, values in reader.read(chunk, inners)])[: stop - first]
+__all__ = ["begin_derivation", "end_derivation", "grow_derived", "remove_derivation"]
 
 
 def _inner_rows(location: Location, name: str) -> int:
@@ -80,6 +31,7 @@ def _inner_rows(location: Location, name: str) -> int:
 def begin_derivation(location: Location, key: str, entry: Derivation) -> StoreLayout:
     """Enter a derivation in the record of a store, unless it is there, and create its arrays; return its layout."""
     with location.changing(f"derive {key}") as place:
+        # the entry comes before the arrays: what a kill leaves of them is then known to belong to a derivation
         _enter(place, key, entry)
         _, view = _begun(place, key)
         # a batch of a loader is read from inner chunks of all variables, so they are those of what was simulated
@@ -113,6 +65,7 @@ def remove_derivation(location: Location, key: str) -> None:
         with explained(f"cannot remove {key!r} of the store at {location.name!r}"):
             receipts = [f"{folder}/{name}" for name in place.children(folder) if name != ROOT]
             place.remove([*receipts, *entry.variables, folder])
+        # the root still has copies of the documents that are gone now
         finish_store(place, present_record(place))
 
 

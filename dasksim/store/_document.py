@@ -114,8 +114,10 @@ def inner_codecs(document: Mapping[str, Any]) -> list[str] | None:
 
 
 def _name(codec: object) -> str:
+    # the specification allows a name alone where there is nothing to configure
     return codec if isinstance(codec, str) else str(codec.get("name") if isinstance(codec, Mapping) else None)
 
 
 def _is_little(codec: object) -> bool:
+    # values of one byte have no order of bytes, and documents then say none
     return _name(codec) == "bytes" and mapping_of(codec, "configuration").get("endian", "little") == "little"

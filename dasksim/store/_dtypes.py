@@ -64,6 +64,7 @@ def as_stored(values: Array, name: str, dtype: np.dtype[Any]) -> Array:
     error = OutputError(
         f"a value of {name!r} does not fit into {dtype}, in which it is to be stored; choose a wider dtype"
     )
+    # floats beyond the range would become infinite; integers wrap around without a word, and are compared instead
     try:
         with np.errstate(over="raise"):
             rows = values.astype(dtype)

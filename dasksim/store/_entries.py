@@ -133,6 +133,7 @@ class Told:
         differences = []
         for name in new:
             named = _setting_differences(name, old[name].settings, new[name].settings)
+            # a setting that is named with both values says more than that something has changed
             if not old[name].is_like(new[name]) and not named:
                 changed = "its source, its arguments or what it captures have changed since the store was made"
                 named = [f"stage {name!r}: {changed}"]

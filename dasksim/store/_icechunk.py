@@ -76,6 +76,7 @@ class IcechunkBranch(Location):
 
     def for_reading(self) -> Store:
         """Return the store of the last commit."""
+        # a new session each time: one that is open stays at the commit from which it started
         store: Store = self.repository.readonly_session(_BRANCH).store
         return store
 
@@ -83,6 +84,7 @@ class IcechunkBranch(Location):
     def changing(self, message: str) -> Iterator[Location]:
         """Give a session's store, and commit it."""
         session = self.repository.writable_session(_BRANCH)
+        # what raises in the block leaves the session behind uncommitted, and the branch as it was
         yield _at(self.name, session)
         if session.has_uncommitted_changes:
             with explained(f"cannot commit to the {self.name}; run generate again to go on from its last commit"):
@@ -121,6 +123,7 @@ class IcechunkWriter(ChunkWriter):
     def __init__(self, location: IcechunkBranch, layout: StoreLayout) -> None:
         super().__init__(location, layout)
         self._repository = location.repository
+        # forked before anything is written: a session with uncommitted changes cannot be
         self._fork = pickle.dumps(self._repository.writable_session(_BRANCH).fork())
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,6 +131,7 @@ class IcechunkWriter(ChunkWriter):
 
     def write(self, chunk: int, simulate: Callable[[], Chunk]) -> Receipt:
         """Simulate and write a chunk in a fork of its own, which the receipt takes along."""
+        # a fork for each chunk: one that held several would be merged once with each of their receipts
         fork = pickle.loads(self._fork)
         receipt = ChunkWriter(_at(self.location.name, fork), self.layout).write(chunk, simulate)
         return _ForkReceipt(**vars(receipt), fork=pickle.dumps(fork))
@@ -149,6 +153,7 @@ class IcechunkWriter(ChunkWriter):
         try:
             yield settle
         except BaseException as error:
+            # after an interrupt too: chunks that are complete are worth a commit
             try:
                 self._commit(forks)
             except Exception as failed:  # noqa: BLE001, what ended the run must not be lost
@@ -168,6 +173,7 @@ class IcechunkWriter(ChunkWriter):
             self.check_record(_at(self.location.name, session))  # forks know only what was there when they were made
             session.merge(*map(pickle.loads, forks))
             session.commit(f"dasksim: {len(forks)} chunks", rebase_with=solver)
+        # only now: what a commit that failed has left is tried again when the block ends
         forks.clear()
 
 

@@ -75,6 +75,7 @@ def keep_entry(location: Location, derivation: str, entry: Derivation) -> None:
 
 def group_document(told: Mapping[str, Any] | None = None) -> bytes:
     """Return the document of a group that tells something, or nothing."""
+    # told as a text within the document, so that its checksum holds however others format what is around it
     text = json.dumps(told)
     attributes = {} if told is None else {ATTRIBUTE: text, _CHECKSUM: google_crc32c.value(text.encode())}
     return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=2).encode()
@@ -85,6 +86,7 @@ def is_group(content: bytes | None) -> bool:
     try:
         document = json.loads(content or b"")
     except (ValueError, RecursionError):
+        # brackets of a stranger may be nested deeper than the parser can go
         return False
     is_node = isinstance(document, dict) and (document.get("zarr_format"), document.get("node_type")) == (3, "group")
     return is_node and isinstance(document.get("attributes", {}), dict)

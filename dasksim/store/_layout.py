@@ -128,6 +128,7 @@ def choose_inner_rows(chunk_size: int, sub_batch_size: int, row_bytes: int) -> i
     n_units, most = chunk_size // unit, wanted // unit
     divisors = _divisors(n_units)
     below, above = max(d for d in divisors if d <= most), min(d for d in divisors if d >= min(most, n_units))
+    # where a chunk has few divisors, the largest one below may make inner chunks tiny
     return unit * (above if 4 * below < most and above <= 4 * most else below)
 
 

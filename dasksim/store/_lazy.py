@@ -31,6 +31,7 @@ class _StoredArray(BackendArray):
         self.dtype = reader.dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        # by BASIC xarray asks for integers and slices only, and picks anything else out of what they give
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.BASIC, self._read)
 
     def _read(self, key: tuple[int | slice, ...]) -> npt.NDArray[Any]:

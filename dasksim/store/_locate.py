@@ -47,6 +47,7 @@ def locate(store: StoreLike) -> Location:
     scheme, is_url, rest = path.partition("://")
     if is_url and scheme not in ("file", "local"):
         return _of_url(path)
+    # absolute, since a path is relative to the folder of the call, and workers may have another
     return _of_path(Path(_local_path(path, rest) if is_url else _at_home(path)).absolute())
 
 
@@ -90,6 +91,7 @@ def _of_url(url: str) -> Location:
 
 
 def _of_store(store: Store) -> Location:
+    # of these classes alone: a subclass would lose what it does otherwise
     if type(store) is LocalStore:
         return Location(_name(store), FolderStore(store.root.absolute(), read_only=store.read_only), is_shared=True)
     if type(store) is ObjectStore:
@@ -124,6 +126,7 @@ def _protocol(file_system: Any) -> str:
 
 
 def _without_credentials(url: str) -> str:
+    # they stand before the host, or in the query, as tokens do
     return re.sub(r"://[^/]*@", "://", url).partition("?")[0]
 
 

@@ -73,6 +73,7 @@ class FolderStore(LocalStore):
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
+            # for the root alone it matters who is first; whoever goes on writes other documents alike
             if key == ROOT and await asyncio.to_thread(_create, self.root / key, value.to_bytes()):
                 return
             if not await self.exists(key) or not await self.getsize(key):  # the latter by a kill in `_create`
@@ -82,6 +83,7 @@ class FolderStore(LocalStore):
 def _create(file: Path, content: bytes) -> bool:
     try:
         with file.open("xb") as opened:
+            # a kill before this leaves an empty root, which counts as unfinished
             opened.write(content)
     except FileExistsError:
         return False
@@ -127,6 +129,7 @@ class Location:
     def for_reading(self) -> Store:
         """Return a Zarr store that cannot be written to."""
         try:
+            # stores of others need not have a read-only view
             return self.store if self.store.read_only else self.store.with_read_only(True)
         except NotImplementedError:
             return self.store
@@ -159,6 +162,7 @@ class Location:
             content = None if buffer is None else buffer.to_bytes()
             self._check_size(key, len(content or b""))
             return content
+        # looked at before it is opened: a pipe that lies there would wait for a writer
         file = self.folder / key
         try:
             found = file.stat()

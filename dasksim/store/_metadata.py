@@ -14,6 +14,7 @@ from zarr.storage import MemoryStore
 
 from dasksim._core.failures import VALID
 from dasksim.errors import StoreError
+from dasksim.store._create import create_array, create_arrays
 from dasksim.store._document import codec_names, document_of, key_of, key_prefix, list_of, mapping_of
 from dasksim.store._entries import StoredVariable
 from dasksim.store._kept import FOLDER, folder_of, group_document, kept_entry
@@ -24,7 +25,6 @@ from dasksim.store._receipt import KEY, fields_of
 from dasksim.store._receipts import FAILURES, RECEIPTS, Receipts
 from dasksim.store._record import Record
 from dasksim.store._told import read_document
-from dasksim.store._write import create_array, create_arrays
 from dasksim.store._zarr_private import sync
 
 __all__ = ["are_countable", "are_labels", "check_arrays", "damaged_metadata", "forget_metadata", "restore_derived"]
@@ -70,6 +70,7 @@ def _first_other(found: Mapping[str, Any] | None, made: Mapping[str, Any]) -> st
 
 def _made(record: Record, name: str, variable: StoredVariable, inner_rows: int) -> dict[str, Any]:
     """Return the document that dasksim writes for a variable."""
+    # made by what makes stores, so that no second description of them has to be kept in step
     group = zarr.create_group(MemoryStore())
     create_array(group, array_layout(record, name, variable, inner_rows))
     return document_of(group[name])  # type: ignore[arg-type]
@@ -84,6 +85,7 @@ def damaged_metadata(location: Location, record: Record, derivation: str | None 
     folder = folder_of(derivation)
     groups = [folder] if derivation is None else []  # which a removal that is cut off takes from under receipts
     own = [*groups, f"{folder}/{RECEIPTS}", f"{folder}/{FAILURES}"]
+    # what older stores never had is not lost
     own = [name for name in own if not sync(store.is_empty(name))]
     coords = record.coords
     found = {name: _opened(store, name) for name in [*record.variables, *coords, *own]}
@@ -153,6 +155,7 @@ def _fits(node: _Node, found: Mapping[str, Any], name: str, record: Record, copi
     if not isinstance(node, zarr.Array):
         return False
     rows = int(node.chunks[0])
+    # other versions may have chosen other inner chunks; the copy in the root tells these from damage
     if rows != inner_rows_for(record) and (copies or {}).get(name, found) != found:
         return False
     if rows < 1 or record.chunk_size % rows:
@@ -169,6 +172,7 @@ def _holds(document: Mapping[str, Any], copy: object) -> bool:
 
 def _compared(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a document without what may differ: attributes that somebody set, and the number of samples."""
+    # an empty list, such as that of storage_transformers, says the same as none
     others = {key: value for key, value in document.items() if key not in ("attributes", "shape") and value != []}
     return {**others, "row_shape": list_of(document, "shape")[1:]}
 
@@ -181,6 +185,7 @@ def _is_own(node: _Node, found: Mapping[str, Any], name: str, record: Record) ->
         prefix = key_prefix(found)
     except ValueError:
         return False
+    # under another separator than that of its keys no receipt would be found, as if no chunk were complete
     keys = filter(None, map(KEY.fullmatch, names_below(node.store, name)))
     if any(key["separator"] != prefix[-1] for key in keys):
         return False

@@ -21,6 +21,7 @@ _MOST_REQUESTS = 64
 
 def names_below(store: Store, path: str) -> list[str]:
     """Return what lies below a path, named from there."""
+    # receipts lie side by side, as their keys have dots: one look at the folder, and no walk
     if isinstance(store, LocalStore) and not any(entry.is_dir() for entry in _entries(store.root / path)):
         return [entry.name for entry in _entries(store.root / path)]
     return [key.removeprefix(f"{path}/") for key in sync(_listed(store, f"{path}/"))]
@@ -32,6 +33,7 @@ def sizes_of(store: Store, keys: Sequence[str], prefix: str) -> dict[str, int | 
     None where the store lists names only: then that it is there is all that can be told without a request for each.
     """
     if isinstance(store, LocalStore):
+        # one by one: as their keys have slashes, shards of variables with features lie in folders of their own
         found = {key: _size(f"{store.root}/{key}") for key in keys}
         return {key: size for key, size in found.items() if size is not None}
     return sync(_listed(store, prefix))
@@ -72,6 +74,7 @@ def _content(path: str, most_bytes: int) -> bytes | None:
 
 
 async def _listed(store: Store, prefix: str) -> dict[str, int | None]:
+    # these list sizes at once; by Zarr's own listing each size would be a request
     if isinstance(store, FsspecStore):
         found = await store.fs._find(f"{store.path}/{prefix}", detail=True, withdirs=False)
         return {path.removeprefix(f"{store.path}/"): entry.get("size") for path, entry in found.items()}

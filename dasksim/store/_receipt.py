@@ -33,6 +33,7 @@ CHECKSUM_BYTES = 4
 _STRING_HEADER_BYTES = 8
 
 #: Keys of receipts, and of failures: the number of the chunk, and what stands before it.
+#: Neither digits of other scripts nor numbers that no array can have are taken for a chunk.
 KEY = re.compile(r"c(?P<separator>[./])(?P<chunk>0|[1-9][0-9]{0,18})(?:[./]0)?", re.ASCII)
 
 
@@ -90,6 +91,7 @@ def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
     >>> runs([0, 1, 2, 5])
     [(0, 2), (5, 5)]
     """
+    # in a run, numbers minus their places are the same
     grouped = itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])
     found = [[number for _, number in run] for _, run in grouped]
     return [(run[0], run[-1]) for run in found]

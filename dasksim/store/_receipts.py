@@ -87,6 +87,7 @@ class Receipts:
             with contextlib.suppress(ContainsGroupError):  # Zarr makes it with the array, but a kill may come between
                 group.create_group(path)
         one_key_a_chunk = {"name": "default", "separator": key_separator}
+        # that of receipts comes last: a store without it counts as one whose creation was cut off
         create_or_grow(
             group,
             f"{folder}/{FAILURES}",
@@ -122,6 +123,7 @@ class Receipts:
         }
         values |= {f"digest:{name}": digest for name, digest in receipt.digests.items()}
         values |= {f"bytes:{name}": n_bytes for name, n_bytes in receipt.sizes.items()}
+        # the receipt comes last: from then on the chunk counts, with what failed in it
         if self._failures is not None and receipt.failures:
             self._failures[receipt.chunk] = json.dumps([asdict(failure) for failure in receipt.failures])
         self._array[receipt.chunk] = np.array([values.get(field, 0) for field in self._fields], "uint64")
@@ -174,6 +176,7 @@ class Receipts:
 
     def remove(self, chunk: int) -> None:
         """Remove a receipt, so that its chunk is simulated again."""
+        # in this order: a kill in between leaves a list of failures that no receipt asks for
         sync(self._store.delete(self._key(chunk)))
         if self._failures is not None:
             sync(self._store.delete(self._failures_key(chunk)))
@@ -193,6 +196,7 @@ class Receipts:
         if record is None:
             return set()
         once_last = {n // record.chunk_size for n in record.former_lengths if n % record.chunk_size}
+        # there are more of them where another run has just made the store longer
         complete = (chunk for chunk in listed if chunk < record.n_chunks)
         return {c for c in complete if c not in once_last or not self._is_short(c, record.n_rows(c))}
 
@@ -311,6 +315,7 @@ def create_or_grow(group: zarr.Group, path: str, **how: Any) -> None:
         group.create_array(path, **how)
     except ContainsArrayError:
         array = _array(group, path)
+        # never shorter: another run may just have made it longer, and rows cut off would come back when it grows again
         if array.shape[0] < how["shape"][0]:
             array.resize((how["shape"][0], *array.shape[1:]))  # receipts of older stores have fewer fields
 
@@ -357,6 +362,7 @@ def _first_wrong(document: Mapping[str, Any], record: Record | None) -> str:
     if document.get("node_type") != "array" or document.get("data_type") != "uint64":
         return "they are no array of uint64"
     shape, grid = document.get("shape"), document.get("chunk_grid")
+    # an extension changes the record first, and may have been cut off before receipts grew
     lengths = record.chunk_counts if record is not None else (0,)
     if not isinstance(shape, list) or shape[1:] != [len(fields)] or shape[0] < min(lengths):  # may be longer
         return f"there must be {lengths[0]} of {len(fields)} fields; they have shape {str(shape)[:100]}"

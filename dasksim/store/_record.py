@@ -53,6 +53,7 @@ _OF_STORE = (
 _UNSAID = {"device": "cpu", "on_error": "raise", "on_nonfinite": "keep"}
 
 #: What stays the same when a store is extended.
+#: The time of creation tells one that the same call made anew.
 _IDENTITY = ("format", "seed", "sub_batch_size", "chunk_size", "further", "variables", "created")
 
 # The variable that says which samples are valid.
@@ -242,6 +243,7 @@ class Record(Told):
         entry = self.derivations.get(derivation)
         if entry is None:
             return None
+        # simulated variables are kept beside, since their size decides on inner chunks of derived ones too
         own = {"n_samples": self.n_samples, "coords": {}, "of": self.document["variables"]}
         return Record({**self.alone.document, **entry.document, **own})
 
@@ -264,6 +266,7 @@ class Record(Told):
         told = {**_UNSAID, **self.document}
         told |= {name: wanted.document[name] for name in ("on_error", "on_nonfinite") if told[name] == "raise"}
         variables, asked = told["variables"], wanted.document["variables"]
+        # a mask may come later: where it was never written it says that all samples are valid
         if asked.keys() - variables.keys() == {VALID}:
             told["variables"] = {**variables, VALID: asked[VALID]}
         return Record(told)

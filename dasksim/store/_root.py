@@ -35,11 +35,13 @@ def create_root(location: Location, record: Record) -> Record:
     """
     with explained(f"cannot write a store at {location.name!r}"):
         kept, root = kept_record(location), location.read(ROOT)
+        # a root that was lost is made again from the record within, which counts
         if kept and not is_group(root):
             location.write(ROOT, _root(Record(kept)))
         elif not root:  # what is complete need not be writable
             location.create_root(_root(record))
         found = read_record(location)
+        # a store of an older version has receipts there and no record, and gets one when it is changed
         if found is not None and not location.children(FOLDER):
             location.create(OWN, group_document(found.alone.document))
     return present_record(location)
@@ -75,11 +77,13 @@ def finish_store(location: Location, record: Record) -> None:
     """
     with explained(f"cannot finish the store at {location.name!r}"):
         found = record
+        # read again after each write: a derivation that became complete meanwhile must not be left out
         while found.alone == record.alone:
             gathered = _gathered(location, found)
             if any(gathered[name]["shape"][0] > record.n_samples for name in gathered.keys() & record.variables):
                 return  # another run makes the store longer, and will finish it
             root = _root(found, _others(location), gathered)
+            # a complete store need not be writable
             if not _agree(location.read(ROOT), root):
                 location.write(ROOT, root)
             now = read_record(location)
@@ -101,6 +105,7 @@ def remove_store(location: Location, record: Record) -> None:
     derived = record.derivations
     with explained(f"cannot remove the store at {location.name!r}"):
         location.write(ROOT, _root(record))  # without gathered metadata: a copy by xarray has these
+        # derived variables leave the dataset before their receipts go
         for key, entry in derived.items():
             keep_entry(location, key, entry.with_length(0))
         folders = [FOLDER, *map(folder_of, derived)]
@@ -151,12 +156,14 @@ def _shapes_in(root: Mapping[str, Any]) -> dict[str, Any]:
 
 def _gathered(location: Location, record: Record) -> dict[str, Any]:
     """Return the metadata of what lies below the root, as far as readers can open it together."""
+    # a store that has a way of its own to the same end, such as Icechunk's, wants none
     if not location.store.supports_consolidated_metadata:
         return {}
     visible = {*record.visible_variables, *record.coords}
     hidden = {name for entry in record.derivations.values() for name in entry.variables} - visible
     found = {name: document for name, document in _nodes(location, "", visible) if name not in hidden}
     sizes = {dim: size for name in visible if name in found for dim, size in _sizes(found[name])}
+    # one array without names of dims, or of another size along one, keeps xarray from opening all
     misfits = {
         name
         for name, document in found.items()
@@ -164,6 +171,7 @@ def _gathered(location: Location, record: Record) -> dict[str, Any]:
         for dim, size in _sizes(document)
         if dim is None or sizes.get(dim, size) != size
     }
+    # parents before children, as Zarr writes them
     return {
         name: found[name] for name in sorted(found, key=lambda name: (name.count("/"), name)) if name not in misfits
     }
@@ -181,6 +189,7 @@ def _nodes(location: Location, path: str, own: Collection[str]) -> Iterator[tupl
         try:
             document = None if child == ROOT else read_document(location, name)
         except StoreError:
+            # a damaged document of somebody else's array is left out, and in nobody's way
             if name in own:
                 raise
             continue

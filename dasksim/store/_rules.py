@@ -37,6 +37,7 @@ def first_wrong(record: Mapping[str, Any]) -> str:
         wrong = _wrong_variable(name, variable, record)
         if wrong:
             return f"variable {name[:100]!r} {wrong}"
+        # variables and labels lie in one folder, under their names
         if names.count(name) > 1:
             return f"the name {name[:100]!r} stands for two arrays"
     if not isinstance(record.get("extended_from", []), list):
@@ -60,6 +61,7 @@ def _wrong_variable(name: str, variable: Any, record: Mapping[str, Any]) -> str:
         return f"must have dims that name each axis once, 'batch' first; got {repr(dims)[:100]}"
     if not isinstance(dtype, str) or dtype not in DTYPES:
         return f"must have a boolean or numeric dtype; got {repr(dtype)[:100]}"
+    # in Python's integers: sizes of a stranger's choosing overflow NumPy's
     n_bytes = record["n_samples"] * np.dtype(dtype).itemsize
     for size in shape:
         n_bytes *= size
@@ -76,14 +78,17 @@ def _is_derivation(entry: object) -> bool:
 
 def is_int(value: object, least: int) -> bool:
     """Whether a value is an integer of some size at least, that NumPy can hold."""
+    # true is no number in JSON, and one in Python
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= _MAX_SIZE
 
 
 def _is_seed(value: object) -> bool:
+    # no size: seeds of fresh entropy have 128 bits
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_name(name: object) -> bool:
+    # a name becomes a path, which must neither leave the store nor lie among what is dasksim's own
     return isinstance(name, str) and name != "" and "/" not in name and not name.startswith(("_", "."))
 
 
@@ -101,6 +106,7 @@ def _are_labels(coords: object) -> bool:
     )
 
 
+# Labels lie at the path of their dim.
 _NO_DIMS = {".", "..", "_dasksim", ROOT}
 
 _SIZE = "an integer >= 1 that an array can have as its size"

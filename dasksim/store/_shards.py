@@ -60,6 +60,7 @@ class ShardReader:
         self._array = array
         document = document_of(array)
         codecs = inner_codecs(document)
+        # from the last one written: the checksum is looked at before Blosc gets to see the bytes
         self._codecs = None if codecs is None else codecs[::-1]
         self._key_prefix = key_prefix(document)
         self._indices: dict[int, Array] = {}  # needs no lock, which a forked process might find taken for ever
@@ -97,6 +98,7 @@ class ShardReader:
             inners = range(max(start - before, 0) // self.inner_rows, last // self.inner_rows + 1)
             for inner, values in self.read(chunk, inners):
                 first = before + inner * self.inner_rows
+                # of an inner chunk at either end, a part only
                 wanted = slice(max(start - first, 0), min(stop - first, len(values)))
                 found[first + wanted.start - start : first + wanted.stop - start] = values[wanted]
         return found
@@ -108,6 +110,7 @@ class ShardReader:
                 yield inner, np.asarray(self._array[first : first + self.inner_rows])
             return
         index = self._index(chunk)
+        # Zarr leaves out inner chunks of nothing but fill values, unless it is told to write them
         written = [] if index is None else [inner for inner in inners if index[inner, 0] != _NOTHING]
         yield from ((inner, self._filled()) for inner in sorted(set(inners).difference(written)))
         if index is not None and written:
@@ -184,6 +187,7 @@ class ShardReader:
             return content if len(content) else None
         try:
             with (self._location.folder / self._key(chunk)).open("rb", buffering=0) as file:
+                # of a file that was cut short all of it, which is then found to be too little
                 size = os.fstat(file.fileno()).st_size
                 return _as_bytes(os.pread(file.fileno(), n_bytes, max(size - n_bytes, 0)))
         except FileNotFoundError:

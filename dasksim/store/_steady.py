@@ -23,6 +23,7 @@ class SteadyStore(ObjectStore[Any]):
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
     ) -> list[Buffer | None]:
+        # what can be gone through only once would be used up by the first try
         wanted = list(key_ranges)
         return await _steadily(lambda: super(SteadyStore, self).get_partial_values(prototype, wanted))
 

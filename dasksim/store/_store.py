@@ -8,10 +8,10 @@ import xarray as xr
 
 from dasksim.errors import StoreError, StoreMismatchError
 from dasksim.store._check import ChunkChecker
+from dasksim.store._create import check_store, create_arrays
 from dasksim.store._damage import Columns
 from dasksim.store._dataset import check_shards, open_dataset, open_part, open_simulated
 from dasksim.store._derived import (
-    StoredRows,
     begin_derivation,
     end_derivation,
     grow_derived,
@@ -29,9 +29,10 @@ from dasksim.store._record import Record
 from dasksim.store._root import create_root, finish_store, remove_store, replace_root
 from dasksim.store._shards import ShardReader
 from dasksim.store._status import Status, columns_of, status
+from dasksim.store._stored_rows import StoredRows
 from dasksim.store._told import check_documents, present_record, read_record
 from dasksim.store._within import path_within
-from dasksim.store._write import ChunkWriter, check_store, create_arrays, forget_chunks
+from dasksim.store._write import ChunkWriter, forget_chunks
 
 __all__ = ["Store"]
 
@@ -199,6 +200,7 @@ class Store:
             raise StoreMismatchError(
                 f"the store at {self.name!r} was changed by another run just now; see what dasksim.status says of it"
             )
+        # before arrays are created: those that are there would only be made longer, damaged as they are
         if repair:
             forget_metadata(place, record)
         if now != record and record.n_samples == found.n_samples:

@@ -70,6 +70,7 @@ def read_told(location: Location, derivation: str | None) -> Record | None:
 
     It stays the same while derivations, or others, come and go.
     """
+    # asked twice for each chunk that is written, so without listing derivations
     with explained(f"cannot read {location.name!r}"):
         told = kept_record(location)
         entry = kept_entry(location, derivation) if derivation else None

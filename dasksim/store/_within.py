@@ -41,6 +41,7 @@ def path_within(location: Location, source: object) -> str | None:
 def _path_below(location: Location, path: Any) -> str | None:
     """Return where a path of a file lies within a store in a folder; a word may be the name of anything."""
     folder = location.folder
+    # the cheap test first: few texts name the folder, and only those are looked up in the file system
     if folder is None or not isinstance(path, str) or folder.name not in path:
         return None
     try:
@@ -50,6 +51,7 @@ def _path_below(location: Location, path: Any) -> str | None:
 
 
 def _below(base: PurePath, path: PurePath) -> str | None:
+    # what lies above the store holds all of it
     if base.is_relative_to(path):
         return ""
     return path.relative_to(base).as_posix() if path.is_relative_to(base) else None

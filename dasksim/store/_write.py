@@ -1,22 +1,18 @@
-"""Create a store, and write chunks to it."""
+"""Write chunks to a store."""
 
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy.typing as npt
-import xarray as xr
 import zarr
 from zarr.abc.buffer import BufferPrototype
 from zarr.abc.store import ByteRequest, Store
 from zarr.buffer.cpu import Buffer
-from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
-from zarr.storage import MemoryStore, WrapperStore
+from zarr.storage import WrapperStore
 
 from dasksim._core.chunk import Chunk, Receipt
-from dasksim._core.failures import VALID
 from dasksim.errors import StoreError, StoreMismatchError
 from dasksim.store._document import shard_key
 from dasksim.store._dtypes import as_stored
@@ -24,90 +20,11 @@ from dasksim.store._kept import FOLDER, folder_of
 from dasksim.store._layout import ArrayLayout, StoreLayout
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._receipt import digest_rows
-from dasksim.store._receipts import RECEIPTS, Receipts, create_or_grow, open_receipts
+from dasksim.store._receipts import Receipts, open_receipts
 from dasksim.store._record import Record
-from dasksim.store._told import check_documents, read_told
-from dasksim.store._zarr_private import sync
+from dasksim.store._told import read_told
 
-__all__ = [
-    "ChunkWriter",
-    "check_store",
-    "create_array",
-    "create_arrays",
-    "forget_chunks",
-]
-
-Array = npt.NDArray[Any]
-
-
-def check_store(location: Location, record: Record, *, check_metadata: bool = True) -> None:
-    """Check that a store can be continued: that what is there of it is as its record says, and lies within it.
-
-    Raises
-    ------
-    StoreError
-        If it cannot.
-    """
-    with explained(f"cannot read {location.name!r}"):
-        location.refuse_links()
-    if check_metadata:
-        check_documents(location, record, is_whole=False)
-        open_receipts(location)
-
-
-def create_arrays(location: Location, layout: StoreLayout) -> None:
-    """Create what is missing of a store's arrays, and let those grow that are shorter than they shall be.
-
-    Raises
-    ------
-    StoreError
-        If the store cannot be written.
-    """
-    with explained(f"cannot write a store at {location.name!r}"):
-        group = location.group_to_change()
-        for array in layout.arrays:
-            create_array(group, array)
-        folder = folder_of(layout.derivation)
-        is_begun = f"{folder}/{RECEIPTS}" in group
-        if not is_begun or any(dim not in group for dim in layout.coords):  # creation may have been cut off
-            _write_coords(location.store, layout.coords)
-        names = dict.fromkeys([*(array.name for array in layout.arrays), VALID])  # samples may be masked later on
-        Receipts.create(group, layout.record.n_chunks, list(names), location.key_separator, folder)
-
-
-def _write_coords(store: Store, coords: Mapping[str, Array]) -> None:
-    """Write coordinates as xarray encodes them, file by whole file, so that two writers do each other no harm."""
-    encoded: dict[str, Any] = {}
-    values = {dim: _storable(value) for dim, value in coords.items()}
-    # a length among damaged bytes may be that of gigabytes, so that the checksum comes first when they are read
-    how = {dim: {"compressors": (ZstdCodec(), Crc32cCodec())} for dim in values}
-    xr.Dataset(coords=values).to_zarr(MemoryStore(encoded), consolidated=False, zarr_format=3, encoding=how)
-    for key in sorted(encoded.keys() - {ROOT}, key=lambda key: (not key.endswith(ROOT), key)):  # as Icechunk needs it
-        sync(store.set(key, encoded[key]))
-
-
-def _storable(values: Array) -> Array:
-    """Return strings as objects, which Zarr stores in its specified type for strings of any length."""
-    return values.astype(object) if values.dtype.kind == "U" else values
-
-
-def create_array(group: zarr.Group, array: ArrayLayout) -> None:
-    """Create the array of a variable; if it is there, let it grow to the shape."""
-    features = array.shape[1:]
-    is_float = array.dtype.kind in "fc"
-    create_or_grow(
-        group,
-        array.name,
-        shape=array.shape,
-        dtype=array.dtype,
-        shards=(array.chunk_rows, *features),
-        chunks=(array.inner_rows, *features),
-        # random floats do not compress; counts and flags do
-        compressors=[Crc32cCodec()] if is_float else [BloscCodec(cname="lz4", clevel=5), Crc32cCodec()],
-        fill_value=array.fill_value,
-        dimension_names=array.dims,
-        config={"write_empty_chunks": True},
-    )
+__all__ = ["ChunkWriter", "forget_chunks"]
 
 
 def forget_chunks(location: Location, record: Record, chunks: Iterable[int], derivation: str | None = None) -> None:
@@ -158,10 +75,12 @@ class ChunkWriter:
     def __init__(self, location: Location, layout: StoreLayout) -> None:
         self.location = location
         self.layout = layout
+        # kept, since to open the arrays for each chunk takes as long as to write a small one
         self._opened: tuple[_Unread, dict[str, zarr.Array[Any]], Receipts] | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
+        # locks cannot be sent, and each process opens arrays for itself
         return {"location": self.location, "layout": self.layout, "_opened": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -178,6 +97,7 @@ class ChunkWriter:
             If the store was made anew in the meantime.
         """
         start = time.perf_counter_ns()
+        # outside of the block, which would take a user's exception for one of the storage
         made = simulate()
         with explained(f"writing to {self.location.name!r} failed"):
             try:
@@ -191,6 +111,7 @@ class ChunkWriter:
         yield lambda receipt: None
 
     def _write(self, chunk: int, made: Chunk, start: int) -> Receipt:
+        # before and after: another run may take the store over while a chunk is simulated, or while it is written
         self.check_record(self.location)
         store, arrays, receipts = self._open()
         digests, sizes = {}, {}
@@ -199,7 +120,9 @@ class ChunkWriter:
         for array in self.layout.arrays:
             rows = as_stored(made.variables[array.name], array.name, array.dtype)
             n_rows = len(rows)
+            # a whole shard at once: of writes to its parts some would be lost
             arrays[array.name][first : first + n_rows] = rows
+            # of what is stored, which a dtype may have rounded
             digests[array.name] = digest_rows(rows)
             sizes[array.name] = store.sizes.pop(shard_key(array.name, chunk, len(array.shape)), 0)
         try:

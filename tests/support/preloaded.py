@@ -1,7 +1,7 @@
 """A process that has imported dasksim and runs each program in a fork of itself, which saves the time of imports.
 
-Each line of its input is a program as JSON: its arguments as Python takes them, its folder, the files of its output,
-and variables of its environment. It answers with the exit status.
+Each line of its input is a list of programs, to be run at once, as JSON: of each its arguments as Python takes them,
+its folder, the files of its output, and variables of its environment. It answers with their exit statuses.
 """
 
 import json
@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import distributed  # noqa: F401
+import matplotlib.pyplot  # noqa: F401
 
-import dasksim  # noqa: F401
+import dasksim.cli
+
+for name in dasksim.__all__:
+    getattr(dasksim, name)
 
 
 def run(arguments: list[str], folder: str, out: str, err: str, environment: dict[str, str]) -> None:
@@ -44,10 +48,13 @@ def run(arguments: list[str], folder: str, out: str, err: str, environment: dict
 def serve() -> dict[str, Any] | None:
     """Fork for each program; return what the fork has to run, and nothing at the end of the input."""
     for line in sys.stdin:
-        if os.fork() == 0:
-            program: dict[str, Any] = json.loads(line)
-            return program
-        print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+        programs: list[dict[str, Any]] = json.loads(line)
+        forks = []
+        for program in programs:
+            forks.append(os.fork())
+            if forks[-1] == 0:
+                return program
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1]) for fork in forks]), flush=True)
     return None
 
 

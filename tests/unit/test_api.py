@@ -7,6 +7,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ MODULES = [
     for module in pkgutil.walk_packages(dasksim.__path__, "dasksim.")
     if not module.name.endswith("__main__") and importlib.util.find_spec(OPTIONAL.get(module.name, "sys"))
 ]
-PUBLIC = [name for name in dasksim.__all__ if name not in ("__version__", "loaders", "models", "plots")]
+PUBLIC = [name for name in dasksim.__all__ if name not in ("__version__", "errors", "loaders", "models", "plots")]
 CALLABLES = [getattr(dasksim, name) for name in PUBLIC] + list(dasksim.models.MODELS.values())
 CALLABLES += [getattr(module, name) for module in (dasksim.loaders, dasksim.plots) for name in module.__all__]
 
@@ -65,12 +66,39 @@ def test_every_module_says_what_is_public(module: Any) -> None:
     assert all(hasattr(module, name) for name in names)
 
 
+def loaded(code: str, names: Sequence[str]) -> list[str]:
+    """Return which modules are loaded in a new process once it has run something."""
+    code = f"import sys\n{code}\nprint(*(name for name in {tuple(names)} if name in sys.modules))"
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    return run.stdout.split()
+
+
 def test_importing_dasksim_imports_no_optional_package() -> None:
     optional = ("torch", "keras", "bayesflow", "sbi", "matplotlib", "cupy", "distributed", "tensorflow", "jax")
-    code = f"import sys, dasksim; print(*(name for name in {optional} if name in sys.modules))"
-    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
 
-    assert run.stdout.split() == []
+    assert loaded("import dasksim\nfor name in dasksim.__all__: getattr(dasksim, name)", optional) == []
+
+
+def test_importing_dasksim_loads_nothing_before_it_is_used() -> None:
+    assert loaded("import dasksim", ("numpy", "dask", "xarray", "zarr")) == []
+
+
+def test_a_name_that_is_also_a_modules_stays_what_it_is() -> None:
+    code = "import dasksim.models.sir, dasksim\nassert callable(dasksim.models.sir)"
+
+    assert loaded(code, ("dasksim.models.sir", "dasksim.models.slcp")) == ["dasksim.models.sir"]
+
+
+def test_a_worker_imports_what_a_chunk_needs(tmp_path: Path) -> None:
+    def draw(rng: Any) -> dict[str, Any]:
+        names = ("numpy", "zarr", "dask", "dask.array", "xarray", "pandas", "distributed")
+        return {"x": rng.normal(), "is_loaded": [name in sys.modules for name in names]}
+
+    dataset = dasksim.generate(
+        dasksim.make_simulator([draw]), tmp_path / "store.zarr", 2, seed=1, scheduler="processes", progress=False
+    )
+
+    assert dataset.is_loaded.values.tolist() == [[True, True, *[False] * 5]] * 2
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -214,6 +214,7 @@ def test_damaged_data_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
         report(tmp_path / "s.zarr", tmp_path / "report.html")
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_few_chunks(tmp_path: Path) -> None:
     """The dataset has 64 MB, a chunk 1.6 MB."""
     wide = make_simulator(

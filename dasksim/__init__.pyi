@@ -1,0 +1,74 @@
+from . import errors, loaders, models, plots
+from ._analysis.arviz import to_arviz
+from ._analysis.report import report
+from ._core.failures import Failure
+from ._operations.derive import derive
+from ._operations.generate import extend, generate
+from ._operations.replay import Replay, StageReplay, replay
+from ._operations.verify import Verification, verify
+from ._version import __version__
+from .errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DasksimError,
+    IncompleteStoreError,
+    OutputError,
+    SimulatorError,
+    StoreError,
+    StoreMismatchError,
+)
+from .external import ExternalProgram
+from .simulators import (
+    GraphicalSimulator,
+    HierarchicalSimulator,
+    LambdaSimulator,
+    ModelComparisonSimulator,
+    RejectionSimulator,
+    SequentialSimulator,
+    Simulator,
+    from_bayesflow,
+    from_sbi,
+    make_simulator,
+)
+from .store import Status, open_dataset, status
+
+__all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
+    "DasksimError",
+    "ExternalProgram",
+    "Failure",
+    "GraphicalSimulator",
+    "HierarchicalSimulator",
+    "IncompleteStoreError",
+    "LambdaSimulator",
+    "ModelComparisonSimulator",
+    "OutputError",
+    "RejectionSimulator",
+    "Replay",
+    "SequentialSimulator",
+    "Simulator",
+    "SimulatorError",
+    "StageReplay",
+    "Status",
+    "StoreError",
+    "StoreMismatchError",
+    "Verification",
+    "__version__",
+    "derive",
+    "errors",
+    "extend",
+    "from_bayesflow",
+    "from_sbi",
+    "generate",
+    "loaders",
+    "make_simulator",
+    "models",
+    "open_dataset",
+    "plots",
+    "replay",
+    "report",
+    "status",
+    "to_arviz",
+    "verify",
+]

@@ -1,0 +1,193 @@
+"""Which rows of a sub-batch have failed, and whether that ends all."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dasksim._core.failures import Failure, Policy
+from dasksim.errors import DasksimError
+
+__all__ = ["FailedRows"]
+
+Array = npt.NDArray[Any]
+
+_MESSAGE_LENGTH = 200
+
+
+@dataclass
+class _Notes:
+    """What all views of the same rows note in common; where nothing fails no array is made.
+
+    Parameters
+    ----------
+    n
+        How many rows there are.
+    raised_at
+        The sample whose failure ends all, or would.
+    found
+        What has failed.
+    """
+
+    n: int
+    raised_at: int
+    found: list[Failure] = field(default_factory=list)
+
+    @cached_property
+    def masked(self) -> Array:
+        return np.zeros(self.n, bool)
+
+    @cached_property
+    def redrawn(self) -> Array:
+        return np.zeros(self.n, bool)
+
+    def mark(self) -> Callable[[], None]:
+        """Return a function that forgets what is noted after this."""
+        n_found, masked, redrawn = len(self.found), self.masked.copy(), self.redrawn.copy()
+
+        def forget() -> None:
+            self.masked[:], self.redrawn[:] = masked, redrawn
+            del self.found[n_found:]
+
+        return forget
+
+
+class FailedRows:
+    """Which rows of a sub-batch, or of an attempt at some of them, have failed.
+
+    Stages see them through views, since the rows of a stage need not be those of the sub-batch: they may be some of
+    these, or several of one, as the cells of a plate are. All views note in common, so that a row fails whichever of
+    its cells does.
+
+    Parameters
+    ----------
+    policy
+        What to do with them.
+    samples
+        Numbers of the samples that the rows are: an array, or a range.
+    stop
+        Number of samples of the dataset; failures of rows beyond are not counted.
+    strict_at
+        The one sample that is replayed: unless it is drawn again its failure ends all, while others' do not.
+
+    Attributes
+    ----------
+    are_samples
+        Whether rows are samples, not proposals.
+    """
+
+    def __init__(self, policy: Policy, samples: Array | range, stop: int, strict_at: int | None = None) -> None:
+        self.policy = policy
+        self._given = samples
+        self.stop = stop
+        self.strict_at = strict_at
+        self.are_samples = True
+        self._notes = _Notes(len(samples), int(samples[0]))
+
+    @cached_property
+    def samples(self) -> Array:
+        """Numbers of the samples that the rows are."""
+        return np.asarray(self._given)
+
+    @cached_property
+    def _index(self) -> Array:
+        """Which of the rows that notes are of each row of this view is."""
+        return np.arange(len(self._given))
+
+    @property
+    def is_lenient(self) -> bool:
+        """Whether rows may fail without ending all."""
+        return self.policy.masks or self.policy.redraws or self.strict_at is not None
+
+    @property
+    def found(self) -> list[Failure]:
+        """What has failed."""
+        return self._notes.found
+
+    @property
+    def raised_at(self) -> int:
+        """The sample whose failure ends all."""
+        return self._notes.raised_at
+
+    @raised_at.setter
+    def raised_at(self, sample: int) -> None:
+        self._notes.raised_at = sample
+
+    @property
+    def masked(self) -> Array:
+        """Which rows are to be masked."""
+        return self._notes.masked[self._index]
+
+    @property
+    def redrawn(self) -> Array:
+        """Which rows are to be drawn again."""
+        return self._notes.redrawn[self._index] & ~self.masked
+
+    @property
+    def failed(self) -> Array:
+        """Which rows have failed."""
+        return (self._notes.masked | self._notes.redrawn)[self._index]
+
+    # Views
+
+    def within(self, rows: Array) -> "FailedRows":
+        """Return the view of rows made of these, any number of one."""
+        view = FailedRows(self.policy, self.samples[rows], self.stop, self.strict_at)
+        view._index, view._notes, view.are_samples = self._index[rows], self._notes, self.are_samples
+        return view
+
+    def of_proposals(self, n_proposals: int) -> "FailedRows":
+        """Return what notes the failures of proposals, which do not fail the samples that they are made for."""
+        # rows of their own, but one list of what failed, since that tells of proposals too
+        apart = FailedRows(self.policy, np.full(n_proposals, self.samples[0]), self.stop)
+        apart._notes.found, apart.are_samples = self.found, False
+        return apart
+
+    # What fails
+
+    def raised(self, rows: Any, stage: str, error: BaseException) -> bool:
+        """Take note of an exception at some rows; return whether to go on.
+
+        An error that dasksim raises, or a GPU, is never one sample's.
+        """
+        rows = np.atleast_1d(rows)
+        is_shared = isinstance(error, DasksimError) or type(error).__module__.partition(".")[0] == "cupy"
+        # asked whatever the error, since it notes at which sample
+        if self._ends(self.policy.on_error, rows) or is_shared:
+            return False
+        self._add(self.policy.on_error, rows, stage, type(error).__name__, str(error))
+        return True
+
+    def nonfinite(self, rows: Array, stage: str, variable: str) -> bool:
+        """Take note of rows that are not finite; return whether to go on."""
+        if self._ends(self.policy.on_nonfinite, rows):
+            return False
+        self._add(self.policy.on_nonfinite, rows, stage, "non-finite", f"variable {variable!r}")
+        return True
+
+    def mark(self) -> Callable[[], None]:
+        """Return a function that forgets what has failed since."""
+        return self._notes.mark() if self.is_lenient else lambda: None
+
+    def _ends(self, action: str, rows: Array) -> bool:
+        """Whether a failure of some rows ends all; note at which sample."""
+        samples = self.samples[rows]
+        if self.strict_at is None:
+            self.raised_at = int(samples[0])
+            return action == "raise"
+        is_replayed = action != "redraw" and self.strict_at in samples
+        self.raised_at = self.strict_at if is_replayed else int(samples[0])
+        return is_replayed
+
+    def _add(self, action: str, rows: Array, stage: str, kind: str, message: str) -> None:
+        """Note rows that have not failed yet: what fails first is what is told of a sample."""
+        new = rows[~self.failed[rows]]
+        (self._notes.redrawn if action == "redraw" else self._notes.masked)[self._index[new]] = True
+        # rows beyond the end, which batched stages need, are no samples of the dataset
+        counted = self.samples[new][self.samples[new] < self.stop]
+        if len(counted):
+            text = message if len(message) <= _MESSAGE_LENGTH else message[: _MESSAGE_LENGTH - 3] + "..."
+            self.found.append(Failure(stage, kind, text, len(counted), int(counted[0])))

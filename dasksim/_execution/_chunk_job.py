@@ -1,0 +1,43 @@
+"""What is done for each chunk of a store."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dasksim._core.chunk import Chunk, Receipt
+from dasksim._core.failures import Policy
+from dasksim._core.plan import Plan
+from dasksim._engine.chunks import simulate_chunk
+from dasksim._engine.pipeline import Pipeline
+from dasksim._execution._timeouts import TimeoutProcess
+from dasksim.store import ChunkWriter, StoredRows
+
+__all__ = ["ChunkJob"]
+
+
+@dataclass(frozen=True)
+class ChunkJob:
+    """Simulate a chunk and write it, in one task that returns only a receipt."""
+
+    pipeline: Pipeline
+    plan: Plan
+    writer: ChunkWriter
+    policy: Policy
+    process: TimeoutProcess | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # each chunk brings its own rows of the conditions: with the job all of them would go to every worker
+        return ChunkJob, (self.pipeline.without_rows(), self.plan, self.writer, self.policy, self.process)
+
+    def __call__(self, chunk: int, conditions: Mapping[str, Any]) -> Receipt:
+        def simulate() -> Chunk:
+            # rows of a store are read here, by the worker, so that only their place travels
+            values = {n: value.load() if isinstance(value, StoredRows) else value for n, value in conditions.items()}
+            return simulate_chunk(self.pipeline, self.plan, chunk, values, self.policy, self.process)
+
+        return self.writer.write(chunk, simulate)
+
+    def close(self) -> None:
+        """End the processes that were started for calls that may hang."""
+        if self.process is not None:
+            self.process.close()

@@ -1,0 +1,37 @@
+"""What a worker process runs. It imports what a chunk needs, and none of what starts workers."""
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from dasksim._execution._jobs import SentJob
+
+__all__ = ["die_with", "run_in_worker", "start_worker"]
+
+# Set when the worker starts, so that a chunk brings no job along.
+_worker_job: SentJob | None = None
+
+
+def start_worker(sent: SentJob, parent: int) -> None:
+    """Keep the job, and end with the process that started this one."""
+    global _worker_job
+    threading.Thread(target=die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    _worker_job = sent
+
+
+def run_in_worker(chunk: int, conditions: Any) -> Any:
+    """Run the job on a chunk."""
+    if _worker_job is None:
+        raise RuntimeError("the worker process was not started by dasksim")
+    return _worker_job(chunk, conditions)
+
+
+def die_with(parent: int) -> None:
+    """End this process once its parent has been killed; it would wait for work for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    # sys.exit would end this thread alone
+    os._exit(1)

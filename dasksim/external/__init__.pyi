@@ -1,0 +1,3 @@
+from ._program import ExternalProgram
+
+__all__ = ["ExternalProgram"]

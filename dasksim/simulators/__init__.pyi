@@ -1,0 +1,23 @@
+from .graphical_simulator import GraphicalSimulator
+from .hierarchical_simulator import HierarchicalSimulator
+from .lambda_simulator import LambdaSimulator
+from .make import make_simulator
+from .model_comparison_simulator import ModelComparisonSimulator
+from .rejection_simulator import RejectionSimulator
+from .sequential_simulator import SequentialSimulator
+from .simulator import Simulator
+from .wrap_bayesflow import from_bayesflow
+from .wrap_sbi import from_sbi
+
+__all__ = [
+    "GraphicalSimulator",
+    "HierarchicalSimulator",
+    "LambdaSimulator",
+    "ModelComparisonSimulator",
+    "RejectionSimulator",
+    "SequentialSimulator",
+    "Simulator",
+    "from_bayesflow",
+    "from_sbi",
+    "make_simulator",
+]
