@@ -20,7 +20,7 @@ import pytest
 from bits import array_bytes
 from dask.utils import key_split
 from distributed import Client, KilledWorker, LocalCluster
-from processes import ended
+from processes import ended, wait_for
 
 from dasksim import ArgumentError, ArgumentTypeError, Simulator, generate, make_simulator, open_dataset, status
 from dasksim._execution._jobs import SentJob
@@ -120,14 +120,6 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
     started = Processes(tmp_path)
     yield started
     started.close()
-
-
-def wait_for(what: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 120  # so that a test that fails ends
-    while not what():
-        if time.monotonic() > deadline:
-            raise AssertionError("waited for 120 s")
-        time.sleep(0.01)
 
 
 @contextmanager

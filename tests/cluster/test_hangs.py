@@ -17,12 +17,10 @@ import psutil
 import pytest
 from bits import bits
 from distributed import Client, KilledWorker, LocalCluster
-from processes import ended
-from test_cluster import wait_for
-from test_every_class import KINDS
-from test_failures import FAILING, MASK, REDRAW, chain, made, simulated
-from test_replay import HasALockError
+from processes import ended, wait_for
 from variants import quick
+from zoo.classes import KINDS
+from zoo.failing import FAILING, MASK, REDRAW, HasALockError, chain, made, simulated
 
 import dasksim
 from dasksim import ArgumentError, ArgumentTypeError, Simulator, make_simulator

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from distributed import Client
 from processes import run_python
+from variants import quick
 
 import dasksim
 from dasksim import StoreError, generate, make_simulator, replay
@@ -247,7 +248,7 @@ def by_value(function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+@pytest.mark.parametrize("scheduler", quick(["threads", "processes"], "threads"))
 def test_all_frames_are_shown_on_demand(
     scheduler: str, two_workers: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,7 +40,11 @@ def expected_mask(limit: float, path: Path) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize(
     ("how", "scheduler"),
-    [pytest.param("sleep", "synchronous", marks=pytest.mark.slow), ("pause", "threads"), ("sleep", "processes")],
+    [
+        pytest.param("sleep", "synchronous", marks=pytest.mark.slow),
+        ("pause", "threads"),
+        pytest.param("sleep", "processes", marks=pytest.mark.slow),
+    ],
 )
 def test_sub_batches_that_hang_are_masked(how: str, scheduler: str, tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"

@@ -207,7 +207,7 @@ def test_graph_of_a_billion_samples_is_small_and_lazy() -> None:
     assert np.isfinite(last.x.values).all()
 
 
-@pytest.mark.parametrize("n_variables", [1, 4])
+@pytest.mark.parametrize("n_variables", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_large_captured_array_is_in_the_graph_once(n_variables: int) -> None:
     table = np.random.default_rng(0).normal(size=50_000)
 

@@ -21,7 +21,7 @@ def check_crash_points(folder: Path, mode: str, first: int, step: int) -> None:
 
 @pytest.mark.parametrize("mode", quick(MODES, "new", "overwrite", "derive", "changed"))
 def test_run_killed_at_some_changes_is_finished(mode: str, tmp_path: Path) -> None:
-    check_crash_points(tmp_path, mode, *STEPS.get(mode, (3, 13)))
+    check_crash_points(tmp_path, mode, *STEPS.get(mode, (3, 29)))
 
 
 @pytest.mark.slow

@@ -12,15 +12,16 @@ import pytest
 import xarray as xr
 from bits import bits, prefix_of
 from distributed import Client
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from strategies import KINDS, Cut, Recipe, cuts, recipes
+from variants import examples, quick
 
 from dasksim import ModelComparisonSimulator, Simulator, generate, make_simulator, open_dataset
 
 SEEDS = st.integers(0, 2**130)
 
-thorough = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = examples(40, suppress_health_check=[HealthCheck.too_slow])
 
 
 def row_simulator() -> Simulator:
@@ -72,7 +73,7 @@ def test_subset_of_variables_has_same_bits(recipe: Recipe, cut: Cut, seed: int, 
     assert bits(dataset[names], scheduler="threads") == {name: whole[name] for name in names}
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(recipes(), cuts(), SEEDS, st.sampled_from(["synchronous", "threads"]))
 def test_generated_store_equals_sample(recipe: Recipe, cut: Cut, seed: int, scheduler: str) -> None:
     wanted = bits(recipe.simulator().sample(cut.shape, seed=seed, **cut.options), scheduler="synchronous")
@@ -111,7 +112,7 @@ def test_generate_on_a_cluster_equals_sample(kind: str, two_workers: Client, tmp
     assert bits(by_address, scheduler="synchronous") == wanted
 
 
-@pytest.mark.parametrize("kind", ["three_stages", "hidden", "legacy"])
+@pytest.mark.parametrize("kind", quick(["three_stages", "hidden", "legacy"], "hidden"))
 def test_generate_in_processes_equals_sample(kind: str, tmp_path: Path) -> None:
     simulator = KINDS[kind].simulator()
     options: dict[str, Any] = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}

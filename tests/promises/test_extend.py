@@ -16,8 +16,9 @@ import pytest
 import xarray as xr
 from bits import array_bytes, as_if_older, bits, file_bytes, finished_bytes, prefix_of, receipt_files
 from calls import Calls, counted_simulator
+from killing import RUNS, SIMULATOR, kill_at
 from processes import run_at_once
-from test_kill import RUNS, SIMULATOR, kill_at
+from zoo.plain import ALONE, OPTIONS, fails_sometimes, prior, simulator
 
 from dasksim import (
     ArgumentError,
@@ -34,22 +35,6 @@ from dasksim import (
     verify,
 )
 from dasksim._execution.run import check_memory
-
-SIZES: dict[str, Any] = {"seed": 1, "sub_batch_size": 2, "chunk_size": 4}
-OPTIONS: dict[str, Any] = {**SIZES, "scheduler": "synchronous"}
-ALONE: dict[str, Any] = {"scheduler": "synchronous"}
-
-
-def prior(rng: np.random.Generator) -> dict[str, Any]:
-    return {"theta": rng.normal(size=2), "k": int(rng.integers(9))}
-
-
-def likelihood(theta: Any, rng: np.random.Generator) -> dict[str, Any]:
-    return {"x": rng.normal(theta[0], size=(3, 2)).astype("float32")}
-
-
-def simulator(**options: Any) -> Simulator:
-    return make_simulator([prior, likelihood], **options)
 
 
 def prior_of_many(batch_shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Any]:
@@ -349,13 +334,6 @@ def test_rejection_is_extended(tmp_path: Path) -> None:
     assert dataset.attrs["acceptance_rate"] == found.acceptance_rate
 
 
-def fails_sometimes(rng: np.random.Generator) -> dict[str, Any]:
-    value = rng.normal()
-    if value < -0.5:
-        raise ValueError("too small")
-    return {"z": value}
-
-
 @pytest.mark.parametrize("on_error", ["mask", "redraw"])
 def test_failures_are_extended(on_error: str, tmp_path: Path) -> None:
     simulated, path = make_simulator(fails_sometimes), tmp_path / "s.zarr"
@@ -437,7 +415,6 @@ def test_several_processes_extend_by_parts_at_once(tmp_path: Path) -> None:
         "    return {'theta': rng.normal(size=2)}\n"
         "simulator = dasksim.make_simulator(prior)\n"
         "if __name__ == '__main__':\n"
-        "    sys.stdin.read(1)\n"
         "    dasksim.extend(sys.argv[1], simulator, 501, part=(int(sys.argv[2]), 3), scheduler='synchronous')\n"
     )
     sys.path.insert(0, str(tmp_path))
@@ -449,8 +426,8 @@ def test_several_processes_extend_by_parts_at_once(tmp_path: Path) -> None:
     sizes = {"sub_batch_size": 5, "chunk_size": 10}
     generate(extended_by_parts.simulator, path, 33, **{**OPTIONS, **sizes})
     expected = generate(extended_by_parts.simulator, tmp_path / "at_once.zarr", 501, **{**OPTIONS, **sizes})
-    command = [sys.executable, "-W", "error", str(tmp_path / "extended_by_parts.py"), str(path)]
-    run_at_once([[*command, str(i)] for i in (0, 1, 2, 0, 1)])
+    command: list[str | Path] = ["-W", "error", tmp_path / "extended_by_parts.py", path]
+    run_at_once([[*command, str(i)] for i in (0, 1, 2, 0, 1)], cwd=tmp_path)
     assert status(path).is_complete
     assert array_bytes(path) == array_bytes(tmp_path / "at_once.zarr")
     assert bits(open_dataset(path)) == bits(expected)

@@ -4,8 +4,6 @@ import os
 import pickle
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from bits import array_bytes, bits, chunk_files, file_bytes, receipt_files
 from calls import Calls, counted_simulator
 from distributed import Client
 from processes import run_at_once, run_python
+from variants import quick
 
 from dasksim import (
     ArgumentError,
@@ -356,7 +355,7 @@ def test_exception_that_cannot_be_pickled_comes_back_as_itself(scheduler: str, t
     assert "raised by stage 'prior' at sample 777" in "\n".join(_notes(caught.value))
 
 
-@pytest.mark.parametrize("scheduler", ["processes", "cluster"])
+@pytest.mark.parametrize("scheduler", quick(["processes", "cluster"], "cluster"))
 def test_exception_whose_cause_cannot_be_pickled_stays_itself(scheduler: str, tmp_path: Path, request: Any) -> None:
     where = request.getfixturevalue("two_workers") if scheduler == "cluster" else scheduler
     simulator = failing(_raise_from_unpicklable)
@@ -365,7 +364,7 @@ def test_exception_whose_cause_cannot_be_pickled_stays_itself(scheduler: str, tm
     assert "raised by stage 'prior' at sample 777" in "\n".join(_notes(caught.value))
 
 
-@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", pytest.param("processes", marks=pytest.mark.slow)])
 def test_missing_file_of_a_function_is_not_taken_for_the_store(scheduler: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"/no/such/table\.csv") as caught:
         generate(failing(_raise_missing_file), tmp_path / "s.zarr", N, conditions=NUMBERS, scheduler=scheduler, **SIZES)
@@ -446,7 +445,7 @@ def test_one_dtype_for_all_leaves_integers_alone(tmp_path: Path) -> None:
     assert dataset.f.dtype == "float32"
 
 
-@pytest.mark.parametrize("scheduler", ["synchronous", "processes"])
+@pytest.mark.parametrize("scheduler", quick(["synchronous", "processes"], "synchronous"))
 @pytest.mark.parametrize(
     ("value", "dtype"), [(1e300, "float32"), (300, "int8"), (1e39, np.float32)], ids=["float", "int", "type"]
 )
@@ -485,13 +484,12 @@ def test_two_processes_generate_one_store_at_once(tmp_path: Path) -> None:
         "simulator = dasksim.make_simulator([prior, likelihood], dims={'x': ['time', 'channel']},\n"
         "    coords={'time': [0.5, 1.0, 2.0], 'channel': ['a', 'b']})\n"
         "if __name__ == '__main__':\n"
-        "    sys.stdin.read(1)\n"
         "    dasksim.generate(simulator, sys.argv[1], 1000, seed=1, sub_batch_size=5, chunk_size=5,\n"
         "                     scheduler='synchronous')\n"
     )
-    command = [sys.executable, "-W", "error", str(tmp_path / "simulator.py")]
-    subprocess.run([*command, str(tmp_path / "alone.zarr")], check=True, input=b"!")
-    run_at_once([[*command, str(tmp_path / "s.zarr")]] * 3)
+    command: list[str | Path] = ["-W", "error", tmp_path / "simulator.py"]
+    run_at_once([[*command, tmp_path / "alone.zarr"]], cwd=tmp_path)
+    run_at_once([[*command, tmp_path / "s.zarr"]] * 3, cwd=tmp_path)
     assert array_bytes(tmp_path / "s.zarr") == array_bytes(tmp_path / "alone.zarr")
     assert status(tmp_path / "s.zarr").is_complete
 

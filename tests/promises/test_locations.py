@@ -87,7 +87,7 @@ SHARED = [kind for kind in KINDS if kind not in IN_MEMORY]
 pytestmark = pytest.mark.filterwarnings("ignore:Object at .* is not recognized:zarr.errors.ZarrUserWarning")
 
 
-@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+@pytest.mark.parametrize("scheduler", quick(["synchronous", "threads"], "threads"))
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_store_holds_the_same_samples(kind: str, scheduler: str, tmp_path: Path) -> None:
     store = KINDS[kind](tmp_path)
@@ -508,6 +508,7 @@ def f(rng):
 
 simulator = dasksim.make_simulator(f, schema={"x": ((), "float64")})
 dasksim.generate(simulator, repository, 40, seed=1, sub_batch_size=4, chunk_size=4, scheduler="synchronous")
+os._exit(0)  # on a busy machine Icechunk's threads may abort the interpreter while it ends
 """
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from bits import as_if_older, bits, chunk_files, file_bytes, receipt_files
-from test_extend import ALONE, OPTIONS, fails_sometimes, simulator
-from test_verify import flip
+from bits import as_if_older, bits, chunk_files, file_bytes, flip, receipt_files
+from zoo.plain import ALONE, OPTIONS, fails_sometimes, simulator
 
 from dasksim import extend, generate, make_simulator, open_dataset, replay, status, verify
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from bits import array_bytes, bits, file_bytes, finished_bytes, receipt_files
 from calls import Calls, counted_simulator
-from processes import ended
+from processes import ended, run_at_once
 
 from dasksim import (
     ArgumentError,
@@ -94,10 +94,10 @@ def test_four_processes_fill_a_store_and_one_of_them_is_killed_and_started_again
 
 def test_processes_without_a_seed_agree_on_one(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
-    finish(*(start(command(tmp_path, path, part)) for part in ("0/3", "1/3", "2/3", "1/3")))
+    run_at_once([command(tmp_path, path, part)[1:] for part in ("0/3", "1/3", "2/3", "1/3")], cwd=tmp_path)
     found = status(path)
     assert found.is_complete
-    finish(start(command(tmp_path, tmp_path / "alone.zarr", "", "--seed", str(found.seed))))
+    run_at_once([command(tmp_path, tmp_path / "alone.zarr", "", "--seed", str(found.seed))[1:]], cwd=tmp_path)
     assert array_bytes(path) == array_bytes(tmp_path / "alone.zarr")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from bits import array_bytes, bits, chunk_files, receipt_files
 from distributed import Client
-from test_kill import arrays, kill_at, n_receipts
+from killing import arrays, kill_at, n_receipts
 
 from dasksim import RejectionSimulator, generate, make_simulator, open_dataset, status
 

@@ -4,7 +4,6 @@ import pickle
 import re
 import subprocess
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,8 @@ import pytest
 from bits import file_bytes, receipt_files
 from distributed import Client
 from processes import run_python
-from test_every_class import Kind, kinds
-from test_failures import MASK, POLICIES, chain, comparison, failing, made
+from zoo.classes import Kind, kinds
+from zoo.failing import MASK, REDRAW, HasALockError, chain, comparison, failing, made
 
 import dasksim
 from dasksim import (
@@ -51,7 +50,7 @@ def test_replay_agrees_with_the_store(kind: Kind, tmp_path: Path) -> None:
 
 
 @failing
-@POLICIES
+@pytest.mark.parametrize("policy", [MASK, pytest.param(REDRAW, marks=pytest.mark.slow)], ids=["mask", "redraw"])
 def test_replay_agrees_where_other_samples_fail(kind: Kind, policy: dict[str, str], tmp_path: Path) -> None:
     dataset = made(kind.make(), tmp_path / "s.zarr", (21, *kind.further), **policy).compute()
     for sample in range(0, 21, 3):
@@ -124,14 +123,6 @@ def test_notes_tell_stage_sub_batch_sample_and_its_inputs(name: str, tmp_path: P
     sample = int(found[2])
     assert f"sub-batch {sample // 8} (samples {sample // 8 * 8} to {sample // 8 * 8 + 7})" in notes
     assert f"simulator, sample={sample})" in notes
-
-
-class HasALockError(Exception):
-    """An exception that cannot be pickled."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.held = threading.Lock()
 
 
 def test_exceptions_of_workers_keep_what_they_say(two_workers: Client, tmp_path: Path) -> None:

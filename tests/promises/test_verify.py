@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from bits import array_bytes, as_if_older, bits, chunk_files, file_bytes, receipt_files
+from bits import array_bytes, as_if_older, bits, chunk_files, file_bytes, flip, receipt_files
 
 from dasksim import (
     ArgumentError,
@@ -55,12 +55,6 @@ def simulator() -> Simulator:
 
 def masked() -> Simulator:
     return make_simulator([prior, fragile], **COORDS)
-
-
-def flip(file: Path, position: float = 0.5, bit: int = 2) -> None:
-    content = bytearray(file.read_bytes())
-    content[int(position * (len(content) - 1))] ^= bit
-    file.write_bytes(content)
 
 
 def times(path: Path) -> dict[str, int]:

@@ -18,6 +18,7 @@ __all__ = [
     "chunk_files",
     "file_bytes",
     "finished_bytes",
+    "flip",
     "prefix_of",
     "receipt_files",
 ]
@@ -112,3 +113,9 @@ def chunk_files(path: Path, variable: str) -> dict[int, Path]:
     """Return the files of a variable's shards, by chunk."""
     folder = path / variable / "c"
     return {int(file.relative_to(folder).parts[0]): file for file in folder.rglob("*") if file.is_file()}
+
+
+def flip(file: Path, position: float = 0.5, bit: int = 2) -> None:
+    content = bytearray(file.read_bytes())
+    content[int(position * (len(content) - 1))] ^= bit
+    file.write_bytes(content)

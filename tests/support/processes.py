@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ended", "run_at_once", "run_python"]
+__all__ = ["ended", "run_at_once", "run_python", "wait_for"]
 
 SERVER = Path(__file__).parent / "preloaded.py"
 
@@ -29,38 +30,46 @@ def ended(processes: Sequence["subprocess.Popen[Any]"]) -> Iterator[None]:
                 process.kill()
 
 
-def run_at_once(commands: Sequence[Sequence[str]]) -> None:
-    """Run programs that read a byte before they begin, all at the same time, and check that none fails."""
-    runs = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) for command in commands]
-    with ended(runs):
-        for run in runs:
-            assert run.stdin is not None
-            run.stdin.write(b"!")
-            run.stdin.flush()
-        errors = [run.communicate()[1].decode() for run in runs]
-    assert [run.returncode for run in runs] == [0] * len(runs), errors
+def run_at_once(commands: Sequence[Sequence[str | Path]], cwd: Path) -> None:
+    """Run Python with several lists of arguments in a folder at the same time, and check that none fails."""
+    runs = _run(commands, cwd, 120, {})
+    assert [run.returncode for run in runs] == [0] * len(runs), [run.stderr for run in runs]
 
 
 def run_python(
     *arguments: str | Path, cwd: Path, timeout: float = 120, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """Run Python with arguments in a folder, in a fork of a process that has imported dasksim.
+    """Run Python with arguments in a folder.
 
     Where what is tested is how a process starts, or that it is killed, a test starts it itself.
     """
+    return _run([arguments], cwd, timeout, environment)[0]
+
+
+def _run(
+    commands: Sequence[Sequence[str | Path]], cwd: Path, timeout: float, environment: dict[str, str]
+) -> "list[subprocess.CompletedProcess[str]]":
+    """Run programs at once in forks of a process that has imported dasksim, and return what each wrote."""
     server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
     with tempfile.TemporaryDirectory() as folder:
-        files = out, err = Path(folder) / "out", Path(folder) / "err"
-        command = [str(argument) for argument in arguments]
-        program = {"arguments": command, "folder": str(cwd), "out": str(out), "err": str(err)}
-        assert server.stdin is not None
-        assert server.stdout is not None
-        server.stdin.write(json.dumps({**program, "environment": environment}) + "\n")
+        files = [(Path(folder) / f"out{i}", Path(folder) / f"err{i}") for i in range(len(commands))]
+        programs = [
+            {"arguments": [*map(str, command)], "folder": str(cwd), "out": str(out), "err": str(err)}
+            | {"environment": environment}
+            for command, (out, err) in zip(commands, files, strict=True)
+        ]
+        server.stdin.write(json.dumps(programs) + "\n")
         server.stdin.flush()
         if not select.select([server.stdout], [], [], timeout)[0]:
             _end(server)
-            raise subprocess.TimeoutExpired(command, timeout, *(file.read_bytes() for file in files))
-        return subprocess.CompletedProcess(command, int(server.stdout.readline()), out.read_text(), err.read_text())
+            raise subprocess.TimeoutExpired(repr(commands), timeout, *(file.read_bytes() for file in files[0]))
+        statuses = json.loads(server.stdout.readline())
+        return [
+            subprocess.CompletedProcess([*map(str, command)], status, out.read_text(), err.read_text())
+            for command, status, (out, err) in zip(commands, statuses, files, strict=True)
+        ]
 
 
 _servers: "list[subprocess.Popen[str]]" = []
@@ -81,3 +90,11 @@ def _end(server: "subprocess.Popen[str]") -> None:
         _servers.remove(server)
         with server:
             os.killpg(server.pid, signal.SIGKILL)
+
+
+def wait_for(what: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 120  # so that a test that fails ends
+    while not what():
+        if time.monotonic() > deadline:
+            raise AssertionError("waited for 120 s")
+        time.sleep(0.01)

@@ -1,10 +1,20 @@
-"""Variants of a test, of which the quick suite runs some."""
+"""Variants of a test and drawn examples, of which the quick suite runs some, and ``tox -e slow`` all."""
 
+import os
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
+from hypothesis import settings
 
-__all__ = ["quick"]
+__all__ = ["examples", "quick"]
+
+_IS_WHOLE = os.environ.get("DASKSIM_TESTS") == "whole"
+
+
+def examples(n: int, **options: Any) -> settings:
+    """Return settings for a test of so many drawn examples, of which the quick suite tries a third."""
+    return settings(max_examples=n if _IS_WHOLE else max(2, n // 3), **options)
 
 
 def quick(names: Iterable[str], *chosen: str) -> list[str | pytest.ParameterSet]:

@@ -18,6 +18,7 @@ import pytest
 import standin
 import xarray as xr
 from distributed import Client, Scheduler, SpecCluster, Worker, get_worker
+from variants import quick
 
 import dasksim
 from dasksim import (
@@ -199,7 +200,7 @@ def test_whole_path_stays_within_the_standard(make: Callable[[], Simulator], tmp
     assert_same_values(found, made(make(), tmp_path / "cpu.zarr", "cpu"))
 
 
-@pytest.mark.parametrize("variant", ["bayesflow", "sbibm"])
+@pytest.mark.parametrize("variant", quick(["bayesflow", "sbibm"], "bayesflow"))
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_runs_on_the_standard_into_a_store(
     name: str, variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from model_statistics import REFERENCE, z_scores
-from test_models import LARGEST_Z
+from model_statistics import LARGEST_Z, REFERENCE, z_scores
 
 import dasksim
 from dasksim import StoreMismatchError

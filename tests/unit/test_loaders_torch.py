@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_loaders import N, original, samples, theta
+from loading import N, original, samples, theta
 
 import dasksim
 

@@ -11,6 +11,7 @@ from bits import bits, prefix_of
 from calls import Calls
 from distributed import Client
 from scipy import stats
+from zoo.circles import Rng, batched, in_circle, makes, point, unit, units
 
 from dasksim import (
     ArgumentError,
@@ -25,39 +26,6 @@ from dasksim import (
 
 #: How often a statistical test of a right package would fail, were its seed not fixed.
 FALSE_ALARM = 1e-6
-
-Rng = np.random.Generator
-
-
-def square(batch_shape: tuple[int, ...], rng: Rng) -> dict[str, Any]:
-    return {"x": rng.uniform(-1, 1, batch_shape), "y": rng.uniform(-1, 1, batch_shape)}
-
-
-def point(rng: Rng) -> dict[str, Any]:
-    return {"x": rng.uniform(-1, 1), "y": rng.uniform(-1, 1)}
-
-
-def in_circle(x: Any, y: Any) -> Any:
-    return x**2 + y**2 < 1
-
-
-def unit(batch_shape: tuple[int, ...], rng: Rng) -> dict[str, Any]:
-    return {"u": rng.uniform(size=batch_shape)}
-
-
-def batched() -> Simulator:
-    return make_simulator(square, is_batched=True, expand_outputs=False)
-
-
-def unbatched() -> Simulator:
-    return make_simulator(point, expand_outputs=False)
-
-
-def units() -> Simulator:
-    return make_simulator(unit, is_batched=True, expand_outputs=False)
-
-
-makes = pytest.mark.parametrize("make", [batched, unbatched])
 
 
 @makes

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bits import bits, prefix_of
-from test_rejection import Rng, batched, in_circle, makes, unbatched, units
+from zoo.circles import Rng, batched, in_circle, makes, unbatched, units
 
 from dasksim import (
     HierarchicalSimulator,

@@ -1,0 +1,1 @@
+"""Simulators that tests have in common."""
