@@ -127,7 +127,7 @@ class SubBatchRun:
     ) -> tuple[Values | None, FailedRows]:
         """Return what is made of some rows, with the contexts that there are, or None if it took too long."""
         # the same rows on the streams of another redraw, with the contexts that the others were drawn with
-        place = replace(self.place, redraw=redraw)
+        place = replace(self.place, redraw=redraw, cells=self.place.cells.select(rows))
         failures = FailedRows(self.policy, self.place.first_sample + rows, self.plan.n_samples, self.strict_at)
         given = {name: value if self._is_shared(name) else value[rows] for name, value in self.given.items()}
         values = Values(given, self._contexts(before, rows) if before is not None else {})

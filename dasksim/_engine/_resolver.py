@@ -19,6 +19,7 @@ from dasksim._engine.probes import Probing, digest_text
 from dasksim._engine.stage import Place, Plate, Stage, SubBatch
 from dasksim._engine.steps import Lowering, Step
 from dasksim._streams.addresses import PROBE_SUB_BATCH
+from dasksim._streams.cells import Cells
 from dasksim.errors import ArgumentError, ArgumentTypeError, SimulatorError, nearest
 
 __all__ = ["Resolver"]
@@ -172,7 +173,9 @@ class Resolver:
         plates = self._plates(stage)
         own = tuple(plate.name for plate in plates)
         axes = (self.probing.n_rows, *(int(plate.size) for plate in plates))
-        place = Place(0, PROBE_SUB_BATCH, 0, self.probing.n_rows, self.probing.attempt)
+        place = Place(
+            0, PROBE_SUB_BATCH, 0, self.probing.n_rows, Cells(range(self.probing.n_rows)), self.probing.attempt
+        )
         batch = SubBatch(place, place.address(stage), axes, watch=True)
         child = self._inner_resolver(stage, covered, plates, batch)
         child.run()

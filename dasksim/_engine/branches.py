@@ -14,6 +14,7 @@ from dasksim._engine.nested import NestedStage
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.stage import Binding, Stage, SubBatch
 from dasksim._engine.steps import Lowering
+from dasksim._streams.cells import CellStreams
 from dasksim._streams.isolation import Isolated
 from dasksim.errors import ArgumentError, SimulatorError
 
@@ -45,7 +46,11 @@ class ChoiceStage(Stage):
         super().__init__(name)
         self.p = tuple(p)
         self.is_mixed = is_mixed
-        self.is_redrawn = is_mixed
+        self.is_redrawn = self.is_by_cell = is_mixed
+
+    @property
+    def needs_whole(self) -> bool:
+        return not self.is_mixed
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,10 +71,15 @@ class ChoiceStage(Stage):
         return variables, self.simulate(binding, batch, variables)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
-        uniform = batch.address.generator().random(batch.axes if self.is_mixed else ())
+        if self.is_mixed:
+            # what a generator makes of the first word of each cell's stream
+            words = CellStreams(batch.address, batch.cells).words()[:, 0]
+            uniform = ((words >> np.uint64(11)) * 2.0**-53).reshape(batch.axes)
+        else:
+            uniform = np.full(batch.axes, batch.address.generator().random())
         # without the last sum, which rounding may leave below 1; from the right, or a 0 would draw a first model of
         # probability 0
-        index = np.searchsorted(np.cumsum(self.p)[:-1], np.broadcast_to(uniform, batch.axes), side="right")
+        index = np.searchsorted(np.cumsum(self.p)[:-1], uniform, side="right")
         return {INDICES: (index[..., None] == np.arange(len(self.p))).astype("int32")}
 
 
@@ -131,7 +141,8 @@ class BranchStage(NestedStage):
         # a model's functions are called for its own samples only
         if len(rows):
             steps = range(len(self.pipeline.steps))
-            place = replace(self.place(batch), full_rows=len(rows), unit="model row")
+            place = self.place(batch)
+            place = replace(place, full_rows=len(rows), unit="model row", cells=place.cells.select(rows))
             # rows are cells here, and a sample fails with any of its own
             failures = batch.failures.within(rows // batch.cells_per_row) if batch.failures is not None else None
             values = run_steps(self.pipeline, steps, place, len(rows), Values(chosen), batch.watch, failures)
@@ -179,6 +190,7 @@ class MergeStage(Stage):
     """
 
     is_batched = True
+    is_by_cell = True
     needs_whole = False
     how_often: ClassVar[str] = "once for each sub-batch"
 

@@ -18,6 +18,7 @@ from dasksim._engine.nested import NestedStage
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.stage import Binding, Stage, SubBatch
 from dasksim._engine.steps import Lowering, differing_sizes
+from dasksim._streams.cells import Cells
 from dasksim._streams.isolation import Isolated
 from dasksim.errors import OutputError, SimulatorError, nearest
 
@@ -38,8 +39,9 @@ class FilterStage(NestedStage):
 
     A proposal for which a stage fails is rejected where failures do not end all.
 
-    Without inputs that differ between rows, every attempt proposes as many samples as are expected to be needed, and
-    what is accepted is kept in the order of proposal. With such inputs each row is proposed for until one is accepted.
+    Where a stage sees whole sub-batches, every attempt proposes as many samples as are expected to be needed, and what
+    is accepted is kept in the order of proposal. Where each cell is made by itself, or inputs differ between rows, each
+    row is proposed for until one is accepted.
 
     Parameters
     ----------
@@ -111,6 +113,7 @@ class FilterStage(NestedStage):
                     "contexts with meta_fn"
                 )
         stage.hold(steps)
+        stage.is_by_cell = stage.is_by_cell and not self.predicate.draws
         used = {name for step in steps for name, source in step.sources.items() if source is None}
         used |= {name for name in seen if pipeline.sources[name] is None}
         stage.taken = tuple(name for name in pipeline.conditions if name in used)
@@ -165,7 +168,7 @@ class FilterStage(NestedStage):
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         given = self.given(batch)
-        fill = self._fill_rows if self.has_rows else self._fill
+        fill = self._fill_rows if self.has_rows or self.is_by_cell else self._fill
         kept, counts = fill(batch, given, [v for v in outputs if not v.is_count])
         made = {name: np.reshape(rows, self._shape(rows, batch)) for name, rows in kept.items()}
         made.update({self._count(kind).name: np.asarray(counts[kind]) for kind in _COUNTS})
@@ -187,7 +190,9 @@ class FilterStage(NestedStage):
         while tally.n_accepted < batch.n_cells:
             size = tally.allowed(self.sample_size or tally.next_size(full, self.largest))
             same = {n: np.broadcast_to(value, (size, *value.shape[1:])) for n, value in constant.items()}
-            made, accepted = self._attempt(batch, {**given, **same}, size, tally.n_attempts)
+            first = np.full(size, self.place(batch).first_sample)
+            cells = Cells(first, proposals=np.arange(size))
+            made, accepted = self._attempt(batch, {**given, **same}, size, tally.n_attempts, cells)
             tally.count(size, int(accepted.sum()))
             if not accepted.any():  # if all have failed, even sizes that follow contexts are not known
                 continue
@@ -205,16 +210,27 @@ class FilterStage(NestedStage):
         """Propose for each row until one is accepted, the first in the order of proposal."""
         tally = Tally(self.name, self.max_proposals, batch)
         kept: dict[str, Array] = {}
-        missing = np.arange(batch.n_cells)
+        missing, n_before = np.arange(batch.n_cells), np.zeros(batch.n_cells, np.int64)
+        # failures of what is proposed in vain would be counted, and there are more of it in larger sub-batches
+        are_single = self.is_by_cell and batch.failures is not None and batch.failures.is_lenient
         while missing.size:
-            copies = tally.copies(len(missing), tally.allowed(max(self.largest, len(missing))))
+            most = tally.allowed(max(self.largest, len(missing)))
+            asked, rest = missing[:most], missing[most:]
+            copies = 1 if are_single else tally.copies(len(asked), most)
             # the copies of a row stand together, so that each row has a line of the table below
-            rows = np.repeat(missing, copies)
+            rows = np.repeat(asked, copies)
             chosen = {n: value[rows] if n in batch.rows else value for n, value in given.items()}
-            made, accepted = self._attempt(batch, chosen, len(rows), tally.n_attempts)
-            tally.count(len(rows), int(accepted.sum()))
-            table = accepted.reshape(len(missing), copies)
+            cells = batch.cells.proposed(rows, n_before[rows] + np.tile(np.arange(copies), len(asked)))
+            made, accepted = self._attempt(batch, chosen, len(rows), tally.n_attempts, cells)
+            table = accepted.reshape(len(asked), copies)
             is_filled = table.any(axis=1)
+            if self.is_by_cell:
+                # up to the first that was accepted, so that it does not depend on how many are proposed at a time
+                n_proposed = np.where(is_filled, table.argmax(axis=1) + 1, copies)
+                tally.count(int(n_proposed.sum()), int(is_filled.sum()))
+            else:
+                tally.count(len(rows), int(accepted.sum()))
+            n_before[asked] += copies
             if not is_filled.any():
                 continue
             # the numbers, among all proposals, of the first that was accepted in each line
@@ -225,15 +241,17 @@ class FilterStage(NestedStage):
                 if name not in kept:
                     kept[name] = np.zeros_like(values, shape=(batch.n_cells, *values.shape[1:]))
                 kept[name], values = parts_alike([kept[name], values], variable)
-                kept[name][missing[is_filled]] = values
-            missing = missing[~is_filled]
+                kept[name][asked[is_filled]] = values
+            missing = np.concatenate([asked[~is_filled], rest])
         return kept, tally.counts
 
     def _attempt(
-        self, batch: SubBatch, given: Mapping[str, Any], size: int, attempt: int
+        self, batch: SubBatch, given: Mapping[str, Any], size: int, attempt: int, cells: Cells
     ) -> tuple[dict[str, Array], Array]:
-        # with its number in the address, so that no two attempts share a stream
-        place = replace(self.place(batch, attempt), full_rows=size, unit="proposal")
+        # with its number in the address, so that no two attempts share a stream; where each cell is made by itself, the
+        # number of the proposal tells them apart, whichever attempt it comes with
+        number = 0 if self.is_by_cell else attempt
+        place = replace(self.place(batch, number), full_rows=size, unit="proposal", cells=cells)
         failures = batch.failures.of_proposals(size) if batch.failures is not None else None
         values = run_steps(self.pipeline, self.steps, place, size, Values(given), batch.watch, failures)
         made = {name: value for i in self.steps for name, value in values.made.get(i, {}).items()}

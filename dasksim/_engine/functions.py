@@ -1,7 +1,7 @@
 """Stages of one user function: bind its arguments by name, call it on a sub-batch, check what came back."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -47,6 +47,11 @@ class FunctionStage(Stage):
         self.declared = declared
         self._turns = Turns()
         self._parameters = _parameters(function, name)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it is known to draw random numbers."""
+        return not {"rng", "seed"}.isdisjoint(self.names) or self.function.draws
 
     @property
     def keeps_outputs(self) -> bool:
@@ -139,16 +144,21 @@ class FunctionStage(Stage):
             put = device_named(batch.device).put
             values.update({name: put(value) for name, value in batch.shared.items() if isinstance(value, np.ndarray)})
         asked = set(binding.names) - set(values)
-        # made for those who ask: a generator costs as much as some rows of a light function
-        if "rng" in asked:
-            values["rng"] = batch.address.generator(batch.device)
-        if "seed" in asked:
-            values["seed"] = batch.address.seeds(1)[0]
+        values.update(self._drawn(asked, batch))
         if "xp" in asked:
             values["xp"] = device_named(batch.device).xp
         if "batch_shape" in asked:
             values["batch_shape"] = batch.axes
         return values
+
+    def _drawn(self, asked: Collection[str], batch: SubBatch) -> dict[str, Any]:
+        """Return what the function draws from, made for those who ask: a generator costs as much as some light rows."""
+        drawn: dict[str, Any] = {}
+        if "rng" in asked:
+            drawn["rng"] = batch.address.generator(batch.device)
+        if "seed" in asked:
+            drawn["seed"] = batch.address.seeds(1)[0]
+        return drawn
 
     def call(self, binding: Binding, batch: SubBatch) -> Any:
         """Call the function with what it is bound to; what it returns stays as it is, whatever it does afterwards."""

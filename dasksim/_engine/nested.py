@@ -34,6 +34,8 @@ class NestedStage(Stage):
         Names of the stages inside.
     holds_whole
         Whether one of them needs whole sub-batches.
+    is_by_cell
+        Whether all of them make each cell by itself.
     """
 
     span: int = 0
@@ -90,6 +92,7 @@ class NestedStage(Stage):
         self.runs = names_within(steps)
         self.is_batched = all(step.stage.is_batched for step in steps)
         self.holds_whole = any(step.stage.needs_whole for step in steps)
+        self.is_by_cell = all(step.stage.is_by_cell or not step.is_run for step in steps)
 
     def check(self, values: Mapping[str, Any], batch: SubBatch) -> None:
         """Check what there is to check on the values of a probe."""
@@ -102,6 +105,7 @@ class NestedStage(Stage):
             outer.sub_batch,
             outer.first_sample,
             outer.full_rows * batch.cells_per_row,
+            batch.cells,
             # attempts outside go above those inside, so that no two share a stream
             address.attempt << 32 | attempt,
             redraw=address.redraw,

@@ -16,6 +16,7 @@ from dasksim._engine.functions import FunctionStage
 from dasksim._engine.stage import Place, SubBatch
 from dasksim._engine.steps import Lowering, Step, sub_batch_of
 from dasksim._streams.addresses import PROBE_SUB_BATCH
+from dasksim._streams.cells import Cells
 
 __all__ = ["Probe", "ProbeCache", "Probing", "digest_text", "probe_rows"]
 
@@ -114,12 +115,12 @@ class Probing:
         A stage that makes contexts runs at the address of the sub-batch, others on a stream that no dataset reaches.
         """
         stage, n_rows = step.stage, self.n_rows
-        place = Place(0, PROBE_SUB_BATCH, 0, n_rows, self.attempt)
+        place = Place(0, PROBE_SUB_BATCH, 0, n_rows, Cells(range(n_rows)), self.attempt)
         if stage.makes_contexts:
             # contexts that are made beside rows may follow draws for all rows of the sub-batch
             if not stage.is_context and self.sub_batch_size is not None:
                 n_rows = self.sub_batch_size
-            place = Place(self.seed, self.sub_batch, 0, n_rows)
+            place = Place(self.seed, self.sub_batch, 0, n_rows, Cells(range(n_rows)))
         batch = sub_batch_of(step, place, n_rows, inputs, watch=True)
         key = (stage.name, stage.declared, batch.address, batch.axes, _signature({**batch.rows, **batch.shared}))
         probe = self.cache.get(key, lambda: _run_twice(step, batch))

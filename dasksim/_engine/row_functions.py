@@ -1,7 +1,7 @@
 """Stages of a function that is called once for each sample: its rows are gathered, and failed ones passed over."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from dasksim._engine._outputs import PaddedRows, checked, columns_of, describe_r
 from dasksim._engine.functions import FunctionStage, arrays_of
 from dasksim._engine.stage import Binding, SubBatch
 from dasksim._streams.addresses import PROBE_SUB_BATCH
+from dasksim._streams.cells import CellStreams, Moves
 from dasksim.errors import OutputError
 
 __all__ = ["RowStage"]
@@ -37,6 +38,7 @@ class RowStage(FunctionStage):
     """A function that is called once for each sample (and further batch axis)."""
 
     is_batched = False
+    is_by_cell = True
     how_often = "once for each sample"
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
@@ -74,19 +76,25 @@ class RowStage(FunctionStage):
         return self._turns.run(work, is_kept)
 
     def _returned_rows(self, binding: Binding, batch: SubBatch, copies: bool) -> tuple[Sequence[int], list[Any]]:
-        columns = self._columns(binding, batch)
+        cells: Sequence[int] = range(batch.n_cells)
+        is_called: Array | None = None
+        if batch.failures is not None and batch.failures.is_lenient and (failed := batch.failures.failed).any():
+            is_called = np.repeat(~failed, batch.cells_per_row)
+            cells = np.flatnonzero(is_called).tolist()
+        if not cells:
+            return cells, []
+        streams = CellStreams(batch.address, batch.cells if is_called is None else batch.cells.select(is_called))
+        columns, moves = self._columns(binding, batch, streams, is_called)
         arguments: Iterator[Any] = itertools.repeat(())
         if binding.positional:
             arguments = zip(*(columns[name] for name in binding.positional))
         if binding.keyword:
             keywords = (dict(zip(binding.keyword, more)) for more in zip(*(columns[n] for n in binding.keyword)))
             arguments = zip(arguments, keywords)
-        cells: Sequence[int] = range(batch.n_cells)
-        if batch.failures is not None and batch.failures.is_lenient and (failed := batch.failures.failed).any():
-            is_called = np.repeat(~failed, batch.cells_per_row)
-            cells = np.flatnonzero(is_called).tolist()
-            arguments = itertools.compress(arguments, is_called.tolist())
-        with self.function.at(batch.address, watch=batch.watch) as function:
+        with self.function.at_cells(streams, watch=batch.watch) as (function, moves_more):
+            # each takes the next arguments before it moves, and starmap calls the function right after
+            for move in filter(None, (moves, moves_more)):
+                arguments = move(arguments)
             called = _with_keywords(function) if binding.keyword else function
             called = _with_copies(called) if copies else called
             # arguments that all rows share are repeated without end
@@ -128,18 +136,29 @@ class RowStage(FunctionStage):
         where = f"raised by stage {self.name!r} at {batch.row_of(cell)}"
         error.add_note(f"{where}, whose inputs are {inputs}" if inputs else where)
 
-    def _columns(self, binding: Binding, batch: SubBatch) -> dict[str, Iterable[Any]]:
-        """Return the values of each argument, one a row."""
+    def _drawn(self, asked: Collection[str], batch: SubBatch) -> dict[str, Any]:
+        return {}  # each cell has its own
+
+    def _columns(
+        self, binding: Binding, batch: SubBatch, streams: CellStreams, is_called: Array | None
+    ) -> tuple[dict[str, Iterable[Any]], Moves | None]:
+        """Return the values of each argument, one a cell that is called, and what puts `rng` on each cell's stream."""
         columns: dict[str, Iterable[Any]] = {}
         for name, value in self._values(binding, batch).items():
             if name in batch.rows:
                 column = value.reshape(batch.n_cells, *value.shape[len(batch.axes) :])
+                column = column if is_called is None else column[is_called]
                 columns[name] = column.tolist() if name in batch.python else column
             else:
                 columns[name] = itertools.repeat(value)
-        if "seed" in columns and "seed" not in batch.shared:
-            columns["seed"] = batch.address.seeds(batch.n_cells)
-        return columns
+        moves: Moves | None = None
+        asked = set(binding.names) - set(columns)
+        if "rng" in asked:
+            rng, moves = streams.generator()
+            columns["rng"] = itertools.repeat(rng)
+        if "seed" in asked:
+            columns["seed"] = streams.seeds()
+        return columns, moves
 
     def _stack(self, made: _Rows, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         """Turn a list of dicts into a dict of arrays: all rows at a glance or, where that is not enough, one by one."""

@@ -18,6 +18,7 @@ from dasksim._core.plan import Plan
 from dasksim._core.variables import RESERVED, Variable
 from dasksim._engine.failed_rows import FailedRows
 from dasksim._streams.addresses import Address, stage_key
+from dasksim._streams.cells import Cells
 from dasksim._streams.isolation import Isolated, run_all
 
 __all__ = ["Binding", "Place", "Plate", "Stage", "SubBatch", "within"]
@@ -38,6 +39,8 @@ class Place:
         Number of the sub-batch.
     first_sample
         Number of its first sample in the dataset.
+    cells
+        Which cells its rows are, of a whole sub-batch or more.
     full_rows
         Rows of a whole sub-batch; what is simulated may be the first of them only.
     attempt
@@ -52,6 +55,7 @@ class Place:
     sub_batch: int
     first_sample: int
     full_rows: int
+    cells: Cells
     attempt: int = 0
     unit: str = "sample"
     redraw: int = 0
@@ -59,7 +63,8 @@ class Place:
     @classmethod
     def of(cls, plan: Plan, sub_batch: int) -> "Place":
         """Return the place of a sub-batch of a dataset."""
-        return cls(plan.seed, sub_batch, sub_batch * plan.sub_batch_size, plan.sub_batch_size)
+        first, size = sub_batch * plan.sub_batch_size, plan.sub_batch_size
+        return cls(plan.seed, sub_batch, first, size, Cells(range(first, first + size)))
 
     @property
     def first_row(self) -> int:
@@ -107,6 +112,11 @@ class SubBatch:
     watch: bool = False
     failures: FailedRows | None = None
     device: str = "cpu"
+
+    @property
+    def cells(self) -> Cells:
+        """Which cells it has, in C order."""
+        return self.place.cells.select(slice(self.axes[0])).along(self.axes[1:])
 
     @property
     def n_cells(self) -> int:
@@ -204,6 +214,8 @@ class Stage(ABC):
         The stages whose variables it may take; None for all before it.
     gathers
         The stages whose hidden variables it takes.
+    is_by_cell
+        Whether what it makes of a cell depends on that cell alone, so that sub-batches change no value.
     is_redrawn
         Whether what it draws is drawn again for samples that failed.
     can_use_gpu
@@ -213,6 +225,7 @@ class Stage(ABC):
     """
 
     is_batched: bool
+    is_by_cell: bool = False
     can_use_gpu: bool = False
     is_transfer: ClassVar[bool] = False
     is_context: ClassVar[bool] = False
@@ -261,6 +274,8 @@ class Stage(ABC):
             "plates": [[plate.name, plate.size] for plate in self.plates],
             "depth": self.depth,
             "expand_outputs": self.is_expanded,
+            # stores of versions in which the cells of a sub-batch shared a stream do not have it
+            **({"streams": "cell"} if self.is_by_cell else {}),
         }
 
     @property

@@ -2,26 +2,33 @@
 
 import inspect
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from dasksim._streams.addresses import Address
+from dasksim._streams.addresses import as_int
+from dasksim._streams.cells import CellSeeds
 from dasksim._streams.process_wide import bits_of
 
 __all__ = [
     "OwnSeed",
+    "Seed",
     "can_make_again",
     "can_replace",
+    "integer_of",
     "is_engine",
     "is_generator",
     "own_seeds",
     "put_at",
     "replacement",
     "restore",
+    "state_of",
 ]
+
+#: What seeds a source: that of an address, or of the cell that it is at.
+Seed: TypeAlias = np.random.SeedSequence | CellSeeds
 
 # Attributes in which objects of scipy and scikit-learn keep an integer that seeds what they draw, and what such an
 # object takes in its place.
@@ -63,29 +70,80 @@ def own_seeds(obj: object) -> Iterator[OwnSeed]:
             yield OwnSeed(obj, name)
 
 
-def replacement(source: Any, address: Address, k: int) -> Any:
-    """Return a source like ``source`` (same kind, same bit generator) on the ``k``-th stream of ``address``."""
+def replacement(source: Any, seed: Seed) -> Any:
+    """Return a source like ``source`` (same kind, same bit generator) on a stream."""
+    sequence: Any = seed  # NumPy takes any ISeedSequence, and says so of SeedSequence only
     if isinstance(source, random.Random):
-        return random.Random(address.hidden_int(k))
+        return random.Random(integer_of(seed))
     if isinstance(source, np.random.RandomState):
-        return np.random.RandomState(type(bits_of(source))(address.hidden(k)))
+        return np.random.RandomState(type(bits_of(source))(sequence))
     if isinstance(source, np.random.BitGenerator):
-        return type(source)(address.hidden(k))
+        return type(source)(sequence)
     if isinstance(source, np.random.Generator):
-        return np.random.Generator(type(source.bit_generator)(address.hidden(k)))
+        return np.random.Generator(type(source.bit_generator)(sequence))
     if isinstance(source, OwnSeed):
         # what NumPy itself makes of an integer
         bits = np.random.MT19937 if _SEEDS[source.name] is np.random.RandomState else np.random.PCG64
-        return _SEEDS[source.name](bits(address.hidden(k)))
-    return _made_again(source, np.random.default_rng(address.hidden(k)))
+        return _SEEDS[source.name](bits(sequence))
+    return _made_again(source, np.random.default_rng(sequence))
 
 
-def put_at(source: Any, address: Address, k: int) -> Any:
-    """Put a source itself on the ``k``-th stream of ``address``; return what :func:`restore` takes."""
-    before, new = _get_state(source), replacement(source, address, k)
-    # by its state, since others hold the source itself
-    restore(source, new if isinstance(source, OwnSeed) else _get_state(new))
-    return before
+def integer_of(seed: Seed) -> int:
+    """Return a seed for :class:`random.Random`."""
+    return seed.integer if isinstance(seed, CellSeeds) else as_int(seed)
+
+
+def put_at(source: Any, seed: Seed) -> None:
+    """Put a source itself on a stream, by its state, since others hold the source."""
+    if isinstance(seed, CellSeeds) and _put_fast(source, seed):
+        return
+    new = replacement(source, seed)
+    restore(source, new if isinstance(source, OwnSeed) else state_of(new))
+
+
+def _put_fast(source: Any, seed: CellSeeds) -> bool:
+    """Put a source on a cell's stream without making another, which takes far longer; return whether it could."""
+    if isinstance(source, random.Random):
+        source.seed(seed.integer)
+        return True
+    if isinstance(source, np.random.RandomState):
+        is_known = type(bits_of(source)) is np.random.MT19937
+        if is_known:
+            source.seed(seed.halves)
+        return is_known
+    bits = source.bit_generator if isinstance(source, np.random.Generator) else source
+    if type(bits) is np.random.MT19937:
+        np.random.RandomState(bits).seed(seed.halves)
+        return True
+    state = _STATES.get(type(bits))
+    if state is None:
+        return False
+    bits.state = {"bit_generator": type(bits).__name__, **state(seed.words), "has_uint32": 0, "uinteger": 0}
+    return True
+
+
+def _of_pcg(words: Sequence[int]) -> dict[str, Any]:
+    # the increment is odd, as that of any linear congruential generator of a period of a power of two
+    return {"state": {"state": words[0] | words[1] << 64, "inc": words[2] | words[3] << 64 | 1}}
+
+
+def _of_philox(words: Sequence[int]) -> dict[str, Any]:
+    zeros = np.zeros(4, np.uint64)
+    # it is at the end of its buffer, so that the next number begins a block
+    return {
+        "state": {"counter": np.array([*words[2:], 0, 0], np.uint64), "key": np.array(words[:2], np.uint64)},
+        "buffer": zeros,
+        "buffer_pos": 4,
+    }
+
+
+# What NumPy's generators take for their state, from four random words.
+_STATES: dict[type, Callable[[Sequence[int]], dict[str, Any]]] = {
+    np.random.PCG64: _of_pcg,
+    np.random.PCG64DXSM: _of_pcg,
+    np.random.Philox: _of_philox,
+    np.random.SFC64: lambda words: {"state": {"state": np.array([*words[:3], 1], np.uint64)}},
+}
 
 
 def restore(source: Any, state: Any) -> None:
@@ -104,7 +162,8 @@ def restore(source: Any, state: Any) -> None:
         vars(source).update(state)
 
 
-def _get_state(source: Any) -> Any:
+def state_of(source: Any) -> Any:
+    """Return where a source is, as :func:`restore` takes it."""
     if isinstance(source, random.Random):
         return source.getstate()
     if isinstance(source, np.random.RandomState):

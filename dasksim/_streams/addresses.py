@@ -5,24 +5,37 @@ the sub-batch and the attempt. Nothing else - chunks, workers, order, retries - 
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dasksim._core.arrays import device_named
 
-__all__ = ["PROBE_SUB_BATCH", "Address", "stage_key"]
+__all__ = [
+    "HIDDEN_CHILD",
+    "NUMPY_CHILD",
+    "PROBE_SUB_BATCH",
+    "PYTHON_CHILD",
+    "SEEDS_CHILD",
+    "Address",
+    "as_int",
+    "stage_key",
+]
 
 #: The sub-batch that probes draw from. No dataset reaches it, so a probe never shares a stream with data.
 PROBE_SUB_BATCH = 2**63
 
+# What stands for the sub-batch where each cell has a stream of its own; no dataset reaches it either.
+_CELLS = 2**63 + 1
+
 # What a redrawn sample adds to the path to its stream; no function spawns as many children.
 _REDRAWN = 1 << 62
 
-# Children of a stage's own stream, for what is not the `rng` argument. Numbers from _HIDDEN on are the generators
-# that a function reaches by itself, in the order in which they are found. `rng.spawn` counts its children from 0.
-_SEEDS, _NUMPY_GLOBAL, _PYTHON_GLOBAL, _HIDDEN = range(1 << 63, (1 << 63) + 4)
+#: Children of a stage's own stream, for what is not the `rng` argument. Numbers from HIDDEN_CHILD on are the generators
+#: that a function reaches by itself, in the order in which they are found. `rng.spawn` counts its children from 0.
+SEEDS_CHILD, NUMPY_CHILD, PYTHON_CHILD, HIDDEN_CHILD = range(1 << 63, (1 << 63) + 4)
 
 
 def stage_key(name: str) -> int:
@@ -71,25 +84,13 @@ class Address:
 
     def seeds(self, n: int) -> list[int]:
         """Return ``n`` seeds of 63 bits; those of a smaller ``n`` are a prefix."""
-        raw = np.random.SFC64(self.sequence(_SEEDS)).random_raw(n)
+        raw = np.random.SFC64(self.sequence(SEEDS_CHILD)).random_raw(n)
         return [int(word) >> 1 for word in raw]
 
-    def numpy_global(self) -> list[int]:
-        """Return the seed that stands in for the state of ``numpy.random``."""
-        # words, since numpy.random.seed takes no integer of more than 32 bits
-        return [int(word) for word in self.sequence(_NUMPY_GLOBAL).generate_state(8)]
-
-    def python_global(self) -> int:
-        """Return the seed that stands in for the state of ``random``."""
-        return _as_int(self.sequence(_PYTHON_GLOBAL))
-
-    def hidden(self, k: int) -> np.random.SeedSequence:
-        """Return the seed sequence for the ``k``-th generator that a function reaches by itself."""
-        return self.sequence(_HIDDEN + k)
-
-    def hidden_int(self, k: int) -> int:
-        """Return :meth:`hidden` as a seed for :class:`random.Random`."""
-        return _as_int(self.hidden(k))
+    def cell_key(self, *child: int) -> npt.NDArray[np.uint64]:
+        """Return the key, two words, of the streams of all cells, or of a child stream of each."""
+        whole = self.sub_batch if self.sub_batch == PROBE_SUB_BATCH else _CELLS
+        return np.asarray(replace(self, sub_batch=whole).sequence(*child).generate_state(2, np.uint64), np.uint64)
 
 
 def _without_children(attempt: int) -> int:
@@ -100,5 +101,6 @@ def _without_children(attempt: int) -> int:
     return attempt | 1 << 32 * n_words - 1 if n_words > 1 else attempt
 
 
-def _as_int(sequence: np.random.SeedSequence) -> int:
+def as_int(sequence: np.random.SeedSequence) -> int:
+    """Return a seed for :class:`random.Random`."""
     return int.from_bytes(sequence.generate_state(4, np.uint32).tobytes(), "little")

@@ -16,18 +16,22 @@ import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from dasksim._streams._finding import Reach, find_generators, instance_attributes
-from dasksim._streams._sources import put_at, replacement, restore
-from dasksim._streams.addresses import Address
-from dasksim._streams.process_wide import GlobalMark, Use, locked, seeded_globals
+from dasksim._streams._sources import Seed, integer_of, put_at, replacement, restore, state_of
+from dasksim._streams.addresses import HIDDEN_CHILD, NUMPY_CHILD, PYTHON_CHILD, Address
+from dasksim._streams.cells import CellSeeds, CellStreams, Moves
+from dasksim._streams.process_wide import GlobalMark, GlobalStreams, global_streams, locked
 
 __all__ = ["Isolated", "run_all"]
 
 T = TypeVar("T")
+
+# A stream, as what gives what seeds one of its children.
+Stream: TypeAlias = Callable[[int], Seed]
 
 
 class Isolated:
@@ -55,6 +59,11 @@ class Isolated:
         self.uses_globals = uses_globals or self._reach.uses_globals
         self.n_bytes = self._reach.n_bytes
 
+    @property
+    def draws(self) -> bool:
+        """Whether it is known to draw from a generator that it reaches, or from the global ones."""
+        return bool(self.uses_globals or self._reach.generators or self._reach.in_place)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # what it reaches is found again where it arrives: ids are those of one process
         return type(self), (self.function, self.uses_globals)
@@ -65,22 +74,68 @@ class Isolated:
 
         With ``watch``, the global generators are seeded too, and ``uses_globals`` is set if the function moved them.
         """
-        # anew for each address: what a function assigns to rebuilt objects must not reach the next sub-batch
-        function = _Rebuild(self._reach, address)(self.function) if self._reach.generators else self.function
-        if not (self.uses_globals or self._reach.in_place or watch):
-            # nothing of the process is touched, so that threads need not wait for each other
+        with self._placed(address.sequence, watch) as (function, put):
+            if put is not None:
+                put(address.sequence)
             yield function
+
+    @contextlib.contextmanager
+    def at_cells(
+        self, streams: CellStreams, *, watch: bool = False
+    ) -> Iterator[tuple[Callable[..., Any], Moves | None]]:
+        """Give the function, and what puts every generator that it reaches on the stream of each cell in turn."""
+        with self._placed(streams.child, watch, moves=True) as (function, put):
+            yield function, None if put is None else functools.partial(_moving, put, streams)
+
+    @contextlib.contextmanager
+    def _placed(
+        self, first: Stream, watch: bool, *, moves: bool = False
+    ) -> Iterator[tuple[Callable[..., Any], Callable[[Stream], None] | None]]:
+        """Give the function, and what puts on a stream what it reaches and is not, or is to be moved on."""
+        # anew each time: what a function assigns to rebuilt objects must not reach the next sub-batch
+        rebuild = _Rebuild(self._reach, first) if self._reach.generators else None
+        function = rebuild(self.function) if rebuild is not None else self.function
+        rebuilt = rebuild.sources() if rebuild is not None and moves else []
+        in_place = [(source, k) for k, source in self._reach.in_place.items()]
+        if not (self.uses_globals or in_place or watch):
+            # nothing of the process is touched, so that threads need not wait for each other
+            yield function, (lambda stream: _put(rebuilt, stream)) if rebuilt else None
             return
-        use = Use()
+        process: GlobalStreams | None = None
         try:
             with (
                 locked(),
-                _seeded_in_place(self._reach, address),
-                seeded_globals(address, watch=not self.uses_globals) as use,
+                _restored([source for source, _ in in_place]),
+                global_streams(watch=not self.uses_globals) as process,
             ):
-                yield function
+
+                def put(stream: Stream) -> None:
+                    _put(rebuilt, stream)
+                    _put(in_place, stream)
+                    process.put(_words_of(stream(NUMPY_CHILD)), integer_of(stream(PYTHON_CHILD)))
+
+                yield function, put
         finally:
-            self.uses_globals = self.uses_globals or use.happened
+            self.uses_globals = self.uses_globals or (process is not None and process.are_used)
+
+
+def _moving(put: Callable[[Stream], None], streams: CellStreams, values: Iterable[T]) -> Iterator[T]:
+    """Give values, one a cell, each once all has been put on the stream of the cell."""
+    for cell, value in enumerate(values):
+        streams.move(cell)
+        put(streams.child)
+        yield value
+
+
+def _words_of(seed: Seed) -> list[int]:
+    """Return eight words of 32 bits."""
+    return seed.halves if isinstance(seed, CellSeeds) else [int(word) for word in seed.generate_state(8)]
+
+
+def _put(sources: Iterable[tuple[Any, int]], stream: Stream) -> None:
+    """Put numbered sources on their child streams."""
+    for source, number in sources:
+        put_at(source, stream(HIDDEN_CHILD + number))
 
 
 class _Guard:
@@ -182,12 +237,10 @@ def run_all(functions: Iterable[Isolated], work: Callable[[bool], T]) -> T:
 
 
 @contextlib.contextmanager
-def _seeded_in_place(reach: Reach, address: Address) -> Iterator[None]:
-    saved: list[tuple[Any, Any]] = []
+def _restored(sources: Sequence[Any]) -> Iterator[None]:
+    """Put sources back to where they were when the block ends."""
+    saved = [(source, state_of(source)) for source in sources]
     try:
-        # noted one by one, so that an error on the way puts back what has been seeded
-        for k, source in reach.in_place.items():
-            saved.append((source, put_at(source, address, k)))
         yield
     finally:
         # in reverse, since two may share a state, as a generator and its bits do
@@ -198,9 +251,15 @@ def _seeded_in_place(reach: Reach, address: Address) -> Iterator[None]:
 class _Rebuild:
     """Rebuild the objects on the path to a generator around its replacement."""
 
-    def __init__(self, reach: Reach, address: Address) -> None:
+    def __init__(self, reach: Reach, stream: Stream) -> None:
         self._reach = reach
-        self._done: dict[int, Any] = {id(obj): replacement(obj, address, k) for k, obj in reach.generators.items()}
+        self._done: dict[int, Any] = {
+            id(obj): replacement(obj, stream(HIDDEN_CHILD + k)) for k, obj in reach.generators.items()
+        }
+
+    def sources(self) -> list[tuple[Any, int]]:
+        """Return the generators that it puts in place of others, with their numbers."""
+        return [(self._done[id(obj)], k) for k, obj in self._reach.generators.items()]
 
     def __call__(self, obj: Any) -> Any:
         key = id(obj)

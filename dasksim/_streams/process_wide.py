@@ -9,15 +9,22 @@ import contextlib
 import pickle
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dasksim._streams.addresses import Address
-
-__all__ = ["NUMPY_GLOBAL", "GlobalMark", "Use", "bits_of", "by_reference", "locked", "not_copied", "seeded_globals"]
+__all__ = [
+    "NUMPY_GLOBAL",
+    "GlobalMark",
+    "GlobalStreams",
+    "bits_of",
+    "by_reference",
+    "global_streams",
+    "locked",
+    "not_copied",
+]
 
 #: The generator behind the functions of ``numpy.random``.
 NUMPY_GLOBAL: np.random.RandomState = np.random.normal.__self__  # type: ignore[attr-defined]
@@ -98,31 +105,47 @@ class GlobalMark:
             random.setstate(self.python_state)
 
 
-@dataclass
-class Use:
-    """Whether a function drew from the global generators; known afterwards."""
+class GlobalStreams:
+    """The global generators while they are on streams of dasksim's.
 
-    happened: bool = False
+    Parameters
+    ----------
+    watch
+        Whether to find out if they are used, which takes 0.1 ms for each stream.
+
+    Attributes
+    ----------
+    are_used
+        Whether a function has drawn from them; known once the next stream is put, or the last one has ended.
+    """
+
+    def __init__(self, watch: bool) -> None:
+        self._watch = watch
+        self._mark: GlobalMark | None = None
+        self.are_used = False
+
+    def put(self, numpy_seed: Sequence[int], python_seed: int) -> None:
+        """Put them on streams; that of ``numpy.random`` takes words of 32 bits, and no larger integer."""
+        self.look()
+        NUMPY_GLOBAL.seed(numpy_seed)
+        random.seed(python_seed)
+        self._mark = GlobalMark.now() if self._watch and not self.are_used else None
+
+    def look(self) -> None:
+        """Find out whether they were used."""
+        self.are_used = self.are_used or (self._mark is not None and self._mark.moved())
 
 
 @contextlib.contextmanager
-def seeded_globals(address: Address, *, watch: bool) -> Iterator[Use]:
-    """Put the global generators on the streams of ``address``, and restore them; to be used under the lock.
-
-    Without ``watch``, whether they were used is not found out, which would take 0.1 ms.
-    """
+def global_streams(*, watch: bool) -> Iterator[GlobalStreams]:
+    """Give what puts the global generators on streams, and restore them; to be used under the lock."""
     before, caller = GlobalMark.now(), np.random.mtrand.get_bit_generator()
     np.random.mtrand.set_bit_generator(_STAND_IN)
-    use = Use()
+    streams = GlobalStreams(watch)
     try:
-        NUMPY_GLOBAL.seed(address.numpy_global())
-        random.seed(address.python_global())
-        seeded = GlobalMark.now() if watch else None
-        try:
-            yield use
-        finally:
-            use.happened = seeded is not None and seeded.moved()
+        yield streams
     finally:
+        streams.look()
         # before the state is set, which is that of the caller's bits
         np.random.mtrand.set_bit_generator(caller)
         before.restore()

@@ -149,12 +149,13 @@ class Simulator(ABC):
             A function of variables by name, or of one mapping of all variables. It is given whole arrays and returns a
             boolean array with one value for each proposal.
         sample_size
-            Proposals of an attempt; by default as many as the acceptance seen in the sub-batch lets expect to need.
+            Proposals of an attempt of batched functions; by default as many as the acceptance seen in the sub-batch
+            lets expect to need.
         max_proposals
             Proposals for one sub-batch at most. By default 100 attempts in a row that accept nothing are an error.
         overshoot
-            Whether to keep all that was accepted, at least ``batch_shape``. The samples are then computed at once,
-            since only that tells their number.
+            Whether to keep all that was accepted, at least ``batch_shape``: more where functions are batched. The
+            samples are then computed at once, since only that tells their number.
         seed, sub_batch_size, chunk_size, device
             As in :meth:`sample`. What is accepted comes to the host.
         **conditions

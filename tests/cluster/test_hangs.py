@@ -18,13 +18,13 @@ import pytest
 from bits import bits
 from distributed import Client, KilledWorker, LocalCluster
 from processes import ended, wait_for
+from streams import seeds_of
 from variants import quick
 from zoo.classes import KINDS
 from zoo.failing import FAILING, MASK, REDRAW, HasALockError, chain, made, simulated
 
 import dasksim
 from dasksim import ArgumentError, ArgumentTypeError, Simulator, make_simulator
-from dasksim._streams.addresses import Address, stage_key
 
 Rng = np.random.Generator
 
@@ -87,7 +87,7 @@ def test_sub_batch_that_hangs_is_drawn_again(tmp_path: Path) -> None:
             time.sleep(1e6)
         return {"x": level}
 
-    hangs = Address(1, stage_key("observe"), 1).seeds(1)
+    hangs = seeds_of("observe", range(4, 5))
 
     def draw(rng: Rng) -> dict[str, Any]:
         return {"level": int(rng.integers(1, 10**9))}

@@ -15,7 +15,7 @@ from dasksim import Simulator, generate, make_simulator, replay, status
 HOW: dict[str, Any] = {"seed": 1, "sub_batch_size": 10, "chunk_size": 20, "progress": False}
 
 #: Above this are two samples of this seed, in two chunks; each costs a test the time until it is ended.
-LIMIT = 2.4
+LIMIT = 1.65
 
 
 def prior(rng: np.random.Generator) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def test_bits_do_not_depend_on_a_timeout_that_is_not_reached(tmp_path: Path) -> 
 
 def test_exceptions_come_out_of_the_process_as_themselves(tmp_path: Path) -> None:
     def fails(theta: float) -> dict[str, Any]:
-        if theta > 2:
+        if theta > LIMIT:
             raise ZeroDivisionError("of the function's own")
         return {"pid": os.getpid()}
 

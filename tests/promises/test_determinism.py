@@ -150,9 +150,11 @@ def test_seeds_stages_and_sub_batches_draw_differently(make: Any) -> None:
 
 
 def test_sub_batch_size_changes_draws_after_the_first_sub_batch() -> None:
-    small, large = (row_simulator().sample(32, seed=1, sub_batch_size=s).compute() for s in (8, 16))
+    small, large = (batched_simulator().sample(32, seed=1, sub_batch_size=s).compute() for s in (8, 16))
     assert small.theta[:8].identical(large.theta[:8])
     assert (small.theta[8:] != large.theta[8:]).all()
+    small, large = (row_simulator().sample(32, seed=1, sub_batch_size=s).compute() for s in (8, 16))
+    assert small.drop_attrs().identical(large.drop_attrs())
 
 
 def test_adding_a_stage_changes_no_other_draws() -> None:
@@ -193,31 +195,56 @@ def test_values_at_their_addresses_are_pinned() -> None:
     )
     found = simulator.sample(5, seed=2025, sub_batch_size=2).compute()
     assert {name: array.values.tolist() for name, array in found.data_vars.items()} == {
-        "theta": [0.8559993766653942, 0.9001358466956374, 0.5274401080366948, 0.6104193622878535, 0.7255251945596857],
+        "theta": [
+            0.996263256498316,
+            0.03911638602997869,
+            0.1736758805025551,
+            0.06921869952235338,
+            0.042239106526098635,
+        ],
         "x": [786, 49, 887, 769, 497],
         "tag": [
-            9023135661574636440,
-            4601629946907542052,
-            5519776518107511162,
-            7443940678792820035,
-            5718095342235019299,
+            905775438536307360,
+            8275919550954112396,
+            7674504493957332747,
+            5731300335780708430,
+            5369078874549876216,
         ],
-        "h": [0.9648645344906566, 0.12474061471051745, 0.42627846330204233, 0.7867930519147242, 0.3653749364243407],
-        "l": [0.09574131981441691, 0.24100092288675712, 0.21154168395093753, 0.5961451844210899, 0.8745332025912835],
+        "h": [0.23577770599022185, 0.6964203232044126, 0.6428622688915481, 0.2443161550057259, 0.9577886841046838],
+        "l": [0.47353941684394796, 0.5776182032987787, 0.8966438066867625, 0.2721231913994716, 0.2695416644883979],
     }
 
 
-def test_address_is_seed_stage_and_sub_batch() -> None:
-    """The scheme as the design states it, written out with NumPy alone."""
+class Words(np.random.bit_generator.ISeedSequence):
+    def __init__(self, words: Any) -> None:
+        self.words = words
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Any:
+        return self.words[:n_words]
+
+
+def test_address_is_seed_stage_and_sample_or_sub_batch() -> None:
+    """The schemes as the design states them, written out with NumPy alone."""
 
     def prior(rng: np.random.Generator) -> dict[str, Any]:
         return {"theta": rng.uniform()}
 
-    key = int.from_bytes(hashlib.blake2b(b"prior", digest_size=8).digest(), "little") | 1 << 63
-    streams = [np.random.SeedSequence(2025, spawn_key=(key, sub_batch, 0)) for sub_batch in range(3)]
-    expected = np.concatenate([np.random.Generator(np.random.SFC64(stream)).uniform(size=2) for stream in streams])
-    found = make_simulator(prior).sample(5, seed=2025, sub_batch_size=2)
-    np.testing.assert_array_equal(found.theta, expected[:5])
+    def many(batch_shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, Any]:
+        return {"x": rng.uniform(size=batch_shape)}
+
+    def key(stage: bytes) -> int:
+        return int.from_bytes(hashlib.blake2b(stage, digest_size=8).digest(), "little") | 1 << 63
+
+    found = make_simulator([prior, many], obj_kwargs=[None, {"is_batched": True}]).sample(
+        5, seed=2025, sub_batch_size=2
+    )
+    of_all = np.random.SeedSequence(2025, spawn_key=(key(b"prior"), 2**63 + 1, 0)).generate_state(2, np.uint64)
+    words = [Words(np.random.Philox(key=of_all, counter=sample).random_raw(4)) for sample in range(5)]
+    expected = [np.random.Generator(np.random.SFC64(each)).uniform() for each in words]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.theta.values.ravel(), expected)
+    streams = [np.random.SeedSequence(2025, spawn_key=(key(b"many"), sub_batch, 0)) for sub_batch in range(3)]
+    expected = np.concatenate([np.random.Generator(np.random.SFC64(s)).uniform(size=2) for s in streams]).tolist()
+    np.testing.assert_array_equal(found.x.values.ravel(), expected[:5])
 
 
 @pytest.mark.parametrize("make", [row_simulator, batched_simulator])

@@ -14,6 +14,7 @@ import pytest
 from bits import file_bytes, receipt_files
 from distributed import Client
 from processes import run_python
+from streams import seeds_of
 from zoo.classes import Kind, kinds
 from zoo.failing import MASK, REDRAW, HasALockError, chain, comparison, failing, made
 
@@ -28,7 +29,6 @@ from dasksim import (
     make_simulator,
     replay,
 )
-from dasksim._streams.addresses import Address, stage_key
 
 Rng = np.random.Generator
 
@@ -83,7 +83,7 @@ def late() -> Simulator:
 STOPPED: dict[str, tuple[Callable[[], Simulator], Any]] = {
     "late": (late, 400),
     "batched": (lambda: make_simulator(wide, is_batched=True), 80),
-    "comparison": (lambda: dasksim.ModelComparisonSimulator({"plain": late(), "shifted": late()}), 400),
+    "comparison": (lambda: dasksim.ModelComparisonSimulator({"plain": late(), "shifted": late()}), 1000),
     "unmixed": (lambda: dasksim.ModelComparisonSimulator([late(), late()], use_mixed_batches=False), 400),
     "rejection": (lambda: RejectionSimulator(late(), lambda x: x > 0), 400),
 }
@@ -185,7 +185,7 @@ def test_failure_beyond_the_end_can_be_replayed(tmp_path: Path) -> None:
     def total(batch_shape: tuple[int, ...], x: Any) -> dict[str, Any]:
         return {"total": 2 * x}
 
-    beyond = Address(1, stage_key("observe"), 1).seeds(8)[5:]
+    beyond = seeds_of("observe", range(13, 16))
     stages = [lambda rng: {"theta": rng.normal()}, observe, total]
     simulator = make_simulator(stages, obj_kwargs=[None, None, {"is_batched": True}])
     error = stopped(simulator, tmp_path / "s.zarr", 12)
@@ -301,7 +301,7 @@ def test_command_line_replays_and_debugs(tmp_path: Path) -> None:
     debugged = subprocess.run(asked, capture_output=True, text=True, check=False, input="p theta\nq\n")
     assert debugged.returncode == 2
     assert "raise ValueError" in debugged.stderr
-    assert "(Pdb) 2." in debugged.stdout
+    assert re.search(r"\(Pdb\) [23]\.", debugged.stdout)
 
     missing = run_python(*command, "100", cwd=tmp_path)
     assert missing.returncode == 2

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bits import bits, receipt_files
+from bits import bits, change_record, receipt_files
 
 from dasksim import (
     GraphicalSimulator,
@@ -239,6 +239,25 @@ def test_change_that_leaves_samples_the_same_may_be_allowed(tmp_path: Path) -> N
     receipt_files(path)[1].unlink()
     more = generate(rejecting(max_proposals=600), path, N, allow_changed=True, **OPTIONS)
     assert bits(more) == bits(rejecting().sample(N, seed=1, sub_batch_size=4))
+
+
+def test_a_store_of_a_version_with_other_streams_is_not_gone_on_with(tmp_path: Path) -> None:
+    def older(record: dict[str, Any]) -> None:
+        for stage in record["stages"]:
+            stage["settings"].pop("streams", None)
+
+    def many(batch_shape: Any, rng: Rng) -> dict[str, Any]:
+        return {"x": rng.normal(size=batch_shape)}
+
+    plain, batched = make_simulator(prior), make_simulator(many, is_batched=True)
+    for name, simulator in (("plain", plain), ("batched", batched)):
+        generate(simulator, tmp_path / f"{name}.zarr", N, part=(0, 2), **OPTIONS)
+        change_record(tmp_path / f"{name}.zarr", older)
+    generate(batched, tmp_path / "batched.zarr", N, **OPTIONS)
+    with pytest.raises(
+        StoreMismatchError, match="stage 'prior': made by an older version of dasksim, in which it drew"
+    ):
+        generate(plain, tmp_path / "plain.zarr", N, **OPTIONS)
 
 
 def test_settings_of_a_derivation_are_compared_too(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def simulator(**options: Any) -> Simulator:
 
 
 def fails_sometimes(rng: np.random.Generator) -> dict[str, Any]:
-    value = rng.normal()
-    if value < -0.5:
+    value = -rng.normal()
+    if value < -1.0:
         raise ValueError("too small")
     return {"z": value}
