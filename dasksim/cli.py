@@ -75,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_target(one)
     one.add_argument("-n", "--n-samples", type=int, required=True, help="number of samples")
     one.add_argument("--seed", type=int, help="an integer >= 0 (default: fresh entropy, which the store records)")
-    one.add_argument("--sub-batch-size", type=int, help="samples that share a stream of random numbers")
+    one.add_argument(
+        "--sub-batch-size", type=int, help="samples simulated together; values of batched functions depend on it"
+    )
     one.add_argument("--chunk-size", type=int, help="samples in a chunk, a multiple of the sub-batch size")
     one.add_argument("--dtype", help="store all floating-point variables in this dtype")
     one.add_argument("--device", default="auto", help="auto, cpu or gpu: where stages run that can run on a GPU")

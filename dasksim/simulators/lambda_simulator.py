@@ -23,8 +23,8 @@ class LambdaSimulator(Simulator):
     ----------
     sample_fn
         Any callable that returns a dict of variables. It is given what its parameters name: variables made before it,
-        conditions, contexts, and ``rng`` (a :class:`numpy.random.Generator` on the stream of this stage and sub-batch),
-        ``seed`` (an integer of 63 bits) or ``xp`` (the array namespace).
+        conditions, contexts, and ``rng`` (a :class:`numpy.random.Generator` on the stream of this stage and sample, or
+        sub-batch), ``seed`` (an integer of 63 bits) or ``xp`` (the array namespace).
     is_batched
         If true, the function is called once for a whole sub-batch, with ``batch_shape`` as its first argument (or by
         that name), and returns arrays that begin with it. Otherwise it is called once for each sample.

@@ -14,8 +14,9 @@ __all__ = ["RejectionSimulator"]
 class RejectionSimulator(Simulator):
     """The samples of a simulator that a predicate accepts, by filter and refill.
 
-    Each sub-batch is filled by attempts 0, 1, 2, ..., each on streams of its own, and what is accepted is kept in the
-    order of proposal. Contexts are drawn before, once for each sub-batch, and are not filtered.
+    Plain functions propose 0, 1, 2, ... for each sample, each time on streams of its own, until one is accepted. Where
+    functions are batched, each sub-batch is filled by such attempts, and what is accepted is kept in the order of
+    proposal. Contexts are drawn before, once for each sub-batch, and are not filtered.
 
     Parameters
     ----------

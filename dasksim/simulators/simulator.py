@@ -77,7 +77,8 @@ class Simulator(ABC):
         seed
             Any integer >= 0. By default fresh entropy, which is recorded in ``ds.attrs["dasksim"]``.
         sub_batch_size
-            Samples that share a stream of random numbers. Values depend on it. By default a fixed function of the
+            Samples that are simulated together. Values of batched functions and contexts depend on it, since each has
+            one stream of random numbers for it; those of plain functions do not. By default a fixed function of the
             variables' shapes and dtypes and of whether all stages are batched.
         chunk_size
             Samples in a Dask chunk, a multiple of ``sub_batch_size``. Values do not depend on it.
