@@ -189,6 +189,16 @@ class CellSeeds(np.random.bit_generator.ISpawnableSeedSequence):
         """The same as one integer."""
         return sum(word << 64 * i for i, word in enumerate(self.words))
 
+    @property
+    def entropy(self) -> Any:
+        """As of a :class:`numpy.random.SeedSequence`, which others may take it for."""
+        return self._own().entropy
+
+    @property
+    def spawn_key(self) -> tuple[int, ...]:
+        """The same."""
+        return self._own().spawn_key
+
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Array:
         # what SFC64 asks for when it is made
         if n_words == 3 and np.dtype(dtype) == np.uint64:

@@ -1,5 +1,7 @@
 """Streams of cells: NumPy's own numbers, one stream for each cell, whatever the others."""
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -165,3 +167,19 @@ def test_a_cell_begins_anew_each_time() -> None:
     streams.move(0)
 
     assert np.random.default_rng(streams.child(5).spawn(1)[0]).random() == first[0] != first[1]
+
+
+def test_a_generator_of_a_cell_is_copied_pickled_and_asked_like_any_other() -> None:
+    def used(rng: np.random.Generator) -> tuple[Any, ...]:
+        again = copy.deepcopy(rng), pickle.loads(pickle.dumps(rng))
+        sequence = rng.bit_generator.seed_seq
+        state = sequence.generate_state(2).tolist()
+        drawn = {each.normal() for each in (rng, *again)}
+        children = {each.spawn(1)[0].normal() for each in (rng, *again)}
+        assert len(drawn) == len(children) == 1
+        return sequence.entropy, state, *drawn, *children  # type: ignore[attr-defined]
+
+    whole = draws(CellStreams(address(), Cells(range(9))), used)
+
+    assert draws(CellStreams(address(), Cells(range(7, 9))), used) == whole[7:]
+    assert len({found[2] for found in whole}) == 9
