@@ -263,22 +263,22 @@ def _computed(data: xr.Dataset, names: Sequence[str], mask: str | None) -> tuple
     some = {"batch": slice(None, None, max(1, -(-n_samples // most)))}
     valid = True if mask is None else data[mask]
     asked = {name: _asked(as_floats(data[name]), valid, some) for name in names}
-    of_mask = {} if mask is None else {"n_valid": data[mask].sum(), "kept": data[mask][some]}
+    of_mask = {} if mask is None else {"n_valid": data[mask].sum().data, "kept": data[mask][some].data}
     with warnings.catch_warnings():  # of features without a finite value
         warnings.filterwarnings("ignore", "invalid value|overflow|All-NaN slice", RuntimeWarning)
         found, of_mask = compute(asked, of_mask)
-    is_kept = as_host(of_mask["kept"].data) if of_mask else slice(None)
+    is_kept = as_host(of_mask["kept"]) if of_mask else slice(None)
     statistics = {}
     for name, of in found.items():
-        kept = columns_of(as_host(of.pop("kept").data))[is_kept]
-        statistics[name] = Statistics(**{what: as_host(array.data).ravel() for what, array in of.items()}, kept=kept)
+        kept = columns_of(as_host(of.pop("kept")))[is_kept]
+        statistics[name] = Statistics(**{what: as_host(array).ravel() for what, array in of.items()}, kept=kept)
     return n_samples - int(of_mask["n_valid"]) if of_mask else 0, statistics
 
 
-def _asked(values: xr.DataArray, valid: xr.DataArray | bool, some: Mapping[str, slice]) -> dict[str, xr.DataArray]:
-    """Return what :class:`Statistics` hold of a variable, lazily."""
+def _asked(values: xr.DataArray, valid: xr.DataArray | bool, some: Mapping[str, slice]) -> dict[str, Any]:
+    """Return what :class:`Statistics` hold of a variable, as Dask arrays."""
     finite = values.where(xr.ufuncs.isfinite(values) & valid)
-    return {
+    asked = {
         "count": finite.count("batch"),
         "mean": finite.mean("batch"),
         "sd": finite.std("batch"),
@@ -288,3 +288,5 @@ def _asked(values: xr.DataArray, valid: xr.DataArray | bool, some: Mapping[str, 
         "n_infinite": (xr.ufuncs.isinf(values) & valid).sum("batch"),
         "kept": values[some],
     }
+    # without their labels: Dask of 2025 wants pyarrow where it meets an index of pandas
+    return {what: array.data for what, array in asked.items()}

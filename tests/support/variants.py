@@ -17,7 +17,7 @@ def examples(n: int, **options: Any) -> settings:
     return settings(max_examples=n if _IS_WHOLE else max(2, n // 3), **options)
 
 
-def quick(names: Iterable[str], *chosen: str) -> list[str | pytest.ParameterSet]:
+def quick(names: Iterable[str], *chosen: str) -> list[Any]:
     """Return names as parameters, all but the chosen ones slow: ``tox -e slow`` runs them.
 
     A mechanism that is the same in all of them, such as the way to worker processes, is then tried in a few.
