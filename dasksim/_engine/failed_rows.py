@@ -30,11 +30,14 @@ class _Notes:
         The sample whose failure ends all, or would.
     found
         What has failed.
+    rows
+        Which rows each of these tells of, as often as it counts them.
     """
 
     n: int
     raised_at: int
     found: list[Failure] = field(default_factory=list)
+    rows: list[Array] = field(default_factory=list)
 
     @cached_property
     def masked(self) -> Array:
@@ -50,7 +53,7 @@ class _Notes:
 
         def forget() -> None:
             self.masked[:], self.redrawn[:] = masked, redrawn
-            del self.found[n_found:]
+            del self.found[n_found:], self.rows[n_found:]
 
         return forget
 
@@ -139,12 +142,16 @@ class FailedRows:
         view._index, view._notes, view.are_samples = self._index[rows], self._notes, self.are_samples
         return view
 
-    def of_proposals(self, n_proposals: int) -> "FailedRows":
-        """Return what notes the failures of proposals, which do not fail the samples that they are made for."""
-        # rows of their own, but one list of what failed, since that tells of proposals too
-        apart = FailedRows(self.policy, np.full(n_proposals, self.samples[0]), self.stop)
-        apart._notes.found, apart.are_samples = self.found, False
+    def of_proposals(self, rows: Array) -> "FailedRows":
+        """Return what notes the failures of proposals for some rows, which do not fail the rows themselves."""
+        apart = FailedRows(self.policy, self.samples[rows], self.stop)
+        apart.are_samples = False
         return apart
+
+    def add_proposals(self, proposed: "FailedRows", rows: Array, is_counted: Array) -> None:
+        """Count the failures of proposals for some rows, but of those that were proposed in vain."""
+        for failure, failed in zip(proposed._notes.found, proposed._notes.rows):
+            self._note(failure.stage, failure.kind, failure.message, rows[failed[is_counted[failed]]])
 
     # What fails
 
@@ -186,8 +193,12 @@ class FailedRows:
         """Note rows that have not failed yet: what fails first is what is told of a sample."""
         new = rows[~self.failed[rows]]
         (self._notes.redrawn if action == "redraw" else self._notes.masked)[self._index[new]] = True
-        # rows beyond the end, which batched stages need, are no samples of the dataset
-        counted = self.samples[new][self.samples[new] < self.stop]
+        text = message if len(message) <= _MESSAGE_LENGTH else message[: _MESSAGE_LENGTH - 3] + "..."
+        self._note(stage, kind, text, new)
+
+    def _note(self, stage: str, kind: str, message: str, rows: Array) -> None:
+        """Count a failure of some rows; those beyond the end, which batched stages need, are no samples."""
+        counted = rows[self.samples[rows] < self.stop]
         if len(counted):
-            text = message if len(message) <= _MESSAGE_LENGTH else message[: _MESSAGE_LENGTH - 3] + "..."
-            self.found.append(Failure(stage, kind, text, len(counted), int(counted[0])))
+            self._notes.found.append(Failure(stage, kind, message, len(counted), int(self.samples[counted].min())))
+            self._notes.rows.append(self._index[counted])

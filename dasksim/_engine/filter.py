@@ -13,6 +13,7 @@ from dasksim._core.variables import RESERVED, Variable, brief
 from dasksim._engine._outputs import PaddedRows, parts_alike
 from dasksim._engine._tally import PARTS, Tally
 from dasksim._engine.evaluation import Values, explain, run_steps, without
+from dasksim._engine.failed_rows import FailedRows
 from dasksim._engine.functions import BatchedStage
 from dasksim._engine.nested import NestedStage
 from dasksim._engine.pipeline import Pipeline
@@ -161,10 +162,16 @@ class FilterStage(NestedStage):
         name = f"{self.name}//{kind}"
         return Variable(name, (), np.dtype("int64"), is_shared=True, is_hidden=True, counts=kind)
 
+    @property
+    def checked_on(self) -> tuple[int, ...]:
+        return self.steps
+
     def check(self, values: Mapping[str, Any], batch: SubBatch) -> None:
         """Call the predicate on the values of a probe, so that a wrong one is noticed before any work."""
         probed = Values(values, dict.fromkeys(self.steps, values))
         self._accept(probed, np.zeros(batch.n_cells, bool), batch, 0)
+        # it may have drawn where its code does not show it: what it draws is that of whole attempts
+        self.is_by_cell = self.is_by_cell and not self.predicate.draws
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         given = self.given(batch)
@@ -192,7 +199,11 @@ class FilterStage(NestedStage):
             same = {n: np.broadcast_to(value, (size, *value.shape[1:])) for n, value in constant.items()}
             first = np.full(size, self.place(batch).first_sample)
             cells = Cells(first, proposals=np.arange(size))
-            made, accepted = self._attempt(batch, {**given, **same}, size, tally.n_attempts, cells)
+            # for the sub-batch, so that failures are told of its first sample
+            made, accepted, failures = self._attempt(
+                batch, {**given, **same}, np.zeros(size, np.int64), tally.n_attempts, cells
+            )
+            self._count_failures(batch, failures, np.zeros(size, np.int64), np.ones(size, bool))
             tally.count(size, int(accepted.sum()))
             if not accepted.any():  # if all have failed, even sizes that follow contexts are not known
                 continue
@@ -211,25 +222,23 @@ class FilterStage(NestedStage):
         tally = Tally(self.name, self.max_proposals, batch)
         kept: dict[str, Array] = {}
         missing, n_before = np.arange(batch.n_cells), np.zeros(batch.n_cells, np.int64)
-        # failures of what is proposed in vain would be counted, and there are more of it in larger sub-batches
-        are_single = self.is_by_cell and batch.failures is not None and batch.failures.is_lenient
         while missing.size:
             most = tally.allowed(max(self.largest, len(missing)))
             asked, rest = missing[:most], missing[most:]
-            copies = 1 if are_single else tally.copies(len(asked), most)
+            copies = tally.copies(len(asked), most)
             # the copies of a row stand together, so that each row has a line of the table below
             rows = np.repeat(asked, copies)
             chosen = {n: value[rows] if n in batch.rows else value for n, value in given.items()}
             cells = batch.cells.proposed(rows, n_before[rows] + np.tile(np.arange(copies), len(asked)))
-            made, accepted = self._attempt(batch, chosen, len(rows), tally.n_attempts, cells)
+            made, accepted, failures = self._attempt(batch, chosen, rows, tally.n_attempts, cells)
             table = accepted.reshape(len(asked), copies)
             is_filled = table.any(axis=1)
+            is_counted = np.ones_like(table)
             if self.is_by_cell:
                 # up to the first that was accepted, so that it does not depend on how many are proposed at a time
-                n_proposed = np.where(is_filled, table.argmax(axis=1) + 1, copies)
-                tally.count(int(n_proposed.sum()), int(is_filled.sum()))
-            else:
-                tally.count(len(rows), int(accepted.sum()))
+                is_counted = np.arange(copies) <= np.where(is_filled, table.argmax(axis=1), copies)[:, None]
+            self._count_failures(batch, failures, rows, is_counted.ravel())
+            tally.count(int(is_counted.sum()), int((table & is_counted).sum()))
             n_before[asked] += copies
             if not is_filled.any():
                 continue
@@ -246,17 +255,24 @@ class FilterStage(NestedStage):
         return kept, tally.counts
 
     def _attempt(
-        self, batch: SubBatch, given: Mapping[str, Any], size: int, attempt: int, cells: Cells
-    ) -> tuple[dict[str, Array], Array]:
+        self, batch: SubBatch, given: Mapping[str, Any], rows: Array, attempt: int, cells: Cells
+    ) -> tuple[dict[str, Array], Array, FailedRows | None]:
+        """Propose for some cells; return what was made, which proposals are accepted, and which have failed."""
+        size = len(rows)
         # with its number in the address, so that no two attempts share a stream; where each cell is made by itself, the
         # number of the proposal tells them apart, whichever attempt it comes with
         number = 0 if self.is_by_cell else attempt
         place = replace(self.place(batch, number), full_rows=size, unit="proposal", cells=cells)
-        failures = batch.failures.of_proposals(size) if batch.failures is not None else None
+        failures = batch.failures.of_proposals(rows // batch.cells_per_row) if batch.failures is not None else None
         values = run_steps(self.pipeline, self.steps, place, size, Values(given), batch.watch, failures)
         made = {name: value for i in self.steps for name, value in values.made.get(i, {}).items()}
         failed = np.zeros(size, bool) if failures is None else failures.failed
-        return made, self._accept(values, failed, batch, attempt)
+        return made, self._accept(values, failed, batch, attempt), failures
+
+    def _count_failures(self, batch: SubBatch, failures: FailedRows | None, cells: Array, is_counted: Array) -> None:
+        """Count those of proposals for some cells."""
+        if batch.failures is not None and failures is not None:
+            batch.failures.add_proposals(failures, cells // batch.cells_per_row, is_counted)
 
     def _accept(self, values: Values, failed: Array, batch: SubBatch, attempt: int) -> Array:
         """Return which proposals the predicate accepts; it finds the values of others in place of those that failed."""

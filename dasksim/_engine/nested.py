@@ -94,6 +94,11 @@ class NestedStage(Stage):
         self.holds_whole = any(step.stage.needs_whole for step in steps)
         self.is_by_cell = all(step.stage.is_by_cell or not step.is_run for step in steps)
 
+    @property
+    def checked_on(self) -> tuple[int, ...]:
+        """Which steps inside :meth:`check` needs the values of."""
+        return ()
+
     def check(self, values: Mapping[str, Any], batch: SubBatch) -> None:
         """Check what there is to check on the values of a probe."""
 

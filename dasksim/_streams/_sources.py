@@ -17,6 +17,7 @@ __all__ = [
     "Seed",
     "can_make_again",
     "can_replace",
+    "halves_of",
     "integer_of",
     "is_engine",
     "is_generator",
@@ -91,6 +92,11 @@ def replacement(source: Any, seed: Seed) -> Any:
 def integer_of(seed: Seed) -> int:
     """Return a seed for :class:`random.Random`."""
     return seed.integer if isinstance(seed, CellSeeds) else as_int(seed)
+
+
+def halves_of(seed: Seed) -> list[int]:
+    """Return a seed for :mod:`numpy.random`: eight words, since it takes no integer of more than 32 bits."""
+    return seed.halves if isinstance(seed, CellSeeds) else [int(word) for word in seed.generate_state(8)]
 
 
 def put_at(source: Any, seed: Seed) -> None:

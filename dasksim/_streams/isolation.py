@@ -1,7 +1,8 @@
 """Seed whatever a user's function draws from, and leave the caller's generators as they were.
 
-A generator that a function reaches (see ``_finding``) is replaced by one on the sub-batch's own stream: the objects on
-the path to it are rebuilt around the replacement, all others stay shared. ``random`` is such a generator too. What
+A generator that a function reaches (see ``_finding``) is replaced by one on dasksim's streams, which moves from sample
+to sample where the function is called for each: the objects on the path to it are rebuilt around the replacement, all
+others stay shared. ``random`` is such a generator too. What
 cannot be replaced - ``numpy.random``, and generators behind a class - is seeded in place under a lock of the whole
 process, and restored.
 
@@ -21,9 +22,9 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from dasksim._streams._finding import Reach, find_generators, instance_attributes
-from dasksim._streams._sources import Seed, integer_of, put_at, replacement, restore, state_of
+from dasksim._streams._sources import Seed, halves_of, integer_of, put_at, replacement, restore, state_of
 from dasksim._streams.addresses import HIDDEN_CHILD, NUMPY_CHILD, PYTHON_CHILD, Address
-from dasksim._streams.cells import CellSeeds, CellStreams, Moves
+from dasksim._streams.cells import CellStreams, Moves
 from dasksim._streams.process_wide import GlobalMark, GlobalStreams, global_streams, locked
 
 __all__ = ["Isolated", "run_all"]
@@ -112,7 +113,7 @@ class Isolated:
                 def put(stream: Stream) -> None:
                     _put(rebuilt, stream)
                     _put(in_place, stream)
-                    process.put(_words_of(stream(NUMPY_CHILD)), integer_of(stream(PYTHON_CHILD)))
+                    process.put(halves_of(stream(NUMPY_CHILD)), integer_of(stream(PYTHON_CHILD)))
 
                 yield function, put
         finally:
@@ -125,11 +126,6 @@ def _moving(put: Callable[[Stream], None], streams: CellStreams, values: Iterabl
         streams.move(cell)
         put(streams.child)
         yield value
-
-
-def _words_of(seed: Seed) -> list[int]:
-    """Return eight words of 32 bits."""
-    return seed.halves if isinstance(seed, CellSeeds) else [int(word) for word in seed.generate_state(8)]
 
 
 def _put(sources: Iterable[tuple[Any, int]], stream: Stream) -> None:

@@ -20,6 +20,7 @@ from dasksim import (
     generate,
     make_simulator,
     replay,
+    status,
 )
 
 Rng = np.random.Generator
@@ -192,3 +193,62 @@ def test_a_sample_is_replayed_alone(tmp_path: Path) -> None:
     generate(plain(), tmp_path / "s.zarr", 100, seed=1, scheduler="synchronous")
 
     assert replay(tmp_path / "s.zarr", plain(), 77).is_stored
+
+
+@pytest.mark.parametrize("on_error", ["mask", "redraw"])
+def test_rare_acceptance_and_failures_of_proposals_do_not_depend_on_sub_batches(on_error: str, tmp_path: Path) -> None:
+    """Failures count up to the proposal that is accepted, however many are made at a time."""
+
+    def fails_often(rng: Rng) -> dict[str, Any]:
+        u = rng.random()
+        if u > 0.9:
+            raise ValueError("too large")
+        return {"u": u}
+
+    simulator = RejectionSimulator(make_simulator(fails_often), lambda u: u < 0.01)
+    found, told = [], []
+    for size in (1, 8, 40):
+        path = tmp_path / f"{size}.zarr"
+        options: dict[str, Any] = {"sub_batch_size": size, "on_error": on_error, "scheduler": "synchronous"}
+        found.append(bits(generate(simulator, path, 40, seed=3, **options)))
+        told.append((status(path).n_proposals, status(path).failures))
+
+    assert found[0] == found[1] == found[2]
+    assert told[0] == told[1] == told[2]
+    n_proposals, (failure,) = told[0]
+    assert abs(n_proposals * 0.01 - 40) < 4 * np.sqrt(40)
+    assert abs(failure.count - 0.1 * n_proposals) < 4 * np.sqrt(0.09 * n_proposals)
+
+
+def test_failures_of_proposals_are_told_of_their_samples(tmp_path: Path) -> None:
+    def fails(i: float, rng: Rng) -> dict[str, Any]:
+        if i == 7 and rng.random() < 0.9:
+            raise ValueError("rarely solved")
+        return {"x": i}
+
+    simulator = RejectionSimulator(make_simulator(fails, schema={"x": ((), "float64")}), lambda x: x >= 0)
+    generate(
+        simulator,
+        tmp_path / "s.zarr",
+        20,
+        seed=1,
+        conditions={"i": np.arange(20.0)},
+        on_error="mask",
+        scheduler="threads",
+    )
+
+    (failure,) = status(tmp_path / "s.zarr").failures
+    assert (failure.sample, failure.message) == (7, "rarely solved")
+
+
+def test_a_predicate_that_draws_out_of_sight_is_one_of_sub_batches() -> None:
+    def by_chance(u: Any) -> Any:
+        return eval("__import__('numpy').random.uniform")(size=len(u)) < 0.5
+
+    def is_by_cell(predicate: Callable[..., Any]) -> bool:
+        simulator = RejectionSimulator(make_simulator(lambda rng: {"u": rng.random()}), predicate)
+        pipeline, _ = simulator.plan((100,), seed=1, conditions={}, sub_batch_size=None, chunk_size=None)
+        return pipeline.steps[0].stage.is_by_cell
+
+    assert is_by_cell(lambda u: u < 0.5)
+    assert not is_by_cell(by_chance)

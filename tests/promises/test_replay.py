@@ -143,7 +143,7 @@ def test_exceptions_of_workers_keep_what_they_say(two_workers: Client, tmp_path:
                 made(simulator, tmp_path / f"{kind.__name__}{i}", 20, conditions=conditions, scheduler=scheduler)
             notes = "\n".join(found.value.__notes__)
             assert "raised by stage 'observe' at sample 9, whose inputs are theta=9.0" in notes
-            with pytest.raises(kind):
+            with pytest.raises(kind, match=text):
                 pasted(found.value, simulator, conditions=conditions)
 
 

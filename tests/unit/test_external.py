@@ -465,7 +465,7 @@ def test_each_run_has_a_folder_that_is_removed(monkeypatch: pytest.MonkeyPatch, 
 
     simulator = make_simulator(ok, dims={})
     assert simulator.sample(10, seed=1).n.compute(scheduler="threads").values.tolist() == [2] * 10  # stdout, stderr
-    with pytest.raises(subprocess.CalledProcessError):
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 1"):
         sh("touch c; false")()
     assert list(tmp_path.iterdir()) == []
 
@@ -474,7 +474,7 @@ def test_kept_folders_hold_all_that_a_run_read_and_wrote(tmp_path: Path) -> None
     program = sh("cat; echo well >&2; exit $1", "{code}", stdin='{{"x": 1}}', keep_in=tmp_path / "runs")
 
     assert program(code=0) == {"x": 1}
-    with pytest.raises(subprocess.CalledProcessError) as caught:
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 1") as caught:
         program(code=1)
 
     folders = list((tmp_path / "runs").iterdir())

@@ -306,3 +306,18 @@ def test_generators_that_models_spawn_share_no_stream_with_later_attempts() -> N
     comparison = ModelComparisonSimulator([simulator, simulator])
     found = RejectionSimulator(comparison, lambda x: x < 1, sample_size=100).sample(500, seed=1, sub_batch_size=500)
     assert not np.isin(found.spawned.values, found.x.values).any()
+
+
+def test_stages_with_a_declared_schema_are_filtered() -> None:
+    def first(rng: Rng) -> dict[str, Any]:
+        return {"a": rng.normal()}
+
+    def second(a: float, rng: Rng) -> dict[str, Any]:
+        return {"b": a + rng.normal(), "c": rng.normal(size=2)}
+
+    schemas: list[dict[str, Any]] = [{"a": ((), "float64")}, {"b": ((), "float64"), "c": ((2,), "float64")}]
+    declared = make_simulator([first, second], obj_kwargs=[{"schema": schema} for schema in schemas])
+    found = declared.rejection_sample(50, lambda b: b > 0, seed=1)
+    assert bits(found) == bits(make_simulator([first, second]).rejection_sample(50, lambda b: b > 0, seed=1))
+    given = declared.rejection_sample(50, lambda a, b: a > b, seed=1, a=np.arange(50.0))
+    assert (given.b.values.ravel() < np.arange(50)).all()
