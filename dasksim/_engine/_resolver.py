@@ -182,7 +182,7 @@ class Resolver:
         self.inner_names |= {name for s in child.lowering.stages for name in s.names}
         self.inner_names |= child.inner_names | set(child.made)
         resolved = stage.resolved(child.pipeline(is_inner=True))
-        # all that there is of the probe inside, for a predicate to be tried on; of declared stages too where it needs it
+        # all that there is of the probe inside, for a predicate to be tried on; what it needs of declared stages too
         for inner in resolved.checked_on:
             if resolved.pipeline.steps[inner].is_run and not child.probed.get(inner):
                 child.probed[inner] = child._probe(inner)[1]
