@@ -3,30 +3,70 @@
 Pure index arithmetic. Sub-batch ``i`` holds samples ``[i * s, (i + 1) * s)``; a chunk is a run of whole sub-batches.
 """
 
-import math
 from dataclasses import dataclass
 
 from dasksim.errors import ArgumentError
 
-__all__ = ["Plan", "default_sub_batch", "plan_samples"]
+__all__ = ["Cost", "Plan", "fixed_sub_batch", "plan_samples"]
 
-# Rows of a sub-batch. Unbatched: what one costs by itself, about 0.1 ms, is a tenth of 512 rows of 3 microseconds.
+# A sub-batch of plain functions: at most so long, so that its samples are told as done while they are made, and so many
+# rows that what one costs by itself, about 0.1 ms, is little beside them.
+_SUB_BATCH_SECONDS = 0.25
+_PLAIN_ROWS = 1 << 12
+
+# Rows of a sub-batch on which values depend, and which is the same on any machine therefore.
+# Unbatched: what one costs by itself is a tenth of 512 rows of 3 microseconds.
 # Batched: large enough that NumPy's overhead a call is lost, small enough that temporaries stay in a core's cache.
 _UNBATCHED_ROWS = 512
-_BATCHED_BYTES = 1 << 20
 _BATCHED_MAX_ROWS = 1 << 16
+
+_SUB_BATCH_BYTES = 1 << 20
 
 # A GPU of some hundred thousand threads needs as many rows to be busy, and a kernel's start is cheap only among many.
 _GPU_FACTOR = 16
 
-# Bytes of a chunk at most, all its variables together, and the number of chunks to which a small dataset is cut (16 to
-# 32) so that workers have something to share.
+# Bytes of a chunk at most, all its variables together.
 _CHUNK_BYTES = 1 << 25
+
+# Batched functions, of which a probe does not tell how long they take: a small dataset is cut to 16 to 32 chunks, so
+# that workers have something to share.
 _MAX_CHUNKS = 32
 
+# Plain functions: seconds of work in a chunk, up to twice as many. At least, for all workers to be busy soon and little
+# to be lost; at most, in runs that would otherwise be cut into more chunks than the third number.
+_CHUNK_SECONDS = 2.0, 30.0
+_MANY_CHUNKS = 1024
+
+# Seconds of a sample at least: a probe of one cannot tell less, and sizes of light simulators are always the same.
+_LEAST_SECONDS = 60e-6
 
 # Chunks of a dataset at most: each is an entry of a Dask graph, and two files or more of a store.
 _LARGEST_N_CHUNKS = 10_000_000
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one sample takes, and what is asked for in one call.
+
+    Parameters
+    ----------
+    n_bytes
+        Bytes of a sample.
+    seconds
+        Seconds that its plain functions took in a probe.
+    is_batched
+        Whether all stages are batched.
+    is_by_cell
+        Whether no value depends on sub-batches.
+    on_gpu
+        Whether stages run on a GPU.
+    """
+
+    n_bytes: int
+    seconds: float = 0.0
+    is_batched: bool = False
+    is_by_cell: bool = False
+    on_gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,9 +82,9 @@ class Plan:
     seed
         The seed in force.
     sub_batch_size
-        Samples in a sub-batch, at most ``n_samples``.
+        Samples in a sub-batch.
     chunk_size
-        Samples in a chunk, a multiple of ``sub_batch_size``.
+        Samples in a chunk, a multiple of ``sub_batch_size``; may be more than there are.
     """
 
     n_samples: int
@@ -84,18 +124,16 @@ class Plan:
 
 def plan_samples(
     shape: tuple[int, ...],
+    cost: Cost,
     *,
     seed: int,
-    sample_bytes: int,
-    is_batched: bool,
-    on_gpu: bool = False,
     sub_batch_size: int | None = None,
     chunk_size: int | None = None,
 ) -> Plan:
     """Cut ``shape[0]`` samples into sub-batches and chunks.
 
-    Every sample belongs to exactly one sub-batch, and every sub-batch to exactly one chunk. By default sizes are a
-    fixed function of the other arguments, that of sub-batches of bytes, batching and device alone: values depend on it.
+    Every sample belongs to exactly one sub-batch, and every sub-batch to exactly one chunk. Where values depend on
+    sub-batches, their default size is a fixed function of bytes, batching and device, and of ``shape[0]`` below it.
 
     Raises
     ------
@@ -103,17 +141,17 @@ def plan_samples(
         If the chunk size is no multiple of the sub-batch size, or makes more chunks than can be kept count of.
     """
     n = shape[0]
-    size = min(n, sub_batch_size or default_sub_batch(sample_bytes, is_batched, on_gpu))
-    whole = -(-n // size) * size
+    if cost.is_by_cell:
+        size = sub_batch_size or _plain_sub_batch(cost, chunk_size)
+    else:
+        size = min(n, sub_batch_size or fixed_sub_batch(cost.n_bytes, cost.is_batched, cost.on_gpu))
     if chunk_size is None:
-        chunk = min(whole, size * _default_sub_batches(n, size, sample_bytes))
-    elif chunk_size >= n:
-        # one chunk; a size beyond the end need not be a multiple of that of sub-batches
-        chunk = whole
-    elif chunk_size % size:
+        chunk = size * _default_sub_batches(n, size, cost)
+    elif chunk_size < n and chunk_size % size:
         raise ArgumentError(_misfit(chunk_size, size))
     else:
-        chunk = chunk_size
+        # one beyond the end need not be a multiple of that of sub-batches
+        chunk = max(chunk_size // size, -(-min(n, chunk_size) // size)) * size
     if n > chunk * _LARGEST_N_CHUNKS:
         raise ArgumentError(
             f"chunks of {chunk} samples cut {n} samples into more than {_LARGEST_N_CHUNKS:,} chunks; give a chunk_size "
@@ -122,21 +160,42 @@ def plan_samples(
     return Plan(n, shape[1:], seed, size, chunk)
 
 
-def default_sub_batch(sample_bytes: int, is_batched: bool, on_gpu: bool = False) -> int:
-    """Return the rows of a sub-batch, from the bytes of a sample, whether all stages are batched, and the device."""
+def fixed_sub_batch(sample_bytes: int, is_batched: bool, on_gpu: bool = False) -> int:
+    """Return the rows of a sub-batch on which values depend."""
     if not is_batched:
         return _UNBATCHED_ROWS
     factor = _GPU_FACTOR if on_gpu else 1
-    rows = max(factor * _BATCHED_BYTES // max(sample_bytes, 1), 1)
-    # a power of two, so that inner chunks of a store divide a chunk into equal parts
-    return min(1 << (rows.bit_length() - 1), factor * _BATCHED_MAX_ROWS)
+    return _power_below(min(factor * _SUB_BATCH_BYTES // max(sample_bytes, 1), factor * _BATCHED_MAX_ROWS))
 
 
-def _default_sub_batches(n: int, size: int, sample_bytes: int) -> int:
-    """Return how many sub-batches make a chunk: a power of two, so that a shard can be cut into equal parts."""
-    largest = max(_CHUNK_BYTES // max(size * sample_bytes, 1), 1)
-    wanted = math.ceil(n / (size * _MAX_CHUNKS))
-    return min(1 << (largest.bit_length() - 1), 1 << (wanted - 1).bit_length())
+def _plain_sub_batch(cost: Cost, chunk_size: int | None) -> int:
+    """Return the rows of a sub-batch on which no value depends."""
+    seconds = max(cost.seconds, _LEAST_SECONDS)
+    rows = _power_below(min(_PLAIN_ROWS, _SUB_BATCH_BYTES // max(cost.n_bytes, 1), int(_SUB_BATCH_SECONDS / seconds)))
+    if chunk_size is None:
+        return rows
+    # the largest that divides the chunk
+    n_parts = next(n for n in range(-(-chunk_size // rows), chunk_size + 1) if chunk_size % n == 0)
+    return chunk_size // n_parts
+
+
+def _default_sub_batches(n: int, size: int, cost: Cost) -> int:
+    """Return how many sub-batches make a chunk: a power of two, so that a shard can be cut into equal parts.
+
+    The chunk of a small dataset is as large as that of a larger one, which it may be extended to.
+    """
+    if cost.is_batched:
+        rows = max(-(-n // _MAX_CHUNKS), fixed_sub_batch(cost.n_bytes, True, cost.on_gpu))
+    else:
+        least, most = (int(seconds / max(cost.seconds, _LEAST_SECONDS)) for seconds in _CHUNK_SECONDS)
+        rows = max(min(-(-n // _MANY_CHUNKS), most), least)
+    wanted = max(-(-rows // size), 1)
+    return min(_power_below(_CHUNK_BYTES // max(size * cost.n_bytes, 1)), 1 << (wanted - 1).bit_length())
+
+
+def _power_below(n: int) -> int:
+    """Return the largest power of two that is at most n, or 1."""
+    return 1 << (max(n, 1).bit_length() - 1)
 
 
 def _misfit(chunk_size: int, size: int) -> str:

@@ -1,7 +1,8 @@
 """Simulate one sub-batch in which samples may fail: mask them, or draw them again."""
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from dasksim._engine.stage import Place
 from dasksim._engine.steps import Step
 from dasksim.errors import SimulatorError
 
-__all__ = ["SubBatchResult", "SubBatchRun", "TimedSteps"]
+__all__ = ["OutOfTimeError", "SubBatchResult", "SubBatchRun", "TimedSteps"]
 
 Array = npt.NDArray[Any]
 
@@ -32,8 +33,10 @@ class TimedSteps(Protocol):
     def seconds(self) -> float:
         """How long one sub-batch may take."""
 
-    def run(self, place: Place, n_rows: int, values: Values, failures: FailedRows) -> tuple[Values, FailedRows] | None:
-        """Return what there is once all steps have run, and what has failed, or None if out of time."""
+    def run(
+        self, steps: Sequence[int], place: Place, n_rows: int, values: Values, failures: FailedRows, seconds: float
+    ) -> tuple[Values, FailedRows] | None:
+        """Return what there is once some steps have run, and what has failed, or None if out of time."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,18 @@ class SubBatchResult:
         Which rows are masked; None where no row can be.
     failures
         What failed.
+    stages
+        The stages in which masked rows have failed.
     """
 
     values: Values
     masked: Array | None = None
     failures: Sequence[Failure] = ()
+    stages: Mapping[int, str] = field(default_factory=dict)
+
+
+class OutOfTimeError(Exception):
+    """A sub-batch took too long whose samples can be simulated one by one."""
 
 
 class SubBatchRun:
@@ -106,20 +116,22 @@ class SubBatchRun:
         missing = np.arange(self.n_rows)
         masked = np.zeros(self.n_rows, bool)
         found: list[Failure] = []
+        stages: dict[int, str] = {}
         values: Values | None = None
         for redraw in range(MOST_ATTEMPTS):
             again, failures = self._attempt(redraw, missing, values, watch)
             found += failures.found
             masked[missing[failures.masked]] = True
+            stages |= {int(missing[row]): stage for row, stage in failures.stages.items()}
             # an attempt that took too long has made nothing
             if values is None:
                 values = again
             elif again is not None:
-                values = self._joined(values, again, missing, ~failures.failed)
+                values = self._joined(values, again, missing, failures)
             missing = missing[failures.redrawn]
             # rows are in order: if the first that is left lies beyond the end, all do, and they are cut off anyway
             if not len(missing) or self.place.first_sample + missing[0] >= self.plan.n_samples:
-                return SubBatchResult(values or self._nothing(), masked, found)
+                return SubBatchResult(values or self._nothing(), masked, found, stages)
         return self._give_up(int(missing[0]), found)
 
     def _attempt(
@@ -132,20 +144,46 @@ class SubBatchRun:
         given = {name: value if self._is_shared(name) else value[rows] for name, value in self.given.items()}
         values = Values(given, self._contexts(before, rows) if before is not None else {})
         try:
+            steps = range(len(self.pipeline.steps))
             if self.process is None:
-                steps = range(len(self.pipeline.steps))
                 return run_steps(self.pipeline, steps, place, len(rows), values, watch, failures), failures
-            found = self.process.run(place, len(rows), values, failures)
-            if found is None:
-                # nobody knows at which row, so that all have failed
-                out_of_time = TimeoutError(f"no result within {self.process.seconds:g} s")
-                if not failures.raised(np.arange(len(rows)), "", out_of_time):
-                    raise out_of_time
-                return None, failures
-            return found
+            if self.pipeline.is_by_cell and self.n_rows == 1:
+                return self._stage_by_stage(self.process, place, values, failures)
+            found = self.process.run(steps, place, len(rows), values, failures, self.process.seconds)
+            if found is not None:
+                return found
+            if self.pipeline.is_by_cell:
+                raise OutOfTimeError
+            # nobody knows at which row, so that all have failed
+            self._fail_for_time(self.process, failures, "")
+            return None, failures
+        except OutOfTimeError:
+            raise
         except Exception as error:
             explain(error, self.pipeline.how_to_reproduce(failures.raised_at, self.plan))
             raise
+
+    def _stage_by_stage(
+        self, process: TimedSteps, place: Place, values: Values, failures: FailedRows
+    ) -> tuple[Values, FailedRows]:
+        """Return what is made of one sample before its time is over, and zeros for what is not."""
+        stop = time.monotonic() + process.seconds
+        for index, step in enumerate(self.pipeline.steps):
+            if not step.is_run or index in values.made:
+                continue
+            found = process.run([index], place, 1, values, failures, max(stop - time.monotonic(), 0))
+            if found is None:
+                self._fail_for_time(process, failures, step.stage.name)
+                nothing = self._nothing()
+                return Values(values.given, {**nothing.made, **values.made}), failures
+            values, failures = found
+        return values, failures
+
+    def _fail_for_time(self, process: TimedSteps, failures: FailedRows, stage: str) -> None:
+        """Note that all rows have failed, or raise an exception where that ends all."""
+        out_of_time = TimeoutError(f"no result within {process.seconds:g} s")
+        if not failures.raised(np.arange(len(failures.samples)), stage, out_of_time):
+            raise out_of_time
 
     def _contexts(self, before: Values, rows: Array) -> dict[int, dict[str, Any]]:
         """Return what holds for the whole sub-batch, and is not drawn again."""
@@ -168,33 +206,37 @@ class SubBatchRun:
         }
         return Values(self.given, made)
 
-    def _joined(self, before: Values, again: Values, rows: Array, is_good: Array) -> Values:
+    def _joined(self, before: Values, again: Values, rows: Array, failures: FailedRows) -> Values:
         """Return values with those of samples that were drawn again in their places."""
         made = {
             index: old
             if _is_kept(self.pipeline.steps[index])
             else {
-                v.name: self._joined_variable(v, old[v.name], again.made[index][v.name], rows, is_good)
+                v.name: self._joined_variable(v, old[v.name], again.made[index][v.name], rows, failures)
                 for v in self.pipeline.steps[index].outputs
             }
             for index, old in before.made.items()
         }
         return Values(before.given, made)
 
-    def _joined_variable(self, variable: Variable, old: Any, new: Any, rows: Array, is_good: Array) -> Array:
+    def _joined_variable(self, variable: Variable, old: Any, new: Any, rows: Array, failures: FailedRows) -> Array:
         before, after = as_host(old), as_host(new)
         if variable.is_shared:
             total: Array = before + after  # a count
             return total
-        if not is_good.any():
+        # of those that are masked now, what stages made before they failed stays
+        is_new = ~failures.redrawn
+        if not is_new.any():
             return before
         # where all are drawn again, the sizes of what there was mean nothing
         before, after = parts_alike([before, after], variable) if len(rows) < self.n_rows else (before, after)
+        if before.shape[1:] != after.shape[1:] and failures.failed.all():
+            return before
         if before.shape[1:] != after.shape[1:]:  # all have failed so far: sizes that follow contexts are not known
             before = np.zeros((len(before), *after.shape[1:]), before.dtype)
         # a copy, since what a function returned may be its own input, which is read-only
         before = np.array(before)
-        before[rows[is_good]] = after[is_good]
+        before[rows[is_new]] = after[is_new]
         return before
 
     def _give_up(self, row: int, found: list[Failure]) -> NoReturn:

@@ -195,7 +195,10 @@ class Resolver:
         # the stages inside have been probed: what changes one of theirs changes this
         digest = digest_text(repr([step.probe_digest for step in child.steps]))
         sources = {name: self._source(name) for name in taken}
-        self.steps.append(Step(resolved, resolved.bind(taken), sources, (), plates, probe_digest=digest))
+        # a row here is as many inside as this stage has cells
+        seconds = sum(step.seconds for step in child.steps) * (batch.n_cells // self.probing.n_rows)
+        step = Step(resolved, resolved.bind(taken), sources, (), plates, probe_digest=digest, seconds=seconds)
+        self.steps.append(step)
         self.sizes = {**child.sizes, **self.sizes}
         self.probed[index] = {
             v.name: _outer_value(values.get(v.name.removeprefix(f"{stage.name}/")), v, axes) for v in resolved.outputs()
@@ -289,10 +292,10 @@ class Resolver:
         """Run a stage on a few rows of a stream of its own; one that makes contexts on that of a sub-batch."""
         step = self.steps[index]
         inputs = {name: self._probe_input(name, source) for name, source in step.sources.items()}
-        outputs, made, sizes, digest = self.probing.run(step, inputs)
+        probe, sizes = self.probing.run(step, inputs)
         self._size_plates(step.plates, sizes)
-        self.steps[index] = replace(step, probe_digest=digest)
-        return outputs, made
+        self.steps[index] = replace(step, probe_digest=probe.digest, seconds=probe.seconds)
+        return probe.variables, dict(probe.values)
 
     def _size_plates(self, plates: Sequence[Plate], sizes: Sequence[int]) -> None:
         largest = self.lowering.max_sizes

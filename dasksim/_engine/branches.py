@@ -123,6 +123,10 @@ class BranchStage(NestedStage):
         # what holds others inside has to know how many rows a whole sub-batch has
         return self.holds_whole or any(isinstance(step.stage, NestedStage) for step in self.pipeline.steps)
 
+    def made_before(self, stage: str) -> frozenset[str]:
+        # the merge hands them on under the same names
+        return self.pipeline.made_before(stage)
+
     def outputs(self) -> tuple[Variable, ...]:
         made = {v.name: v for step in self.pipeline.steps for v in step.outputs}
         made = {name: v for name, v in made.items() if name in self.pipeline.sources or v.is_count}
@@ -191,6 +195,7 @@ class MergeStage(Stage):
 
     is_batched = True
     is_by_cell = True
+    passes_failed = True
     needs_whole = False
     how_often: ClassVar[str] = "once for each sub-batch"
 

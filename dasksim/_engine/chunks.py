@@ -1,5 +1,6 @@
 """Simulate one chunk of a dataset as it stands in a store, and deal with samples that fail."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,13 +13,13 @@ from dasksim._core.chunk import Chunk
 from dasksim._core.failures import VALID, Policy, masked_value, summed
 from dasksim._core.plan import Plan
 from dasksim._core.variables import Variable
-from dasksim._engine._redraws import SubBatchResult, SubBatchRun, TimedSteps
+from dasksim._engine._redraws import OutOfTimeError, SubBatchResult, SubBatchRun, TimedSteps
 from dasksim._engine.evaluation import Strict, Values
 from dasksim._engine.nested import steps_within
 from dasksim._engine.pipeline import Pipeline, to_rows
 from dasksim.errors import ArgumentError
 
-__all__ = ["check_policy", "given_lazily", "in_memory", "replay_sub_batch", "simulate_chunk"]
+__all__ = ["check_policy", "given_lazily", "in_memory", "replay_sample", "simulate_chunk"]
 
 Array = npt.NDArray[Any]
 
@@ -54,8 +55,11 @@ def simulate_chunk(
     def simulated(watch: bool) -> list[SubBatchResult]:
         # all steps of a sub-batch before the next one, so that values stay in the cache between stages
         return [
-            _simulated(pipeline, plan, policy, sub_batch, {name: cut[j] for name, cut in cuts.items()}, process, watch)
+            result
             for j, sub_batch in enumerate(plan.sub_batches(chunk))
+            for result in _simulated(
+                pipeline, plan, policy, sub_batch, {name: cut[j] for name, cut in cuts.items()}, process, watch
+            )
         ]
 
     # the process finds out by itself what its functions use; elsewhere that takes 0.1 ms, once for all sub-batches
@@ -71,23 +75,34 @@ def _simulated(
     given: Mapping[str, Any],
     process: TimedSteps | None,
     watch: bool,
-) -> SubBatchResult:
+) -> list[SubBatchResult]:
+    """Return what is made of a sub-batch: at once or, if that takes too long, sample by sample where that can be."""
     if policy == Policy() and process is None:
-        return SubBatchResult(Strict(pipeline, plan, sub_batch).run(given, watch))
-    return SubBatchRun(pipeline, plan, policy, sub_batch, given, process).run(watch)
+        return [SubBatchResult(Strict(pipeline, plan, sub_batch).run(given, watch))]
+    with contextlib.suppress(OutOfTimeError):
+        return [SubBatchRun(pipeline, plan, policy, sub_batch, given, process).run(watch)]
+    alone = replace(plan, sub_batch_size=1, chunk_size=plan.sub_batch_size)
+    cuts = {name: pipeline.cut(name, values, alone, sub_batch) for name, values in given.items()}
+    return [
+        SubBatchRun(pipeline, alone, policy, sample, {name: cut[j] for name, cut in cuts.items()}, process).run(watch)
+        for j, sample in enumerate(alone.sub_batches(sub_batch))
+    ]
 
 
-def replay_sub_batch(pipeline: Pipeline, plan: Plan, sample: int, policy: Policy) -> tuple[Values, Chunk]:
-    """Simulate the sub-batch of a sample; return all that its steps made, and its part of the dataset.
+def replay_sample(pipeline: Pipeline, plan: Plan, sample: int, policy: Policy) -> tuple[Values, Chunk, int]:
+    """Simulate a sample, with its sub-batch if values depend on that.
+
+    Return all that steps made, their part of the dataset, and which row of it is the sample.
 
     An exception at the sample is raised, unless the sample would be drawn again; those at others are not. In a
     rejection, where proposals are no one's, an exception is raised where the policy says so.
     """
-    sub_batch = sample // plan.sub_batch_size
-    alone = replace(plan, chunk_size=plan.sub_batch_size)
+    size = 1 if pipeline.is_by_cell else plan.sub_batch_size
+    sub_batch, row = divmod(sample, size)
+    alone = replace(plan, sub_batch_size=size, chunk_size=size)
     conditions = in_memory(pipeline.condition_rows(sub_batch, alone))
-    result = pipeline.guarded(SubBatchRun(pipeline, plan, policy, sub_batch, conditions, strict_at=sample).run)
-    return result.values, _assembled(pipeline, alone, sub_batch, conditions, policy, [result])
+    result = pipeline.guarded(SubBatchRun(pipeline, alone, policy, sub_batch, conditions, strict_at=sample).run)
+    return result.values, _assembled(pipeline, alone, sub_batch, conditions, policy, [result]), row
 
 
 def given_lazily(pipeline: Pipeline, plan: Plan, chunk: int) -> dict[str, Array]:
@@ -129,7 +144,8 @@ def _assembled(
     masks = [result.masked for result in results if result.masked is not None]
     if masks:
         masked = np.concatenate(masks)[: plan.n_rows(chunk)]
-        arrays = {v.name: _masked(v, arrays[v.name], masked, pipeline) for v in pipeline.variables}
+        by_stage = _masked_rows(results, len(masked))
+        arrays = {v.name: _masked(v, arrays[v.name], by_stage, pipeline) for v in pipeline.variables}
         arrays |= {VALID: ~masked} if policy.masks else {}
     failures = summed(failure for result in results for failure in result.failures)
     n_proposals, n_accepted = (
@@ -151,13 +167,28 @@ def _total(kind: str, pipeline: Pipeline, results: Sequence[SubBatchResult], n_r
     return sum(counts) if counts else n_rows
 
 
-def _masked(variable: Variable, values: Array, masked: Array, pipeline: Pipeline) -> Array:
-    """Return values without those of masked samples; contexts and conditions stay."""
-    if variable.is_shared or pipeline.sources[variable.name] is None or not masked.any():
+def _masked_rows(results: Sequence[SubBatchResult], n_rows: int) -> dict[str, list[int]]:
+    """Return the masked rows of a chunk, by the stage in which they have failed."""
+    found: dict[str, list[int]] = {}
+    first = 0
+    for result in results:
+        for row, stage in result.stages.items():
+            if first + row < n_rows:
+                found.setdefault(stage, []).append(first + row)
+        first += 0 if result.masked is None else len(result.masked)
+    return found
+
+
+def _masked(variable: Variable, values: Array, by_stage: Mapping[str, Sequence[int]], pipeline: Pipeline) -> Array:
+    """Return values without those that masked samples lack; contexts and conditions stay."""
+    if variable.is_shared or pipeline.sources[variable.name] is None:
+        return values
+    lacking = [rows for stage, rows in by_stage.items() if variable.name not in pipeline.made_before(stage)]
+    if not lacking:
         return values
     # where a chunk is one sub-batch, these are the very values that a function returned, constants among them
     values = values.copy()
-    values[masked] = masked_value(variable.dtype)
+    values[np.concatenate(lacking)] = masked_value(variable.dtype)
     return values
 
 

@@ -94,7 +94,7 @@ def _name_stage(error: Exception, step: Step) -> None:
 
 def _evaluated(step: Step, batch: SubBatch) -> dict[str, Array]:
     failures = batch.failures
-    if failures is None or step.stage.is_transfer:
+    if failures is None or step.stage.is_transfer or step.stage.passes_failed:
         return step.stage.simulate(step.binding, batch, step.outputs)
     # a function that is called row by row passes over those that have failed by itself
     if failures.is_lenient and not isinstance(step.stage, RowStage) and not step.stage.makes_contexts:

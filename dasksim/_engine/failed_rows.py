@@ -1,6 +1,6 @@
 """Which rows of a sub-batch have failed, and whether that ends all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,12 +32,15 @@ class _Notes:
         What has failed.
     rows
         Which rows each of these tells of, as often as it counts them.
+    stages
+        The stages in which masked rows failed.
     """
 
     n: int
     raised_at: int
     found: list[Failure] = field(default_factory=list)
     rows: list[Array] = field(default_factory=list)
+    stages: dict[int, str] = field(default_factory=dict)
 
     @cached_property
     def masked(self) -> Array:
@@ -50,9 +53,11 @@ class _Notes:
     def mark(self) -> Callable[[], None]:
         """Return a function that forgets what is noted after this."""
         n_found, masked, redrawn = len(self.found), self.masked.copy(), self.redrawn.copy()
+        stages = self.stages.copy()
 
         def forget() -> None:
             self.masked[:], self.redrawn[:] = masked, redrawn
+            self.stages = stages.copy()
             del self.found[n_found:], self.rows[n_found:]
 
         return forget
@@ -134,6 +139,11 @@ class FailedRows:
         """Which rows have failed."""
         return (self._notes.masked | self._notes.redrawn)[self._index]
 
+    @property
+    def stages(self) -> Mapping[int, str]:
+        """The stages in which the rows that are to be masked have failed; without a name if they took too long."""
+        return self._notes.stages
+
     # Views
 
     def within(self, rows: Array) -> "FailedRows":
@@ -193,6 +203,8 @@ class FailedRows:
         """Note rows that have not failed yet: what fails first is what is told of a sample."""
         new = rows[~self.failed[rows]]
         (self._notes.redrawn if action == "redraw" else self._notes.masked)[self._index[new]] = True
+        if action != "redraw":
+            self._notes.stages |= dict.fromkeys(self._index[new].tolist(), stage)
         text = message if len(message) <= _MESSAGE_LENGTH else message[: _MESSAGE_LENGTH - 3] + "..."
         self._note(stage, kind, text, new)
 

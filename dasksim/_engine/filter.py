@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.arrays import as_host, device_named, read_only, select_rows
-from dasksim._core.plan import default_sub_batch
+from dasksim._core.plan import fixed_sub_batch
 from dasksim._core.variables import RESERVED, Variable, brief
 from dasksim._engine._outputs import PaddedRows, parts_alike
 from dasksim._engine._tally import PARTS, Tally
@@ -118,7 +118,7 @@ class FilterStage(NestedStage):
         used = {name for step in steps for name, source in step.sources.items() if source is None}
         used |= {name for name in seen if pipeline.sources[name] is None}
         stage.taken = tuple(name for name in pipeline.conditions if name in used)
-        largest = default_sub_batch(pipeline.sample_bytes, stage.is_batched)
+        largest = fixed_sub_batch(pipeline.sample_bytes, stage.is_batched)
         stage.largest = largest // PARTS if stage.is_batched else largest * _UNBATCHED_SUB_BATCHES
         stage.has_rows = any(not pipeline.conditions[name].is_scalar for name in stage.taken)
         return stage

@@ -94,6 +94,10 @@ class NestedStage(Stage):
         self.holds_whole = any(step.stage.needs_whole for step in steps)
         self.is_by_cell = all(step.stage.is_by_cell or not step.is_run for step in steps)
 
+    def made_before(self, stage: str) -> frozenset[str]:
+        """Return the names of the variables that are handed on of a sample that has failed in a stage inside."""
+        return frozenset()
+
     @property
     def checked_on(self) -> tuple[int, ...]:
         """Which steps inside :meth:`check` needs the values of."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dasksim._core.arrays import cast, concat, namespace_of
 from dasksim._core.conditions import Condition
-from dasksim._core.plan import Plan
+from dasksim._core.plan import Cost, Plan
 from dasksim._core.variables import Variable
 from dasksim._engine.stage import SubBatch
 from dasksim._engine.steps import Step
@@ -78,6 +78,16 @@ class Pipeline:
         return all(step.stage.is_batched for step in self.steps if step.is_run)
 
     @property
+    def is_by_cell(self) -> bool:
+        """Whether what stages make of a sample depends on that sample alone, so that sub-batches change no value."""
+        return all(step.stage.is_by_cell for step in self.steps if step.is_run)
+
+    def cost(self, *, on_gpu: bool) -> Cost:
+        """Return what one sample takes."""
+        seconds = sum(step.seconds for step in self.steps if step.is_run)
+        return Cost(self.sample_bytes, seconds, self.is_batched, self.is_by_cell, on_gpu)
+
+    @property
     def sample_bytes(self) -> int:
         """Bytes of one sample of the dataset."""
         return sum(v.sample_bytes * math.prod(self.sizes[plate] for plate in v.plates) for v in self.variables)
@@ -121,6 +131,18 @@ class Pipeline:
         """Return what a step's inputs are, and their values."""
         return {name: (self.variable(name, source), values[name]) for name, source in step.sources.items()}
 
+    def made_before(self, stage: str) -> frozenset[str]:
+        """Return the names of the variables that there are of a sample that has failed in a stage."""
+        made: set[str] = set()
+        for step in self.steps:
+            if step.stage.name == stage:
+                return frozenset(made)
+            if stage in getattr(step.stage, "runs", ()):
+                inside: frozenset[str] = step.stage.made_before(stage)  # type: ignore[attr-defined]
+                return inside | made
+            made |= {v.name for v in step.outputs}
+        return frozenset()  # nobody knows in which, since it took too long
+
     def guarded(self, work: Callable[[bool], T]) -> T:
         """Return ``work(watch)``, which runs the steps; see :func:`run_all`."""
         return run_all((function for step in self.steps if step.is_run for function in step.stage.functions), work)
@@ -151,6 +173,8 @@ class Pipeline:
         beyond = f", and more beyond the end, {sample} among them, since batched stages need them"
         where = f"in stage {stage!r}, " if stage else "in "
         where += f"sub-batch {sub_batch} (samples {first} to {last}{beyond if sample > last else ''})"
+        if size == 1:
+            where = f"in stage {stage!r}, sample {sample}" if stage else f"at sample {sample}"
         if self.store is None:
             return f"{where}; run it alone with\n    {self._call(plan, first, stop)}"
         if self.call == "derive":

@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dasksim._core.variables import Variable
 from dasksim._engine.evaluation import explain, without_exit
 from dasksim._engine.functions import FunctionStage
+from dasksim._engine.row_functions import RowStage
 from dasksim._engine.stage import Place, SubBatch
 from dasksim._engine.steps import Lowering, Step, sub_batch_of
 from dasksim._streams.addresses import PROBE_SUB_BATCH
@@ -40,6 +41,8 @@ class Probe:
         Whether a function uses the global generators.
     keeps_outputs
         Whether its function keeps what it returns.
+    seconds
+        How long its function took for a row, if it is called for each.
     """
 
     variables: tuple[Variable, ...]
@@ -47,6 +50,7 @@ class Probe:
     digest: str | None
     uses_globals: bool
     keeps_outputs: bool
+    seconds: float
 
 
 class ProbeCache:
@@ -107,10 +111,8 @@ class Probing:
         start = self.attempt * self.n_rows % self.n_samples
         return slice(start, min(start + self.n_rows, self.n_samples))
 
-    def run(
-        self, step: Step, inputs: Mapping[str, tuple[Variable, Any]]
-    ) -> tuple[tuple[Variable, ...], dict[str, Array], tuple[int, ...], str | None]:
-        """Return the variables that a stage makes, their values, the sizes of its plates, and a digest of the values.
+    def run(self, step: Step, inputs: Mapping[str, tuple[Variable, Any]]) -> tuple[Probe, tuple[int, ...]]:
+        """Return what is found of a stage, and the sizes of its plates.
 
         A stage that makes contexts runs at the address of the sub-batch, others on a stream that no dataset reaches.
         """
@@ -129,11 +131,11 @@ class Probing:
             function.uses_globals |= probe.uses_globals
         if isinstance(stage, FunctionStage):
             stage.keeps_outputs |= probe.keeps_outputs
-        outputs, made, digest = probe.variables, probe.values, probe.digest
+        values = dict(probe.values)
         if n_rows > self.n_rows:
-            shared = {v.name for v in outputs if v.is_shared}
-            made = {name: value if name in shared else value[: self.n_rows] for name, value in made.items()}
-        return outputs, dict(made), batch.axes[1:], digest
+            shared = {v.name for v in probe.variables if v.is_shared}
+            values = {name: value if name in shared else value[: self.n_rows] for name, value in values.items()}
+        return replace(probe, values=values), batch.axes[1:]
 
 
 def probe_rows(lowering: Lowering) -> int:
@@ -161,7 +163,9 @@ def _run_twice(step: Step, batch: SubBatch) -> Probe:
         )
     digest = digest_text(repr(_signature(values))) if is_same else None
     keeps = isinstance(stage, FunctionStage) and stage.keeps_outputs
-    return Probe(variables, values, digest, any(f.uses_globals for f in stage.functions), keeps)
+    # of the second run: the first may import and compile
+    seconds = stage.seconds / batch.axes[0] if isinstance(stage, RowStage) else 0.0
+    return Probe(variables, values, digest, any(f.uses_globals for f in stage.functions), keeps, seconds)
 
 
 def digest_text(text: str) -> str:

@@ -1,6 +1,7 @@
 """Stages of a function that is called once for each sample: its rows are gathered, and failed ones passed over."""
 
 import itertools
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,13 +36,22 @@ class _Rows:
 
 
 class RowStage(FunctionStage):
-    """A function that is called once for each sample (and further batch axis)."""
+    """A function that is called once for each sample (and further batch axis).
+
+    Attributes
+    ----------
+    seconds
+        How long the calls of its latest probe took.
+    """
+
+    seconds = 0.0
 
     is_batched = False
     is_by_cell = True
     how_often = "once for each sample"
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
+        self.seconds = 0.0
         made = self._rows(binding, batch)
         variables = describe_rows(made.rows, self.name)
         return variables, self._stack(made, batch, variables)
@@ -97,6 +107,7 @@ class RowStage(FunctionStage):
                 arguments = move(arguments)
             called = _with_keywords(function) if binding.keyword else function
             called = _with_copies(called) if copies else called
+            called = self._timed(called) if batch.place.sub_batch == PROBE_SUB_BATCH else called
             # arguments that all rows share are repeated without end
             return self._called(called, itertools.islice(arguments, len(cells)), batch, cells)
 
@@ -127,6 +138,17 @@ class RowStage(FunctionStage):
             cells = [cell for cell, made in zip(cells, rows) if made is not _FAILED]
             rows = [made for made in rows if made is not _FAILED]
         return cells, rows
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that adds to the time of the probe what calls take, without what leads to them."""
+
+        def timed(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            made = function(*arguments)
+            self.seconds += time.perf_counter() - start
+            return made
+
+        return timed
 
     def _say_where(self, error: Exception, batch: SubBatch, cell: int) -> None:
         """Add to an exception at which row it was raised, and for which inputs; a probe's rows are nobody's."""

@@ -222,12 +222,15 @@ class Stage(ABC):
         Whether it can be given arrays of a GPU, and computes with their namespace.
     is_transfer
         Whether all it does is to copy a variable to another device.
+    passes_failed
+        Whether all it does is to put values elsewhere, those of rows that have failed too.
     """
 
     is_batched: bool
     is_by_cell: bool = False
     can_use_gpu: bool = False
     is_transfer: ClassVar[bool] = False
+    passes_failed: ClassVar[bool] = False
     is_context: ClassVar[bool] = False
     makes_contexts: ClassVar[bool] = False
     is_redrawn: bool = True

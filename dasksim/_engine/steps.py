@@ -80,6 +80,8 @@ class Step:
         captures, which its source does not.
     device
         Where it runs; its inputs are there.
+    seconds
+        How long its plain functions took for one sample at the probe.
     """
 
     stage: Stage
@@ -91,6 +93,7 @@ class Step:
     is_full: bool = False
     probe_digest: str | None = None
     device: str = "cpu"
+    seconds: float = 0.0
 
     @property
     def upstream(self) -> list[int]:

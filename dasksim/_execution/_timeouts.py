@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
@@ -57,15 +58,17 @@ class TimeoutProcess:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _local=threading.local(), _executors=set(), _is_closed=False)
 
-    def run(self, place: Place, n_rows: int, values: Values, failures: FailedRows) -> tuple[Values, FailedRows] | None:
-        """Evaluate all steps as :func:`run_steps` does; return what there is then and what has failed.
+    def run(
+        self, steps: Sequence[int], place: Place, n_rows: int, values: Values, failures: FailedRows, seconds: float
+    ) -> tuple[Values, FailedRows] | None:
+        """Evaluate some steps as :func:`run_steps` does; return what there is then and what has failed.
 
         None if out of time. What a function raises is raised here too.
         """
         executor = self._executor()
         try:
-            future = executor.submit(_run_in_child, place, n_rows, values, failures)
-            made, raised, failures_there = future.result(self.seconds)
+            future = executor.submit(_run_in_child, steps, place, n_rows, values, failures)
+            made, raised, failures_there = future.result(seconds)
         except FutureTimeoutError:
             # nothing else ends a function that holds the interpreter's lock
             self._kill(executor)
@@ -140,7 +143,7 @@ def _unpack_in_child() -> Raised | None:
 
 
 def _run_in_child(
-    place: Place, n_rows: int, values: Values, failures: FailedRows
+    steps: Sequence[int], place: Place, n_rows: int, values: Values, failures: FailedRows
 ) -> tuple[dict[int, dict[str, Any]], Raised | None, FailedRows]:
     pipeline, latest = _pipeline_here(), failures
 
@@ -148,7 +151,7 @@ def _run_in_child(
         nonlocal latest
         # work may run again, under the lock of the generators, and then begins as it did at first
         latest = copy.deepcopy(failures)
-        return run_steps(pipeline, range(len(pipeline.steps)), place, n_rows, values, watch, latest)
+        return run_steps(pipeline, steps, place, n_rows, values, watch, latest)
 
     try:
         made = pipeline.guarded(work).made

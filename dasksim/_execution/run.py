@@ -189,7 +189,7 @@ def check_memory(plan: Plan, pipeline: Pipeline, scheduler: Any) -> None:
     """Refuse before work what this machine, or a worker of a cluster, cannot hold."""
     n_workers = n_local_workers(scheduler)
     memory: int | None
-    needed = plan.chunk_size * pipeline.sample_bytes * _COPIES * max(n_workers, 1)
+    needed = min(plan.chunk_size, plan.n_samples) * pipeline.sample_bytes * _COPIES * max(n_workers, 1)
     if n_workers:
         memory, who, has = machine_memory(), f"for {n_workers} workers", "this machine has"
     else:

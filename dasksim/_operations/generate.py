@@ -153,7 +153,7 @@ def generate(
     seed = None if seed is None else check_seed(seed)
     scheduler = scheduler_for(scheduler, place)
     found = place.find_record(mends_root=request.repair)
-    own_seed = seed
+    asked = (seed, sub_batch_size, chunk_size)
     if found is not None and not overwrite:
         seed = found.seed if seed is None else seed
         sub_batch_size = found.sub_batch_size if sub_batch_size is None else sub_batch_size
@@ -164,15 +164,15 @@ def generate(
         if device == "auto" and lacks_gpus(connected):
             device = "cpu"
 
-        def planned(seed: int | None) -> StorePlan:
+        def planned(seed: int | None, sub_batch_size: int | None, chunk_size: int | None) -> StorePlan:
             return request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy, device)
 
-        task = planned(seed)
+        task = planned(seed, sub_batch_size, chunk_size)
         executor = check_scheduler(connected, task.pipeline.is_batched or task.on_gpu)
         task.check_machine(executor)
         if found is not None:
             _check_found(request, task, found, overwrite=overwrite)
-        task = _claimed(request, task, found if overwrite else None, planned if own_seed is None else None)
+        task = _claimed(request, task, found if overwrite else None, asked, planned)
         return request.complete(task, executor)
 
 
@@ -187,17 +187,25 @@ def _check_found(request: RunRequest, task: StorePlan, found: Record, *, overwri
 
 
 def _claimed(
-    request: RunRequest, task: StorePlan, removed: Record | None, planned: Callable[[int], StorePlan] | None
+    request: RunRequest,
+    task: StorePlan,
+    removed: Record | None,
+    asked: tuple[int | None, int | None, int | None],
+    planned: Callable[[int | None, int | None, int | None], StorePlan],
 ) -> StorePlan:
     """Claim the store and prepare it; return the plan that it agrees with.
 
-    Another writer may have come first: its record counts, and where no seed was asked for, so does its seed.
+    Another writer may have come first: its record counts, and so do its seed and sizes where none were asked for.
     """
     with request.store.changing("make the store") as change:
         found = change.claim(task.layout.record, removed)
-        if planned is not None and found.seed != task.plan.seed:
+        mine = (task.plan.seed, task.plan.sub_batch_size, task.plan.chunk_size)
+        theirs = (found.seed, found.sub_batch_size, found.chunk_size)
+        differ = [own is None and my != their for own, my, their in zip(asked, mine, theirs, strict=True)]
+        # what was asked for and differs is refused below
+        if any(differ) and asked[1] in (None, found.sub_batch_size):
             # all of it anew: contexts, and sizes that follow them, depend on the seed
-            task = planned(found.seed)
+            task = planned(*(their if own is None else own for own, their in zip(asked, theirs, strict=True)))
         # again: what was there before may have given way to another writer's
         record = agreed(request.store, found, task.layout.record, request.allow_changed)
         check_lazy_conditions(change, task.pipeline, task.plan)

@@ -12,7 +12,7 @@ from dasksim._core.failures import VALID
 from dasksim._core.tracebacks import shortened
 from dasksim._core.variables import Variable
 from dasksim._engine.branches import INDICES, BranchStage
-from dasksim._engine.chunks import replay_sub_batch
+from dasksim._engine.chunks import replay_sample
 from dasksim._engine.evaluation import Values
 from dasksim._engine.pipeline import Pipeline
 from dasksim._operations._compatibility import stored_request
@@ -100,7 +100,9 @@ def replay(
     *,
     conditions: Mapping[str, Any] | None = None,
 ) -> Replay:
-    """Run the sub-batch of one sample again, in this process, and compare the sample with the store.
+    """Run one sample again, in this process, and compare it with the store.
+
+    Where a function is batched, or makes contexts, the whole sub-batch of the sample is run.
 
     Parameters
     ----------
@@ -146,10 +148,9 @@ def replay(
     pipeline, plan, record = request.pipeline, request.plan, request.record
     n_simulated = -(-n_samples // plan.sub_batch_size) * plan.sub_batch_size
     if 0 <= sample < n_simulated:  # a stage may raise at one beyond the end, if a last, short sub-batch is made whole
-        values, chunk = replay_sub_batch(pipeline, plan, int(sample), request.policy)
+        values, chunk, row = replay_sample(pipeline, plan, int(sample), request.policy)
     if not 0 <= sample < n_samples:
         raise ArgumentError(f"sample must be a number from 0 to {n_samples - 1}; got {sample!r}")
-    sub_batch, row = divmod(int(sample), plan.sub_batch_size)
     checker = request.store.checker(record)
     variables = {name: rows[row] for name, rows in checker.as_stored(chunk.variables).items()}
     is_stored = sample // plan.chunk_size in checker.complete
@@ -159,7 +160,7 @@ def replay(
         different = [name for name, value in variables.items() if value.tobytes() != stored[name].tobytes()]
         if different:
             raise StoreMismatchError(_how_it_differs(int(sample), different, variables, stored, request.changes))
-    return Replay(int(sample), sub_batch, _stages(pipeline, values, row), variables, is_stored)
+    return Replay(int(sample), int(sample) // plan.sub_batch_size, _stages(pipeline, values, row), variables, is_stored)
 
 
 def _stages(pipeline: Pipeline, values: Values, row: int) -> tuple[StageReplay, ...]:

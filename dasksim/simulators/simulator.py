@@ -222,15 +222,8 @@ class Simulator(ABC):
         seed = check_seed(seed)
         pipeline = resolve(lowering, conditions, shape, seed, cache, most_probes=most_probes)
         device = choose_device(device, can_use_gpu(pipeline))
-        plan = plan_samples(
-            shape,
-            seed=seed,
-            sample_bytes=pipeline.sample_bytes,
-            is_batched=pipeline.is_batched,
-            on_gpu=device == "gpu",
-            sub_batch_size=sub_batch_size,
-            chunk_size=chunk_size,
-        )
+        cost = pipeline.cost(on_gpu=device == "gpu")
+        plan = plan_samples(shape, cost, seed=seed, sub_batch_size=sub_batch_size, chunk_size=chunk_size)
         # sizes may follow contexts, which are those of a sub-batch: its size is known only now
         if any(step.stage.makes_contexts and step.is_run for step in pipeline.steps):
 

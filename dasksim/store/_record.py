@@ -44,13 +44,14 @@ _OF_STORE = (
     "device",
     "on_error",
     "on_nonfinite",
+    "masks",
     "conditions",
     "variables",
     "coords",
 )
 
 #: What a store of an older version does not say.
-_UNSAID = {"device": "cpu", "on_error": "raise", "on_nonfinite": "keep"}
+_UNSAID = {"device": "cpu", "on_error": "raise", "on_nonfinite": "keep", "masks": "whole samples"}
 
 #: What stays the same when a store is extended.
 #: The time of creation tells one that the same call made anew.
@@ -93,6 +94,7 @@ class Record(Told):
             "chunk_size": chunk_size,
             "on_error": policy.on_error,
             "on_nonfinite": policy.on_nonfinite,
+            "masks": "what the stage that failed and those after it make",
             "variables": {**all_told(variables, dtypes), **mask},
             "coords": {dim: [str(value) for value in values] for dim, values in coords.items()},
         }
@@ -266,6 +268,8 @@ class Record(Told):
         told = {**_UNSAID, **self.document}
         told |= {name: wanted.document[name] for name in ("on_error", "on_nonfinite") if told[name] == "raise"}
         variables, asked = told["variables"], wanted.document["variables"]
+        if VALID not in variables:
+            told["masks"] = wanted.document["masks"]
         # a mask may come later: where it was never written it says that all samples are valid
         if asked.keys() - variables.keys() == {VALID}:
             told["variables"] = {**variables, VALID: asked[VALID]}
