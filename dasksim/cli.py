@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--on-error", default="raise", help="where a stage raises an exception: raise, mask or redraw")
     one.add_argument("--on-nonfinite", default="keep", help="where it returns NaN: keep, raise, mask or redraw")
     one.add_argument("--overwrite", action="store_true", help="remove a dasksim store that is there")
+    one.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
     one.add_argument("--repair", action="store_true", help="simulate chunks again that verify finds damaged")
     _add_run(one)
     one.set_defaults(run=_generate)
@@ -139,7 +140,9 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", type=_part, help="i/m: simulate the i-th of m shares only, i from 0")
-    parser.add_argument("--timeout", type=float, help="seconds that a sub-batch may take")
+    parser.add_argument(
+        "--timeout", type=float, help="seconds that a sample may take, or a sub-batch of batched functions"
+    )
     _add_scheduler(parser)
 
 
@@ -211,9 +214,11 @@ def _generate(arguments: argparse.Namespace) -> int:
             on_nonfinite=arguments.on_nonfinite,
             overwrite=arguments.overwrite,
             repair=arguments.repair,
+            dry_run=arguments.dry_run,
             **options,
         )
-    print(status(arguments.store), file=sys.stderr)  # noqa: T201
+    if not arguments.dry_run:
+        print(status(arguments.store), file=sys.stderr)  # noqa: T201
     return OK
 
 

@@ -151,7 +151,7 @@ def _cards(found: Status, record: Record) -> list[tuple[str, str]]:
     if found.n_accepted != found.n_proposals:
         cards.append(("of proposals accepted", f"{100 * found.acceptance_rate:.3g} %"))
     if found.n_failed:
-        cards.append(("failures", f"{found.n_failed:,}"))
+        cards.append(("failures", found.failed_share))
     return cards
 
 

@@ -1,5 +1,6 @@
 """What becomes of samples that fail: raise, mask, or draw again; and the count of what failed."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,9 @@ MOST_ATTEMPTS = 100
 # Kinds of failure, by stage, type and message, that are told apart in one summary; the rest are counted together.
 _MOST_KINDS = 10
 _OTHERS = "of other types or with other messages"
+
+# Numbers of a message, which differ from sample to sample; those within names stay.
+_NUMBERS = re.compile(r"(?<![\w.])[-+]?(?:0x[0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|inf)(?!\w)")
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,10 @@ class Failure:
 
 
 def summed(failures: Iterable[Failure]) -> tuple[Failure, ...]:
-    """Return failures with those of the same stage, type and message in one, the most frequent first."""
+    """Return failures with those of the same stage, type and message in one, the most frequent first.
+
+    Messages that differ in numbers alone count as the same, and are told without the numbers.
+    """
     kinds = _by_kind(failures)
     others = [replace(f, kind="others", message=_OTHERS) for f in kinds[_MOST_KINDS:]]
     return tuple(_by_kind([*kinds[:_MOST_KINDS], *others]))
@@ -119,8 +126,10 @@ def summed(failures: Iterable[Failure]) -> tuple[Failure, ...]:
 def _by_kind(failures: Iterable[Failure]) -> list[Failure]:
     found: dict[tuple[str, str, str], Failure] = {}
     for new in failures:
-        key = (new.stage, new.kind, new.message)
+        alike = _NUMBERS.sub("#", new.message)
+        key = (new.stage, new.kind, alike)
         old = found.get(key, replace(new, count=0))
-        found[key] = replace(old, count=old.count + new.count, sample=min(old.sample, new.sample))
+        message = old.message if old.message == new.message else alike
+        found[key] = replace(old, message=message, count=old.count + new.count, sample=min(old.sample, new.sample))
     # the rest come last however many they are, or they would be told as the most frequent kind
     return sorted(found.values(), key=lambda f: (f.message == _OTHERS, -f.count, f.sample, f.stage))

@@ -33,6 +33,9 @@ class TimedSteps(Protocol):
     def seconds(self) -> float:
         """How long one sub-batch may take."""
 
+    def start(self) -> None:
+        """Start it, if it does not run."""
+
     def run(
         self, steps: Sequence[int], place: Place, n_rows: int, values: Values, failures: FailedRows, seconds: float
     ) -> tuple[Values, FailedRows] | None:
@@ -167,6 +170,7 @@ class SubBatchRun:
         self, process: TimedSteps, place: Place, values: Values, failures: FailedRows
     ) -> tuple[Values, FailedRows]:
         """Return what is made of one sample before its time is over, and zeros for what is not."""
+        process.start()  # which takes no time of the sample's
         stop = time.monotonic() + process.seconds
         for index, step in enumerate(self.pipeline.steps):
             if not step.is_run or index in values.made:

@@ -1,7 +1,7 @@
 """Simulate one chunk of a dataset as it stands in a store, and deal with samples that fail."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,19 +48,22 @@ def simulate_chunk(
     conditions: Mapping[str, Any],
     policy: Policy,
     process: TimedSteps | None = None,
+    tell: Callable[[int], None] | None = None,
 ) -> Chunk:
-    """Evaluate all steps on one chunk."""
+    """Evaluate all steps on one chunk; ``tell`` is called with how many of its samples are done."""
     cuts = {name: pipeline.cut(name, rows, plan, chunk) for name, rows in conditions.items()}
 
     def simulated(watch: bool) -> list[SubBatchResult]:
         # all steps of a sub-batch before the next one, so that values stay in the cache between stages
-        return [
-            result
-            for j, sub_batch in enumerate(plan.sub_batches(chunk))
-            for result in _simulated(
-                pipeline, plan, policy, sub_batch, {name: cut[j] for name, cut in cuts.items()}, process, watch
-            )
-        ]
+        results: list[SubBatchResult] = []
+        n_done = 0
+        for j, sub_batch in enumerate(plan.sub_batches(chunk)):
+            given = {name: cut[j] for name, cut in cuts.items()}
+            results += _simulated(pipeline, plan, policy, sub_batch, given, process, watch)
+            n_done += plan.n_rows_of(sub_batch)
+            if tell is not None:
+                tell(n_done)
+        return results
 
     # the process finds out by itself what its functions use; elsewhere that takes 0.1 ms, once for all sub-batches
     results = simulated(False) if process is not None else pipeline.guarded(simulated)

@@ -93,6 +93,7 @@ class FailedRows:
         self.stop = stop
         self.strict_at = strict_at
         self.are_samples = True
+        self._outer: FailedRows | None = None  # of proposals, the rows that they are for
         self._notes = _Notes(len(samples), int(samples[0]))
 
     @cached_property
@@ -123,6 +124,8 @@ class FailedRows:
     @raised_at.setter
     def raised_at(self, sample: int) -> None:
         self._notes.raised_at = sample
+        if self._outer is not None:
+            self._outer.raised_at = sample
 
     @property
     def masked(self) -> Array:
@@ -150,12 +153,13 @@ class FailedRows:
         """Return the view of rows made of these, any number of one."""
         view = FailedRows(self.policy, self.samples[rows], self.stop, self.strict_at)
         view._index, view._notes, view.are_samples = self._index[rows], self._notes, self.are_samples
+        view._outer = self._outer
         return view
 
     def of_proposals(self, rows: Array) -> "FailedRows":
         """Return what notes the failures of proposals for some rows, which do not fail the rows themselves."""
         apart = FailedRows(self.policy, self.samples[rows], self.stop)
-        apart.are_samples = False
+        apart.are_samples, apart._outer = False, self
         return apart
 
     def add_proposals(self, proposed: "FailedRows", rows: Array, is_counted: Array) -> None:

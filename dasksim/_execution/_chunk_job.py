@@ -9,6 +9,7 @@ from dasksim._core.failures import Policy
 from dasksim._core.plan import Plan
 from dasksim._engine.chunks import simulate_chunk
 from dasksim._engine.pipeline import Pipeline
+from dasksim._execution._telling import Tell, rarely
 from dasksim._execution._timeouts import TimeoutProcess
 from dasksim.store import ChunkWriter, StoredRows
 
@@ -17,23 +18,37 @@ __all__ = ["ChunkJob"]
 
 @dataclass(frozen=True)
 class ChunkJob:
-    """Simulate a chunk and write it, in one task that returns only a receipt."""
+    """Simulate a chunk and write it, in one task that returns only a receipt.
+
+    Parameters
+    ----------
+    pipeline, plan, policy
+        What to simulate.
+    writer
+        Where to.
+    process
+        The process in which to simulate, where that may take too long.
+    tell
+        What is told how many samples of the chunk are done, if anybody wants to know.
+    """
 
     pipeline: Pipeline
     plan: Plan
     writer: ChunkWriter
     policy: Policy
     process: TimeoutProcess | None
+    tell: Tell | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # each chunk brings its own rows of the conditions: with the job all of them would go to every worker
-        return ChunkJob, (self.pipeline.without_rows(), self.plan, self.writer, self.policy, self.process)
+        return ChunkJob, (self.pipeline.without_rows(), self.plan, self.writer, self.policy, self.process, self.tell)
 
     def __call__(self, chunk: int, conditions: Mapping[str, Any]) -> Receipt:
         def simulate() -> Chunk:
             # rows of a store are read here, by the worker, so that only their place travels
             values = {n: value.load() if isinstance(value, StoredRows) else value for n, value in conditions.items()}
-            return simulate_chunk(self.pipeline, self.plan, chunk, values, self.policy, self.process)
+            told = None if self.tell is None else rarely(self.tell, chunk)
+            return simulate_chunk(self.pipeline, self.plan, chunk, values, self.policy, self.process, told)
 
         return self.writer.write(chunk, simulate)
 

@@ -58,6 +58,10 @@ class TimeoutProcess:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _local=threading.local(), _executors=set(), _is_closed=False)
 
+    def start(self) -> None:
+        """Start the process of this thread, if it does not run."""
+        self._executor()
+
     def run(
         self, steps: Sequence[int], place: Place, n_rows: int, values: Values, failures: FailedRows, seconds: float
     ) -> tuple[Values, FailedRows] | None:

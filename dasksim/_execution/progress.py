@@ -1,12 +1,18 @@
 """A progress bar over samples."""
 
 import sys
+import threading
 from types import TracebackType
 from typing import Any
 
 from tqdm.auto import tqdm
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "is_shown"]
+
+
+def is_shown(asked: bool | None) -> bool:
+    """Whether to show progress: as asked or, by default, where standard error is a terminal or a notebook."""
+    return (sys.stderr.isatty() or "ipykernel" in sys.modules) if asked is None else asked
 
 
 class Progress:
@@ -18,18 +24,18 @@ class Progress:
         Samples in the whole dataset.
     n_done
         Samples that were there before.
-    is_shown
-        Whether to show it; by default where standard error is a terminal or a notebook.
+    shown
+        Whether to show it; see :func:`is_shown`.
     """
 
-    def __init__(self, n_samples: int, n_done: int, is_shown: bool | None) -> None:
+    def __init__(self, n_samples: int, n_done: int, shown: bool | None) -> None:
         self._n_proposals = self._n_accepted = 0
+        # samples that are done of chunks that are not, and may be lost with a worker
+        self._begun: dict[int, int] = {}
+        self._complete: set[int] = set()
+        self._lock = threading.Lock()
         self._bar: Any = tqdm(
-            total=n_samples,
-            initial=n_done,
-            unit=" samples",
-            unit_scale=True,
-            disable=not (_is_interactive() if is_shown is None else is_shown),
+            total=n_samples, initial=n_done, unit=" samples", unit_scale=True, disable=not is_shown(shown)
         )
 
     def __enter__(self) -> "Progress":
@@ -40,14 +46,19 @@ class Progress:
     ) -> None:
         self._bar.close()
 
-    def advance(self, n_samples: int, n_proposals: int, n_accepted: int) -> None:
-        """Count samples as done, and show which part of the proposals is accepted, if not all are."""
-        self._n_proposals += n_proposals
-        self._n_accepted += n_accepted
-        if self._n_accepted != self._n_proposals:
-            self._bar.set_postfix(accepted=f"{self._n_accepted / self._n_proposals:.3g}", refresh=False)
-        self._bar.update(n_samples)
+    def tell(self, chunk: int, n_done: int) -> None:
+        """Count samples of a chunk that is under way; from any thread, and late if need be."""
+        with self._lock:
+            if chunk not in self._complete:
+                self._bar.update(n_done - self._begun.get(chunk, 0))
+                self._begun[chunk] = n_done
 
-
-def _is_interactive() -> bool:
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    def advance(self, chunk: int, n_samples: int, n_proposals: int, n_accepted: int) -> None:
+        """Count a chunk as complete, and show which part of the proposals is accepted, if not all are."""
+        with self._lock:
+            self._n_proposals += n_proposals
+            self._n_accepted += n_accepted
+            if self._n_accepted != self._n_proposals:
+                self._bar.set_postfix(accepted=f"{self._n_accepted / self._n_proposals:.3g}", refresh=False)
+            self._complete.add(chunk)
+            self._bar.update(n_samples - self._begun.pop(chunk, 0))

@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import queue
+import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -18,9 +19,11 @@ from dasksim._engine.pipeline import Pipeline
 from dasksim._execution._chunk_job import ChunkJob
 from dasksim._execution._cluster_pool import memory_per_chunk
 from dasksim._execution._raised import Raised
+from dasksim._execution._telling import telling
 from dasksim._execution._timeouts import TimeoutProcess
+from dasksim._execution.announcement import announcement, check_room, gigabytes
 from dasksim._execution.executors import Pool, n_local_workers, open_pool
-from dasksim._execution.progress import Progress
+from dasksim._execution.progress import Progress, is_shown
 from dasksim.errors import ArgumentError, StoreError
 from dasksim.store import ChunkWriter
 
@@ -58,22 +61,32 @@ def run_chunks(
     n_done = n_samples - sum(map(plan.n_rows, missing))
     if not missing:
         return
+    check_room(plan, writer.layout, writer.location.folder, missing)
+    if is_shown(progress):
+        # on a line of its own, above the bar
+        print(announcement(pipeline, plan, writer.layout, missing, scheduler), file=sys.stderr)  # noqa: T201
     process = TimeoutProcess(pipeline, timeout) if timeout else None
-    job = ChunkJob(pipeline, plan, writer, policy, process)
     lost = _Lost(retries, plan.chunk_size)
     try:
         with (
             # outermost: chunks that the pool still finishes need the processes
             _closed(process),
             Progress(n_samples, n_done, progress) as bar,
-            open_pool(scheduler, job, _task_name(pipeline), on_gpu=pipeline.device == "gpu") as pool,
+            # nothing is told that nobody sees
+            telling(scheduler, bar.tell) if is_shown(progress) else _silence() as (tell, hear),
+            open_pool(
+                scheduler,
+                ChunkJob(pipeline, plan, writer, policy, process, tell),
+                _task_name(pipeline),
+                on_gpu=pipeline.device == "gpu",
+            ) as pool,
             _closed(process, KeyboardInterrupt),  # the pool waits for calls, which may hang until the timeout
             # innermost: what is complete is committed before the pool waits for the rest
             writer.settling() as settle,
         ):
-            for receipt in _windowed(pool, pipeline, plan, missing, lost):
+            for receipt in _windowed(pool, pipeline, plan, missing, lost, hear):
                 settle(receipt)
-                bar.advance(plan.n_rows(receipt.chunk), receipt.n_proposals, receipt.n_accepted)
+                bar.advance(receipt.chunk, plan.n_rows(receipt.chunk), receipt.n_proposals, receipt.n_accepted)
     except (KeyboardInterrupt, StoreError, ConnectionError) as error:
         error.add_note(_how_to_resume(writer))
         raise
@@ -82,6 +95,11 @@ def run_chunks(
         if error is lost.error:
             error.add_note(_how_to_resume(writer))
         raise
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[tuple[None, Callable[[], None]]]:
+    yield None, lambda: None
 
 
 @contextlib.contextmanager
@@ -141,7 +159,9 @@ class _Lost:
         raise error
 
 
-def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int], lost: _Lost) -> Iterator[Receipt]:
+def _windowed(
+    pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int], lost: _Lost, hear: Callable[[], None]
+) -> Iterator[Receipt]:
     """Keep a few chunks more than there are workers in flight, so that neither tasks nor results pile up."""
     todo = deque(chunks)
     running: dict[Future[Receipt | Raised], int] = {}
@@ -155,6 +175,7 @@ def _windowed(pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int],
             running[future] = chunk
             # called by whatever thread ends it; at once, if it has ended already, as on scheduler='synchronous'
             future.add_done_callback(done.put)
+        hear()
         try:
             # a future whose scheduler is lost stays pending: the pool's window looks at the connection each second
             future = done.get(timeout=1)  # then see whether workers have come or gone
@@ -199,13 +220,9 @@ def check_memory(plan: Plan, pipeline: Pipeline, scheduler: Any) -> None:
         largest = int(plan.chunk_size * memory / needed) // plan.sub_batch_size * plan.sub_batch_size
         advice = f"give a chunk_size of at most {largest}" if largest else "give a smaller sub_batch_size too"
         raise ArgumentError(
-            f"chunk_size={plan.chunk_size} needs about {_gigabytes(needed)} {who}, but {has} {_gigabytes(memory)}"
+            f"chunk_size={plan.chunk_size} needs about {gigabytes(needed)} {who}, but {has} {gigabytes(memory)}"
             f"{'' if n_workers else ' for each'}; {advice}"
         )
-
-
-def _gigabytes(n_bytes: float) -> str:
-    return f"{n_bytes / 1e9:,.1f} GB"
 
 
 def _how_to_resume(writer: ChunkWriter) -> str:

@@ -1,6 +1,7 @@
 """What a call that makes or continues a store asks for, checked."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,9 @@ from dasksim._core.failures import Policy
 from dasksim._core.plan import Plan
 from dasksim._engine.chunks import check_policy
 from dasksim._engine.pipeline import Pipeline
+from dasksim._execution.announcement import announcement, check_room
 from dasksim._execution.executors import check_scheduler
+from dasksim._execution.graph import compile_dataset
 from dasksim._execution.run import check_memory, run_chunks
 from dasksim._operations._compatibility import again_dtypes, layout_of
 from dasksim._operations.verify import bad_chunks
@@ -149,6 +152,20 @@ class RunRequest:
     def check(self, found: Record) -> None:
         """Check that a store can be continued; damaged metadata can, if they are to be repaired."""
         self.store.check_sound(found, repair=self.repair)
+
+    def planned(self, task: StorePlan, executor: Any, found: Record | None) -> xr.Dataset:
+        """Say what there is to do, and return the dataset that there will be, lazily; nothing is written.
+
+        Raises
+        ------
+        StoreError
+            If it cannot fit on the disk.
+        """
+        complete = self.store.complete_chunks() if found is not None else ()
+        chunks = [chunk for chunk in range(*_share(self.part, task.plan.n_chunks)) if chunk not in complete]
+        print(announcement(task.pipeline, task.plan, task.layout, chunks, executor), file=sys.stderr)  # noqa: T201
+        check_room(task.plan, task.layout, self.store.location.folder, chunks)
+        return compile_dataset(task.pipeline, task.plan)
 
     def complete(self, task: StorePlan, executor: Any) -> xr.Dataset:
         """Simulate and write what is missing, and open it."""

@@ -38,6 +38,7 @@ def generate(
     overwrite: bool = False,
     allow_changed: bool = False,
     repair: bool = False,
+    dry_run: bool = False,
     part: tuple[int, int] | None = None,
     scheduler: Any = None,
     retries: int = 3,
@@ -73,18 +74,20 @@ def generate(
         for a GPU go to those workers of a cluster that announce the resource ``"GPU"``; where none does, ``"auto"``
         means the host.
     on_error
-        What to do where a stage raises an exception. ``"raise"``: stop; complete chunks are kept. ``"mask"``: the
-        sample's variables become NaN or, if they are not floating-point, 0, and the boolean variable ``valid`` says so.
+        What to do where a stage raises an exception. ``"raise"``: stop; complete chunks are kept. ``"mask"``: what that
+        stage and those after it make of the sample becomes NaN or, if it is not floating-point, 0, and the boolean
+        variable ``valid`` says so; what stages before it have made, such as the parameters, stays.
         ``"redraw"``: draw the whole sample again, up to 100 times, which conditions it on success. A batched stage
         fails for all samples of a sub-batch at once; a proposal of a rejection that fails is rejected. Contexts,
         predicates and what dasksim itself raises always stop. :func:`status` tells what failed, and how often.
     on_nonfinite
         The same where a stage returns NaN or an infinite value, or ``"keep"``.
     timeout
-        Seconds that a sub-batch may take; by default as long as it likes. Each worker then simulates in a process of
-        its own, which is killed when the time is over, and ``on_error`` says what becomes of the samples. Which these
-        are is up to the machine, so that a run in which it happens may not be repeatable.
-        It costs some milliseconds a sub-batch. The probe, one or two samples before the run, is not timed.
+        Seconds that a sample of plain functions may take, or a sub-batch if a function is batched or makes contexts; by
+        default as long as they like. Each worker then simulates in a process of its own, which is killed when the time
+        is over, and ``on_error`` says what becomes of the samples. Which these are is up to the machine, so that a run
+        in which it happens may not be repeatable. It costs some milliseconds a sub-batch. The probe, one or two samples
+        before the run, is not timed.
     overwrite
         Whether to remove a store made by dasksim that is there. Nothing else is ever removed, and no store that a
         function of the simulator keeps arrays of.
@@ -94,6 +97,8 @@ def generate(
     repair
         Whether to check complete chunks against their receipts first, as :func:`verify` does, and to simulate those
         again that are damaged.
+    dry_run
+        Whether to say only what would be done, on standard error, and to write nothing.
     part
         ``(i, m)`` simulates the ``i``-th of ``m`` shares of the chunks, ``i`` from 0. Any number of processes, on any
         number of machines that see the store, can fill it at the same time, and need not know of each other. A call
@@ -110,7 +115,8 @@ def generate(
     Returns
     -------
     xarray.Dataset
-        The store, opened lazily; with ``part``, the samples of the part.
+        The store, opened lazily; with ``part``, the samples of the part. With ``dry_run``, what it would hold, as
+        :meth:`~dasksim.Simulator.sample` returns it.
 
     Raises
     ------
@@ -119,7 +125,7 @@ def generate(
     SimulatorError, OutputError
         If the simulator's stages or a function's outputs do not fit.
     StoreError
-        If the path holds something else, or cannot be written.
+        If the path holds something else, cannot be written, or the samples do not fit on the disk.
     StoreMismatchError
         If the store was made by other arguments; the message lists what differs.
 
@@ -144,7 +150,7 @@ def generate(
         progress=progress,
     )
     place, policy = request.store, Policy.checked(on_error, on_nonfinite)
-    overwrite = check_flag("overwrite", overwrite)
+    overwrite, dry_run = check_flag("overwrite", overwrite), check_flag("dry_run", dry_run)
     if overwrite and part is not None:
         raise ArgumentError(
             "overwrite=True does not go with part=: each part would remove what the others made; remove the store first"
@@ -172,6 +178,8 @@ def generate(
         task.check_machine(executor)
         if found is not None:
             _check_found(request, task, found, overwrite=overwrite)
+        if dry_run:
+            return request.planned(task, executor, None if overwrite else found)
         task = _claimed(request, task, found if overwrite else None, asked, planned)
         return request.complete(task, executor)
 

@@ -150,5 +150,5 @@ def bad_chunks(
         for chunk in chunks:
             if found := problems_of(chunk):
                 problems[chunk] = tuple(found)
-            bar.advance(record.n_rows(chunk), 0, 0)
+            bar.advance(chunk, record.n_rows(chunk), 0, 0)
     return problems

@@ -75,6 +75,12 @@ class Status:
         return sum(failure.count for failure in self.failures)
 
     @property
+    def failed_share(self) -> str:
+        """How many times a sample failed, and in how many samples, as text."""
+        share = f" ({self.n_failed / self.n_complete_samples:.2%})" if self.n_complete_samples else ""
+        return f"{self.n_failed:,} times in {self.n_complete_samples:,} samples{share}"
+
+    @property
     def acceptance_rate(self) -> float:
         """Accepted proposals divided by proposals; NaN if there are none."""
         return self.n_accepted / self.n_proposals if self.n_proposals else math.nan
@@ -114,7 +120,9 @@ class Status:
         if self.n_accepted != self.n_proposals:
             accepted = f"{self.n_accepted:,} of {self.n_proposals:,} proposals ({self.acceptance_rate:.3g})"
             lines.append(f"  accepted {accepted}")
-        lines += [f"  {'failed  ' if i == 0 else '        '} {failure}" for i, failure in enumerate(self.failures)]
+        if self.failures:
+            lines.append(f"  failed   {self.failed_share}")
+        lines += [f"           {failure}" for failure in self.failures]
         for names, n_complete in self.derived.items():
             state = "" if n_complete == self.n_chunks else f": {n_complete:,} of {self.n_chunks:,} chunks; derive again"
             lines.append(f"  derived  {names}{state}")

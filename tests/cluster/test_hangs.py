@@ -1,4 +1,4 @@
-"""Sub-batches that take too long: killed whatever they do, on every scheduler, and nothing is left behind."""
+"""Samples and sub-batches that take too long are ended whatever they do, and nothing is left behind."""
 
 import ctypes
 import os
@@ -58,27 +58,41 @@ def own_children() -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("hang", HANGS.values(), ids=HANGS)
-def test_sub_batch_that_hangs_is_masked(hang: Callable[[], object], tmp_path: Path) -> None:
+def test_sample_that_hangs_is_masked(hang: Callable[[], object], tmp_path: Path) -> None:
     before = own_children()
     store = tmp_path / "s.zarr"
     found = made(hanging(hang), store, 16, conditions=THETA, on_error="mask", timeout=SECONDS, **CUT).compute()
-    np.testing.assert_array_equal(found.valid, np.arange(16) // 4 != 1)
+    np.testing.assert_array_equal(found.valid, np.arange(16) != 6)
     np.testing.assert_array_equal(np.isnan(found.x), ~found.valid)
     np.testing.assert_array_equal(found.theta, THETA["theta"])
     assert [str(failure) for failure in dasksim.status(store).failures] == [
-        "4 x TimeoutError: no result within 3 s (first at sample 4)"
+        "1 x TimeoutError: no result within 3 s (stage 'observe', first at sample 6)"
     ]
     assert own_children() == before
 
 
+def test_batched_sub_batch_that_hangs_is_masked_as_a_whole(tmp_path: Path) -> None:
+    def observe(theta: Any) -> dict[str, Any]:
+        if 6.0 in theta:
+            HANGS["sleep"]()
+        return {"x": 2 * theta}
+
+    store, simulator = tmp_path / "s.zarr", make_simulator(observe, is_batched=True)
+    found = made(simulator, store, 16, conditions=THETA, on_error="mask", timeout=SECONDS, **CUT)
+    np.testing.assert_array_equal(found.valid, np.arange(16) // 4 != 1)
+    assert [str(failure) for failure in dasksim.status(store).failures] == [
+        "4 x TimeoutError: no result within 3 s (first at sample 4)"
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["threads", "processes", "cluster"])
-def test_sub_batch_that_hangs_is_masked_on_every_scheduler(scheduler: Any, two_workers: Client, tmp_path: Path) -> None:
+def test_sample_that_hangs_is_masked_on_every_scheduler(scheduler: Any, two_workers: Client, tmp_path: Path) -> None:
     simulator = hanging(HANGS["holds_the_interpreter"])
     where = two_workers if scheduler == "cluster" else scheduler
     options: dict[str, Any] = {"conditions": THETA, "on_error": "mask", "timeout": SECONDS, **CUT}
     found = made(simulator, tmp_path / "s.zarr", 16, scheduler=where, **options).compute()
-    np.testing.assert_array_equal(found.valid, np.arange(16) // 4 != 1)
+    np.testing.assert_array_equal(found.valid, np.arange(16) != 6)
 
 
 def test_sub_batch_that_hangs_is_drawn_again(tmp_path: Path) -> None:
@@ -100,12 +114,12 @@ def test_sub_batch_that_hangs_is_drawn_again(tmp_path: Path) -> None:
     assert dasksim.status(tmp_path / "s.zarr").n_failed == 4
 
 
-def test_sub_batch_that_hangs_stops_the_run(tmp_path: Path) -> None:
+def test_sample_that_hangs_stops_the_run(tmp_path: Path) -> None:
     conditions = {"theta": THETA["theta"][::-1]}
     with pytest.raises(TimeoutError, match="no result within 3 s") as found:
         made(hanging(HANGS["sleep"]), tmp_path / "s.zarr", 16, conditions=conditions, timeout=SECONDS, **CUT)
-    assert "in sub-batch 2 (samples 8 to 11); run it alone with" in found.value.__notes__[-1]
-    assert "sample=8, conditions=conditions)" in found.value.__notes__[-1]
+    assert "at sample 9; run it alone with" in found.value.__notes__[-1]
+    assert "sample=9, conditions=conditions)" in found.value.__notes__[-1]
     assert dasksim.status(tmp_path / "s.zarr").n_complete == 1
 
 

@@ -181,7 +181,9 @@ def test_cuts_change_no_bit_where_samples_fail(
     if policy is REDRAW:
         assert all(np.isfinite(array).all() for array in smaller.data_vars.values())
     else:
-        assert (np.isfinite(smaller.a) == smaller.valid).all()
+        # what stages before the one that failed have made is kept
+        for k, name in enumerate("abc"):
+            assert (np.isfinite(smaller[name]) == (smaller.valid | (k < recipe.fails_at))).all()
 
 
 def masked_chain(n: int) -> tuple[dict[str, list[Any]], list[bool]]:
@@ -190,9 +192,12 @@ def masked_chain(n: int) -> tuple[dict[str, list[Any]], list[bool]]:
     valid = []
     for sample in range(n):
         row: dict[str, Any] = {"theta": np.nan, "x": [np.nan] * 2, "n": 0, "c": np.nan}
+        # where the second stage fails, what the first has made stays
         rng = generator_of("likelihood", sample)
         theta = generator_of("prior", sample).normal()
         x = theta + rng.normal(size=2)
+        if theta <= 1.0:
+            row["theta"] = theta
         is_valid = bool(theta <= 1.0 and (x <= 2.0).all() and x[0] > -1.5)
         if is_valid:
             row = {"theta": theta, "x": x, "n": int(rng.integers(9)), "c": complex(theta, 1)}
@@ -490,12 +495,15 @@ def test_probe_that_fails_is_made_on_another_sample(tmp_path: Path) -> None:
 
 # What status tells.
 
+LETTERS = str.maketrans("0123456789", "ghijklmnop")
+
 
 def test_kinds_of_failures_are_counted_the_most_frequent_first(tmp_path: Path) -> None:
     def fail(rng: Rng) -> dict[str, Any]:
         x = rng.uniform()
         if x < 0.2:
-            raise ValueError(f"no solution\n  at x = {x!r}: \u2603 " + "a" * 300)
+            # without numbers, in which messages may differ
+            raise ValueError(f"no solution\n  at {x.hex()[4:].translate(LETTERS)}: \u2603 " + "a" * 300)
         if x < 0.5:
             raise RuntimeError("did not converge")
         if x < 0.6:
@@ -512,7 +520,7 @@ def test_kinds_of_failures_are_counted_the_most_frequent_first(tmp_path: Path) -
     lines = [line for line in str(seen).splitlines() if " x " in line]
     assert len(lines) == len(seen.failures)
     assert "x ArithmeticError (stage 'fail'" in lines[1]
-    assert "no solution at x = 0." in lines[2]
+    assert "no solution at " in lines[2]
     assert "\u2603" in lines[2]
 
 

@@ -95,8 +95,7 @@ def oracle(seed: int, policy: str) -> dict[str, Any]:
         values = {str(name): array.values for name, array in dataset.data_vars.items()}
     elif policy == "mask":
         values["valid"] = values["theta"][:, 0] >= LIMIT
-        for name in ("theta", "k", "x"):
-            values[name][~values["valid"]] = 0 if name == "k" else np.nan
+        values["x"][~values["valid"]] = np.nan
     return values
 
 

@@ -14,6 +14,7 @@ LAZY = {
     ("_cluster_pool.py", "distributed"),
     ("chunks.py", "dask"),
     ("executors.py", "distributed"),
+    ("_telling.py", "distributed"),
     ("_icechunk.py", "icechunk"),
     ("bands.py", "matplotlib"),
     ("panels.py", "matplotlib"),

@@ -1,0 +1,75 @@
+"""What a run is about to do: said before it begins, and refused where it cannot fit."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dasksim._core.plan import Plan
+from dasksim._engine.pipeline import Pipeline
+from dasksim._execution.executors import n_local_workers
+from dasksim.errors import StoreError
+from dasksim.store import StoreLayout
+
+__all__ = ["announcement", "check_room", "gigabytes"]
+
+# Units of time, in seconds; a duration is told in the largest of which it has one and a half.
+_UNITS = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def announcement(pipeline: Pipeline, plan: Plan, layout: StoreLayout, chunks: Sequence[int], scheduler: Any) -> str:
+    """Return what there is to simulate: samples, bytes, chunks, workers and, of plain functions, an estimate of time.
+
+    Examples
+    --------
+    ``100,000 samples (4.0 MB) in 2 chunks of 65,536, on 2 worker processes, in about 12 s``
+    """
+    n_samples = sum(map(plan.n_rows, chunks))
+    n_bytes = n_samples * sum(array.row_bytes for array in layout.arrays)
+    n_workers = n_local_workers(scheduler) or sum(scheduler.nthreads().values())
+    kind = {"threads": "threads", "processes": "worker processes"}.get(scheduler, "threads of a cluster")
+    where = "" if scheduler == "synchronous" else f", on {n_workers:,} {kind}"
+    n_busy = max(min(n_workers, len(chunks)), 1)
+    seconds = pipeline.cost(on_gpu=False).seconds * n_samples / n_busy
+    # what batched functions take is not known from a probe of two samples
+    is_known = seconds > 0 and not any(step.stage.is_batched for step in pipeline.steps if step.is_run)
+    return (
+        f"{n_samples:,} samples ({_bytes(n_bytes)}) in {len(chunks):,} chunk{'s' * (len(chunks) != 1)} of "
+        f"{plan.chunk_size:,}{where}{f', in about {_duration(seconds)}' if is_known else ''}"
+    )
+
+
+def check_room(plan: Plan, layout: StoreLayout, folder: Path | None, chunks: Sequence[int]) -> None:
+    """Refuse before work what cannot fit on the disk.
+
+    Raises
+    ------
+    StoreError
+        If less is free than floating-point variables take, which are not compressed.
+    """
+    if folder is None:
+        return
+    n_bytes = sum(map(plan.n_rows, chunks)) * sum(a.row_bytes for a in layout.arrays if a.dtype.kind in "fc")
+    free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+    if n_bytes > free:
+        raise StoreError(
+            f"{len(chunks):,} chunks need {_bytes(n_bytes)}, but {_bytes(free)} are free at {str(folder)!r}; store "
+            "fewer samples, narrower dtypes (dtypes='float32'), or choose another disk"
+        )
+
+
+def gigabytes(n_bytes: float) -> str:
+    """Return bytes as text, in gigabytes."""
+    return f"{n_bytes / 1e9:,.1f} GB"
+
+
+def _bytes(n_bytes: float) -> str:
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n_bytes >= size:
+            return f"{n_bytes / size:,.1f} {unit}"
+    return f"{n_bytes:.0f} bytes"
+
+
+def _duration(seconds: float) -> str:
+    size, unit = next((u for u in _UNITS if seconds >= 1.5 * u[0]), (1, "s"))
+    return f"{seconds / size:.2g} {unit}" if seconds >= 1 else "a second"
