@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 #: Names that functions ask for and that no variable can have.
-RESERVED = frozenset({"rng", "seed", "xp", "batch_shape"})
+RESERVED = frozenset({"rng", "seed", "seed32", "random_state", "xp", "batch_shape"})
 
 _NUMERIC_KINDS = "biufc"
 

@@ -12,6 +12,7 @@ from dasksim._core.variables import RESERVED, Variable
 from dasksim._engine._kept_outputs import Turns, are_kept, copied
 from dasksim._engine._outputs import checked, describe
 from dasksim._engine.stage import Binding, Stage, SubBatch
+from dasksim._streams.cells import Cells, CellStreams
 from dasksim._streams.isolation import Isolated
 from dasksim.errors import SimulatorError, nearest
 
@@ -19,6 +20,10 @@ __all__ = ["BatchedStage", "ContextStage", "FunctionStage", "SharedStage", "arra
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
+
+
+# Arguments that a function draws from.
+_SOURCES = frozenset({"rng", "seed", "seed32", "random_state"})
 
 
 class FunctionStage(Stage):
@@ -51,7 +56,7 @@ class FunctionStage(Stage):
     @property
     def draws(self) -> bool:
         """Whether it is known to draw random numbers."""
-        return not {"rng", "seed"}.isdisjoint(self.names) or self.function.draws
+        return not _SOURCES.isdisjoint(self.names) or self.function.draws
 
     @property
     def keeps_outputs(self) -> bool:
@@ -114,7 +119,9 @@ class FunctionStage(Stage):
     def _source(self, i: int, parameter: inspect.Parameter, known: Sequence[str]) -> str | None:
         """Return the name that a parameter takes its value from, or None if it keeps its default."""
         name = parameter.name
-        if name in self._offered():
+        # one that is declared as an integer is no RandomState, and one that is set by default is the user's own choice
+        is_integer = parameter.annotation in (int, "int") or isinstance(parameter.default, int)
+        if name in self._offered() and not (name == "random_state" and is_integer):
             return name
         if name in known:
             return name
@@ -129,6 +136,11 @@ class FunctionStage(Stage):
             raise SimulatorError(
                 f"stage {self.name!r} takes batch_shape, but is not batched and sees one row at a time; declare it "
                 "with is_batched=True, or leave batch_shape out"
+            )
+        if name == "random_state":
+            raise SimulatorError(
+                f"stage {self.name!r} takes random_state as an integer; take seed32 in its place, an integer from 1 to "
+                "2**31 - 2"
             )
         raise SimulatorError(
             f"stage {self.name!r} needs {name!r}, but no earlier stage, context or condition provides it; "
@@ -156,8 +168,15 @@ class FunctionStage(Stage):
         drawn: dict[str, Any] = {}
         if "rng" in asked:
             drawn["rng"] = batch.address.generator(batch.device)
+        if "random_state" in asked:
+            # from where rng draws, if that is on the host
+            rng = drawn["rng"] if "rng" in asked and batch.device == "cpu" else batch.address.generator()
+            drawn["random_state"] = np.random.RandomState(rng.bit_generator)
         if "seed" in asked:
             drawn["seed"] = batch.address.seeds(1)[0]
+        if "seed32" in asked:
+            number = batch.address.sub_batch
+            drawn["seed32"] = CellStreams(batch.address, Cells(range(number, number + 1))).seeds32()[0]
         return drawn
 
     def call(self, binding: Binding, batch: SubBatch) -> Any:

@@ -175,11 +175,15 @@ class RowStage(FunctionStage):
                 columns[name] = itertools.repeat(value)
         moves: Moves | None = None
         asked = set(binding.names) - set(columns)
-        if "rng" in asked:
+        if not asked.isdisjoint({"rng", "random_state"}):
             rng, moves = streams.generator()
             columns["rng"] = itertools.repeat(rng)
+            # a new one for each cell, since it holds back the second of two normals; it draws from where rng does
+            columns["random_state"] = (np.random.RandomState(rng.bit_generator) for _ in itertools.count())
         if "seed" in asked:
             columns["seed"] = streams.seeds()
+        if "seed32" in asked:
+            columns["seed32"] = streams.seeds32()
         return columns, moves
 
     def _stack(self, made: _Rows, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:

@@ -18,7 +18,9 @@ __all__ = [
     "NUMPY_CHILD",
     "PROBE_SUB_BATCH",
     "PYTHON_CHILD",
+    "SEEDS32_CHILD",
     "SEEDS_CHILD",
+    "SOURCES_CHILD",
     "Address",
     "as_int",
     "stage_key",
@@ -36,6 +38,10 @@ _REDRAWN = 1 << 62
 #: Children of a stage's own stream, for what is not the `rng` argument. Numbers from HIDDEN_CHILD on are the generators
 #: that a function reaches by itself, in the order in which they are found. `rng.spawn` counts its children from 0.
 SEEDS_CHILD, NUMPY_CHILD, PYTHON_CHILD, HIDDEN_CHILD = range(1 << 63, (1 << 63) + 4)
+
+#: What decides on the seeds of 32 bits, and the first of the children for other generators of the process.
+SEEDS32_CHILD = (1 << 63) - 1
+SOURCES_CHILD = (1 << 63) - (1 << 33)
 
 
 def stage_key(name: str) -> int:

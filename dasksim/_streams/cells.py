@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._streams.addresses import SEEDS_CHILD, Address
+from dasksim._streams.addresses import SEEDS32_CHILD, SEEDS_CHILD, Address
 
 __all__ = ["CellSeeds", "CellStreams", "Cells", "Moves"]
 
@@ -33,6 +33,9 @@ _MULTIPLIERS = np.array([0xD2E7470EE14C6C93, 0xCA5A826395121157], np.uint64)
 # By how much SFC64 shifts, and turns a word by 24 bits.
 _SHIFTS = np.array([11, 3, 24, 40], np.uint64)
 _STEPS = np.array([0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B], np.uint64)
+
+# How many seeds of 32 bits there are, from 1 on; the largest is what C's `int` and most libraries take.
+_N_SEEDS32 = 2**31 - 2
 
 # A counter has four words: the sample, two that the places in plates share, and the proposal.
 _PLACE_BITS = 128
@@ -128,6 +131,22 @@ class CellStreams:
     def seeds(self) -> list[int]:
         """Return a seed of 63 bits for each cell."""
         seeds: list[int] = (self.words(SEEDS_CHILD)[:, 0] >> np.uint64(1)).tolist()
+        return seeds
+
+    def seeds32(self) -> list[int]:
+        """Return a seed from 1 to 2**31 - 2 for each cell.
+
+        It is a permutation of the sample's number, so that samples of a stage have seeds that differ, up to as many as
+        there are: of random ones, two among 60 000 would be the same.
+        """
+        samples, counters = np.asarray(self._cells.samples).astype(np.uint64), self._cells.counters()
+        numbers = samples % np.uint64(_N_SEEDS32)
+        # one permutation for all samples; another one for each place along plates, and for each proposal
+        counters[:, 0] = samples // np.uint64(_N_SEEDS32)
+        alike = counters[:1] if (counters == counters[:1]).all() else counters
+        keys = _philox(alike, self._address.cell_key(SEEDS32_CHILD)).view(np.uint32)
+        keys = np.broadcast_to(keys, (len(numbers), keys.shape[1]))
+        seeds: list[int] = (_permuted(numbers.astype(np.uint32), keys) + np.uint32(1)).tolist()
         return seeds
 
     def generator(self) -> tuple[np.random.Generator, Moves]:
@@ -260,6 +279,23 @@ def _mixed(words: Words) -> Words:
         c |= turned
         c += drawn
     return np.stack([a, b, c, np.full_like(a, 13), np.zeros_like(a)], axis=1)
+
+
+def _permuted(numbers: Array, keys: Array) -> Array:
+    """Return numbers below that of seeds, permuted: a Feistel network of 32 bits, walked until it ends below it."""
+    found = _feistel(numbers, keys)
+    while (is_beyond := found >= _N_SEEDS32).any():
+        found[is_beyond] = _feistel(found[is_beyond], keys[is_beyond])
+    return found
+
+
+def _feistel(numbers: Array, keys: Array) -> Array:
+    left, right = numbers >> np.uint32(16), numbers & np.uint32(0xFFFF)
+    for k in range(keys.shape[1]):
+        mixed = (right + keys[:, k]) * np.uint32(0x9E3779B1)
+        mixed = (mixed ^ mixed >> np.uint32(15)) * np.uint32(0x85EBCA77)
+        left, right = right, left ^ (mixed >> np.uint32(13)) & np.uint32(0xFFFF)
+    return left << np.uint32(16) | right
 
 
 def _philox(counters: Words, key: Words) -> Words:

@@ -15,7 +15,12 @@ __all__ = ["Input", "fill_text", "fill_word", "names_in"]
 #: A text with fields such as ``{beta}``, or the names of what goes into a JSON object.
 Input = str | tuple[str, ...]
 
-_UNWRITABLE = {"rng": "{seed}, an integer", "xp": "another name", "batch_shape": "another name"}
+_UNWRITABLE = {
+    "rng": "{seed}, an integer",
+    "random_state": "{seed32}, an integer",
+    "xp": "another name",
+    "batch_shape": "another name",
+}
 
 
 def names_in(template: Input, where: str) -> tuple[str, ...]:

@@ -32,7 +32,9 @@ E = TypeVar("E", bound=BaseException)
 
 HOW: dict[str, Any] = {"seed": 1, "sub_batch_size": 10, "chunk_size": 20, "progress": False}
 
-EVERYWHERE = pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes", "timeout", "cluster"])
+EVERYWHERE = pytest.mark.parametrize(
+    "scheduler", quick(["synchronous", "threads", "processes", "timeout", "cluster"], "threads", "processes", "cluster")
+)
 
 
 def raised(function: Callable[..., Any], scheduler: str, client: Client, path: Path) -> BaseException:

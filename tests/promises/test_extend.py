@@ -55,9 +55,9 @@ def at_once(simulator: Simulator, path: Path, n: Any, **options: Any) -> dict[st
         (8, 16, {}),
         (8, 9, {}),
         (10, 11, {}),
-        (10, 12, {}),
+        pytest.param(10, 12, {}, marks=pytest.mark.slow),
         (9, 30, {}),
-        (11, 12, {}),
+        pytest.param(11, 12, {}, marks=pytest.mark.slow),
         (1, 2, {"sub_batch_size": None, "chunk_size": None}),
         (3, 50, {"sub_batch_size": 8, "chunk_size": 8}),
         (5, 13, {"sub_batch_size": 2, "chunk_size": 100}),
@@ -188,7 +188,7 @@ def pause_after_check(monkeypatch: pytest.MonkeyPatch, number: int, then: Callab
     monkeypatch.setattr(ChunkWriter, "check_record", checked)
 
 
-@pytest.mark.parametrize("n_before", [10, 12])
+@pytest.mark.parametrize("n_before", [10, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("check", [1, 2, 3, 4, 5, 6])
 def test_extension_overtakes_a_writer_of_the_shorter_store(
     check: int, n_before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

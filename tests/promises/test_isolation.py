@@ -31,7 +31,7 @@ from dasksim._streams._finding import _Walk, find_generators
 from dasksim._streams.addresses import Address, stage_key
 from dasksim._streams.isolation import Isolated, run_all
 
-N_SAMPLES = 2000
+N_SAMPLES = 300
 SUB_BATCH_SIZE = 50
 CHUNK_SIZE = 250
 N_PROBES = 2
@@ -1021,7 +1021,7 @@ def test_many_threads_with_numpy_random_give_the_same_as_one() -> None:
     def third() -> Any:
         return {"z": WithClassRng.rng.normal()}
 
-    ds = dasksim.make_simulator([first, second, third]).sample(3000, seed=6, sub_batch_size=25, chunk_size=25)
+    ds = dasksim.make_simulator([first, second, third]).sample(1000, seed=6, sub_batch_size=25, chunk_size=25)
     with untouched(*CLASS_GENERATORS):
         expected = ds.compute(scheduler="synchronous")
         for _ in range(3):

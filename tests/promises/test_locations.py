@@ -81,6 +81,8 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "Icechunk repository": repository,
     "Icechunk session": lambda folder: repository(folder).writable_session("main"),
 }
+# One of each way to a store.
+CHOSEN = ["path", "FsspecStore", "obstore in memory", "WrapperStore", "Icechunk repository"]
 IN_MEMORY = ["MemoryStore", "memory URL", "obstore in memory", "WrapperStore", "Icechunk session"]
 SHARED = [kind for kind in KINDS if kind not in IN_MEMORY]
 
@@ -137,7 +139,7 @@ def keys(store: Store) -> set[str]:
     return zarr.core.sync.sync(listed())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick(KINDS, *CHOSEN))
 def test_resume_simulates_only_missing_chunks(kind: str, tmp_path: Path) -> None:
     calls, store = Calls(tmp_path), KINDS[kind](tmp_path)
     options = {**OPTIONS, "scheduler": "synchronous"}
@@ -155,7 +157,7 @@ def test_resume_simulates_only_missing_chunks(kind: str, tmp_path: Path) -> None
     assert calls.take() == {"prior": 2, "likelihood": 2, "noise": 8}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick(KINDS, *CHOSEN))
 def test_other_arguments_are_refused_and_overwrite_makes_the_store_anew(kind: str, tmp_path: Path) -> None:
     store = KINDS[kind](tmp_path)
     options = {**OPTIONS, "scheduler": "threads"}
@@ -169,7 +171,7 @@ def test_other_arguments_are_refused_and_overwrite_makes_the_store_anew(kind: st
     assert not [key for key in keys(locate(store).for_reading()) if key.startswith(("x/", "theta/", "channel/"))]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick(KINDS, *CHOSEN))
 def test_what_is_no_store_is_left_untouched(kind: str, tmp_path: Path) -> None:
     store = KINDS[kind](tmp_path)
     with locate(store).changing("write something else") as place:

@@ -15,6 +15,7 @@ import zarr
 from bits import bits, file_bytes
 from dask.base import optimize
 from dask.delayed import delayed
+from variants import quick
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore
 
 from dasksim import ArgumentError, Simulator, derive, extend, generate, make_simulator, open_dataset
@@ -84,7 +85,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("kind", quick(READERS, "open_dataset", "open_zarr", "link", "fsspec", "obstore", "from_zarr"))
 def test_condition_that_reads_the_store_it_is_written_to_is_refused(kind: str, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -28,7 +28,7 @@ from dasksim._streams.isolation import Isolated
 Array = npt.NDArray[Any]
 Draw = Callable[[], Any]
 
-N = 300
+N = 120
 HOW: dict[str, Any] = {"seed": 6, "sub_batch_size": 15, "chunk_size": 60}
 
 #: What makes a function that draws, by name.

@@ -25,7 +25,7 @@ from dasksim._streams.process_wide import NUMPY_GLOBAL
 Array = npt.NDArray[Any]
 Draw = Callable[[], Any]
 
-N = 400
+N = 200
 HOW: dict[str, Any] = {"seed": 6, "sub_batch_size": 20, "chunk_size": 100}
 
 

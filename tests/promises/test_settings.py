@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bits import bits, change_record, receipt_files
+from variants import quick
 
 from dasksim import (
     GraphicalSimulator,
@@ -198,7 +199,7 @@ def test_a_store_is_not_gone_on_with_or_extended_under_another_setting(setting: 
     assert bits(extended) == bits(make().sample(2 * N, seed=1, sub_batch_size=4))
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", quick(SETTINGS, "sample_size", "p", "reps", "is_context"))
 def test_a_store_that_says_no_settings_is_gone_on_with(setting: str, tmp_path: Path) -> None:
     make, _, _ = SETTINGS[setting]
     path = tmp_path / "s.zarr"

@@ -183,3 +183,56 @@ def test_a_generator_of_a_cell_is_copied_pickled_and_asked_like_any_other() -> N
 
     assert draws(CellStreams(address(), Cells(range(7, 9))), used) == whole[7:]
     assert len({found[2] for found in whole}) == 9
+
+
+# --- seeds of 32 bits -------------------------------------------------------------------------------------------------
+
+N_SEEDS32 = 2**31 - 2
+
+
+def seeds32(samples: range | Array, **where: Any) -> list[int]:
+    return CellStreams(address(**where), Cells(samples)).seeds32()
+
+
+def test_seeds_of_32_bits_are_in_range_and_differ_for_all_samples() -> None:
+    found = np.array(seeds32(range(500_000)))  # of so many random ones, 58 would meet another
+
+    assert found.min() >= 1
+    assert found.max() <= N_SEEDS32
+    assert len(np.unique(found)) == len(found)
+    assert stats.kstest(found[::50] / N_SEEDS32, "uniform").pvalue > 1e-4
+    np.testing.assert_array_equal(found[1000:1010], seeds32(np.arange(1000, 1010)))
+
+
+def test_seeds_of_32_bits_are_a_permutation() -> None:
+    """Of a domain of this size all cannot be looked at: the network itself takes each number to another one."""
+    keys = np.broadcast_to(np.arange(8, dtype=np.uint32) * 77, (1 << 16, 8))
+    for first in (0, N_SEEDS32 - (1 << 16), 2**32 - (1 << 16)):
+        numbers = np.arange(first, first + (1 << 16), dtype=np.int64).astype(np.uint32)
+        left, right = module._feistel(numbers, keys) >> 16, module._feistel(numbers, keys) & 0xFFFF
+        for k in reversed(range(8)):  # back
+            mixed = (left + keys[:, k]) * np.uint32(0x9E3779B1)
+            mixed = (mixed ^ mixed >> np.uint32(15)) * np.uint32(0x85EBCA77)
+            left, right = right ^ (mixed >> np.uint32(13)) & np.uint32(0xFFFF), left
+        np.testing.assert_array_equal(left << 16 | right, numbers)
+
+
+def test_seeds_of_32_bits_go_on_beyond_as_many_samples_as_there_are() -> None:
+    before, after = seeds32(np.array([0, 1, N_SEEDS32 - 1])), seeds32(np.array([N_SEEDS32, N_SEEDS32 + 1]))
+
+    assert len({*before, *after}) == 5
+
+
+def test_seeds_of_32_bits_are_others_for_another_stage_seed_attempt_place_or_proposal() -> None:
+    rows = np.arange(100)
+    along = Cells(range(100)).along((2,))
+    proposed = Cells(range(100), proposals=np.zeros(100, np.int64)).proposed(rows, np.ones(100, np.int64))
+    found = [
+        seeds32(range(100)),
+        seeds32(range(100), stage="likelihood"),
+        seeds32(range(100), seed=2),
+        seeds32(range(100), attempt=1),
+        CellStreams(address(), along).seeds32()[1::2],
+        CellStreams(address(), proposed).seeds32(),
+    ]
+    assert all(len(set(one) & set(other)) == 0 for i, one in enumerate(found) for other in found[:i])

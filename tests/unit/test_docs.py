@@ -3,7 +3,9 @@
 import importlib.util
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import run_python
@@ -26,7 +28,16 @@ def test_all_blocks_have_a_known_language() -> None:
     assert fences <= {"python", "bash", "text", "{toctree}", "{eval-rst}"}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+#: What takes longest, and shows what other pages show too.
+SLOW = {"analysis.md", "coming_from_bayesflow.md", "derived.md", "failing_simulator.py", "report.py"}
+
+
+def quick_ones(paths: Iterable[Path]) -> list[Any]:
+    """Return pages or examples as parameters, of which some are slow."""
+    return [pytest.param(path, id=path.name, marks=pytest.mark.slow if path.name in SLOW else ()) for path in paths]
+
+
+@pytest.mark.parametrize("page", quick_ones(page for page in PAGES if blocks(page, "python")))
 def test_python_blocks_run_as_one_script(page: Path, tmp_path: Path) -> None:
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks(page, "python")))
@@ -51,7 +62,7 @@ def test_bash_blocks_run(page: Path, tmp_path: Path) -> None:
         assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+@pytest.mark.parametrize("example", quick_ones(EXAMPLES))
 def test_examples_run(example: Path, tmp_path: Path) -> None:
     package = OPTIONAL.get(example.name)
     if package and importlib.util.find_spec(package) is None:
