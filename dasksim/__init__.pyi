@@ -1,4 +1,4 @@
-from . import errors, loaders, models, plots
+from . import errors, loaders, models, plots, random
 from ._analysis.arviz import to_arviz
 from ._analysis.report import report
 from ._core.failures import Failure
@@ -66,6 +66,7 @@ __all__ = [
     "models",
     "open_dataset",
     "plots",
+    "random",
     "replay",
     "report",
     "status",

@@ -26,6 +26,7 @@ import numpy as np
 
 from dasksim._streams._code import names_in
 from dasksim._streams._sources import OwnSeed, can_make_again, can_replace, is_engine, is_generator, own_seeds
+from dasksim._streams.libraries import may_draw
 from dasksim._streams.process_wide import NUMPY_GLOBAL
 
 __all__ = ["Reach", "find_generators", "instance_attributes"]
@@ -257,6 +258,10 @@ class _Walk:
     def _along(self, value: object, attributes: list[str]) -> Iterator[_Edge]:
         """Follow ``module.attribute.attribute`` as far as it leads through modules."""
         opaque = False
+        path = value.__name__ if isinstance(value, types.ModuleType) else ""
+        if path and may_draw(".".join([path, *attributes])):
+            # rarely perhaps, so that no probe would notice
+            self.reach.uses_globals = True
         for name in attributes:
             # attributes of anything but modules are found when it is walked itself
             if not isinstance(value, types.ModuleType) or name not in vars(value):

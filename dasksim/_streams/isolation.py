@@ -23,8 +23,9 @@ import numpy as np
 
 from dasksim._streams._finding import Reach, find_generators, instance_attributes
 from dasksim._streams._sources import Seed, halves_of, integer_of, put_at, replacement, restore, state_of
-from dasksim._streams.addresses import HIDDEN_CHILD, NUMPY_CHILD, PYTHON_CHILD, Address
+from dasksim._streams.addresses import HIDDEN_CHILD, NUMPY_CHILD, PYTHON_CHILD, SOURCES_CHILD, Address
 from dasksim._streams.cells import CellStreams, Moves
+from dasksim._streams.libraries import Library, add_libraries, registered_libraries
 from dasksim._streams.process_wide import GlobalMark, GlobalStreams, global_streams, locked
 
 __all__ = ["Isolated", "run_all"]
@@ -67,7 +68,7 @@ class Isolated:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # what it reaches is found again where it arrives: ids are those of one process
-        return type(self), (self.function, self.uses_globals)
+        return _arrived, (self.function, self.uses_globals, registered_libraries())
 
     @contextlib.contextmanager
     def at(self, address: Address, *, watch: bool = False) -> Iterator[Callable[..., Any]]:
@@ -113,11 +114,21 @@ class Isolated:
                 def put(stream: Stream) -> None:
                     _put(rebuilt, stream)
                     _put(in_place, stream)
-                    process.put(halves_of(stream(NUMPY_CHILD)), integer_of(stream(PYTHON_CHILD)))
+                    process.put(
+                        halves_of(stream(NUMPY_CHILD)),
+                        integer_of(stream(PYTHON_CHILD)),
+                        lambda number: integer_of(stream(SOURCES_CHILD + number)),
+                    )
 
                 yield function, put
         finally:
             self.uses_globals = self.uses_globals or (process is not None and process.are_used)
+
+
+def _arrived(function: Callable[..., Any], uses_globals: bool, libraries: Sequence[Library]) -> Isolated:
+    """Return a function in another process, to which libraries that were registered come with it."""
+    add_libraries(libraries)
+    return Isolated(function, uses_globals)
 
 
 def _moving(put: Callable[[Stream], None], streams: CellStreams, values: Iterable[T]) -> Iterator[T]:
@@ -186,7 +197,7 @@ class _Guard:
             # before it waits for the others, or two would wait for each other
             self._free.discard(run)
             self._changed.notify_all()
-            if not run.was_wrong() and not (self._mark and self._mark.numpy_moved()):
+            if not run.was_wrong() and not (self._mark and self._mark.moved_by_functions()):
                 return False
             self._changed.wait_for(lambda: not self._free)
             return True

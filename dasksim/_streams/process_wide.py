@@ -1,19 +1,22 @@
-"""The generators of the whole process: ``numpy.random`` and ``random``.
+"""The generators of the whole process: ``numpy.random``, ``random``, and those of other libraries.
 
 Only one thread at a time may have them seeded: unlocked, two threads gave three different results for one seed.
 
-They have no public names, and are found as what the modules' functions are methods of; nothing else may name them.
+The first two have no public names, and are found as what the modules' functions are methods of; nothing else may name
+them.
 """
 
 import contextlib
 import pickle
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from dasksim._streams.libraries import Library, imported_libraries
 
 __all__ = [
     "NUMPY_GLOBAL",
@@ -76,6 +79,7 @@ class GlobalMark:
 
     numpy_state: Any
     python_state: Any
+    others: Sequence[tuple[Library, Any]] = ()
 
     @classmethod
     def now(cls) -> "GlobalMark":
@@ -84,25 +88,33 @@ class GlobalMark:
         It waits for functions that have the generators seeded, which put them back: they leave no trace.
         """
         with _lock:
-            return cls(NUMPY_GLOBAL.get_state(legacy=False), random.getstate())
+            others = [(library, library.save()) for library in imported_libraries()]
+            return cls(NUMPY_GLOBAL.get_state(legacy=False), random.getstate(), others)
 
-    def numpy_moved(self) -> bool:
-        """Whether the generator of ``numpy.random`` has moved since.
+    def moved_by_functions(self) -> bool:
+        """Whether one of them has moved since, but for that of ``random``.
 
-        That of ``random`` says nothing here: event loops, such as a cluster worker's, draw from it all the time.
+        That one says nothing: event loops, such as a cluster worker's, draw from it all the time.
         """
+        now = self.now()
+        before = {library.module: state for library, state in self.others}
+        # a library that was imported since has told no state before
+        others = {library.module: state for library, state in now.others if library.module in before}
         # as bytes, since dicts of arrays cannot be compared
-        return pickle.dumps(self.now().numpy_state) != pickle.dumps(self.numpy_state)
+        mine, theirs = (self.numpy_state, {name: before[name] for name in others}), (now.numpy_state, others)
+        return pickle.dumps(mine) != pickle.dumps(theirs)
 
     def moved(self) -> bool:
-        """Whether one of the two has moved since; to be asked under the lock that the mark was made under."""
-        return self.numpy_moved() or self.now().python_state != self.python_state
+        """Whether any has moved since; to be asked under the lock that the mark was made under."""
+        return self.moved_by_functions() or self.now().python_state != self.python_state
 
     def restore(self) -> None:
         """Put the global generators back to where they were."""
         with _lock:
             NUMPY_GLOBAL.set_state(self.numpy_state)
             random.setstate(self.python_state)
+            for library, state in self.others:
+                library.restore(state)
 
 
 class GlobalStreams:
@@ -124,11 +136,17 @@ class GlobalStreams:
         self._mark: GlobalMark | None = None
         self.are_used = False
 
-    def put(self, numpy_seed: Sequence[int], python_seed: int) -> None:
-        """Put them on streams; that of ``numpy.random`` takes words of 32 bits, and no larger integer."""
+    def put(self, numpy_seed: Sequence[int], python_seed: int, of_library: Callable[[int], int]) -> None:
+        """Put them on streams.
+
+        That of ``numpy.random`` takes words of 32 bits, and no larger integer; ``of_library`` gives the integer that
+        seeds a library's, by its number.
+        """
         self.look()
         NUMPY_GLOBAL.seed(numpy_seed)
         random.seed(python_seed)
+        for library in imported_libraries():
+            library.put(of_library(library.number))
         self._mark = GlobalMark.now() if self._watch and not self.are_used else None
 
     def look(self) -> None:

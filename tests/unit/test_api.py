@@ -27,9 +27,12 @@ MODULES = [
     for module in pkgutil.walk_packages(dasksim.__path__, "dasksim.")
     if not module.name.endswith("__main__") and importlib.util.find_spec(OPTIONAL.get(module.name, "sys"))
 ]
-PUBLIC = [name for name in dasksim.__all__ if name not in ("__version__", "errors", "loaders", "models", "plots")]
+NOT_CALLED = ("__version__", "errors", "loaders", "models", "plots", "random")
+PUBLIC = [name for name in dasksim.__all__ if name not in NOT_CALLED]
 CALLABLES = [getattr(dasksim, name) for name in PUBLIC] + list(dasksim.models.MODELS.values())
-CALLABLES += [getattr(module, name) for module in (dasksim.loaders, dasksim.plots) for name in module.__all__]
+CALLABLES += [
+    getattr(module, name) for module in (dasksim.loaders, dasksim.plots, dasksim.random) for name in module.__all__
+]
 
 
 def test_the_public_names_are_those_documented() -> None:
@@ -43,9 +46,9 @@ def test_the_public_names_are_those_documented() -> None:
         f"dasksim.loaders.{name}" for name in ("torch.StoreBatches", "torch.StoreSamples", "keras.StoreDataset")
     }
 
-    plots = {f"dasksim.plots.{name}" for name in dasksim.plots.__all__}
+    others = {f"{m.__name__}.{name}" for m in (dasksim.plots, dasksim.random) for name in m.__all__}
 
-    assert set(PUBLIC) | models | apart | loaders | plots == documented
+    assert set(PUBLIC) | models | apart | loaders | others == documented
 
 
 def test_all_lists_exactly_what_can_be_imported() -> None:
