@@ -114,6 +114,10 @@ def register(
     restore
         Takes such a state.
 
+    Returns
+    -------
+    None
+
     Raises
     ------
     ArgumentError, ArgumentTypeError
