@@ -35,6 +35,12 @@ def _client(n_workers: int) -> Iterator[Client]:
         yield client
 
 
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have runs in processes start a single one, where more would show nothing: each takes seconds to start."""
+    monkeypatch.setattr("dasksim._execution.executors.CPU_COUNT", 1)
+
+
 @pytest.fixture(scope="session")
 def one_worker() -> Iterator[Client]:
     yield from _client(1)

@@ -32,9 +32,10 @@ E = TypeVar("E", bound=BaseException)
 
 HOW: dict[str, Any] = {"seed": 1, "sub_batch_size": 10, "chunk_size": 20, "progress": False}
 
-EVERYWHERE = pytest.mark.parametrize(
-    "scheduler", quick(["synchronous", "threads", "processes", "timeout", "cluster"], "threads", "processes", "cluster")
-)
+SCHEDULERS = ["synchronous", "threads", "processes", "timeout", "cluster"]
+EVERYWHERE = pytest.mark.parametrize("scheduler", SCHEDULERS)
+
+pytestmark = pytest.mark.usefixtures("one_process")
 
 
 def raised(function: Callable[..., Any], scheduler: str, client: Client, path: Path) -> BaseException:
@@ -227,7 +228,7 @@ def failing(rng: Rng) -> dict[str, Any]:
     return {"x": 1 / (x < 2)}
 
 
-@EVERYWHERE
+@pytest.mark.parametrize("scheduler", quick(SCHEDULERS, "synchronous", "threads", "timeout", "cluster"))
 def test_traceback_holds_the_users_frames_alone(scheduler: str, two_workers: Client, tmp_path: Path) -> None:
     here = make_simulator(failing)  # functions of __main__ and notebooks go by value, as this one does
     function = by_value(failing) if scheduler in ("processes", "timeout", "cluster") else failing
@@ -267,7 +268,7 @@ def test_frames_of_this_process_keep_their_values(two_workers: Client, tmp_path:
     assert frame.f_locals["x"] > 2
 
 
-@EVERYWHERE
+@pytest.mark.parametrize("scheduler", quick(SCHEDULERS, "synchronous", "threads", "timeout", "cluster"))
 def test_function_that_ends_the_process_is_an_error(scheduler: str, two_workers: Client, tmp_path: Path) -> None:
     def leave(rng: Rng) -> dict[str, Any]:
         if rng.normal() > 2:

@@ -25,6 +25,8 @@ HOW: dict[str, Any] = {"seed": 1, "sub_batch_size": 10, "chunk_size": 20, "progr
 
 lock = threading.Lock()
 
+pytestmark = pytest.mark.usefixtures("one_process")
+
 
 class Solver:
     def __init__(self, handle: object) -> None:
@@ -136,7 +138,7 @@ def test_stage_of_lazy_samples_that_cannot_be_sent_is_named(how: str, two_worker
     dataset = holding_a_lock().sample(40, seed=1, sub_batch_size=10, chunk_size=20)
     assert dataset.compute(scheduler="threads").x.shape == (40, 1)
     with pytest.raises(ArgumentError, match=MESSAGE):
-        dataset.compute(scheduler=two_workers if how == "cluster" else how)
+        dataset.compute(scheduler=two_workers if how == "cluster" else how, num_workers=1)
 
 
 def test_stage_of_parallel_samples_that_cannot_be_sent_is_named() -> None:

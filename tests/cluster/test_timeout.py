@@ -58,6 +58,7 @@ def test_samples_that_hang_are_masked(how: str, scheduler: str, tmp_path: Path) 
     assert (failure.kind, failure.message, failure.count) == ("TimeoutError", "no result within 3 s", mask.sum())
 
 
+@pytest.mark.slow  # as test_hangs has it on one scheduler
 def test_hanging_is_an_error_that_says_where(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError, match="no result within 3 s") as caught:
         generate(hanging("sleep", LIMIT), tmp_path / "s.zarr", 60, scheduler="synchronous", timeout=3, **HOW)
@@ -65,6 +66,7 @@ def test_hanging_is_an_error_that_says_where(tmp_path: Path) -> None:
     assert any("dasksim.replay(" in note for note in caught.value.__notes__)
 
 
+@pytest.mark.slow
 def test_bits_do_not_depend_on_a_timeout_that_is_not_reached(tmp_path: Path) -> None:
     simulator = hanging("sleep", 100.0)
     generate(simulator, tmp_path / "timed.zarr", 50, scheduler="threads", timeout=60, **HOW)
@@ -73,6 +75,7 @@ def test_bits_do_not_depend_on_a_timeout_that_is_not_reached(tmp_path: Path) -> 
     assert array_bytes(tmp_path / "timed.zarr") == array_bytes(tmp_path / "plain.zarr")
 
 
+@pytest.mark.slow
 def test_exceptions_come_out_of_the_process_as_themselves(tmp_path: Path) -> None:
     def fails(theta: float) -> dict[str, Any]:
         if theta > LIMIT:

@@ -429,7 +429,7 @@ def test_metadata_of_labels_that_lack_a_name_are_made_again(tmp_path: Path) -> N
 # All of it at random
 
 
-@pytest.mark.parametrize("n", [12, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [5, pytest.param(40, marks=pytest.mark.slow)])
 def test_random_damage_gives_the_right_values_or_a_clear_error(n: int, tmp_path: Path) -> None:
     counts, faults = damage.run(n, seed=2026, folder=tmp_path)
 

@@ -110,7 +110,7 @@ def test_streams_are_reproducible_and_no_simulated_stages(store: Path, tmp_path:
     other = tmp_path / "other.zarr"
     shutil.copytree(store, other)
     derive(store, noisy, **ALONE)
-    derive(other, noisy, scheduler="processes", progress=False)
+    derive(other, noisy, scheduler="threads", progress=False)
     assert array_bytes(store) == array_bytes(other)
     noise = open_dataset(store)
     differences = (noise.y - noise.x.values).values
@@ -125,6 +125,7 @@ def test_streams_are_reproducible_and_no_simulated_stages(store: Path, tmp_path:
     assert not np.isclose(changed.y, noise.y).any()
 
 
+@pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("scheduler", ["threads", "processes"])
 def test_schedulers_change_no_byte(scheduler: str, store: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(store, tmp_path / "other.zarr"))

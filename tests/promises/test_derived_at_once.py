@@ -37,7 +37,7 @@ def check(store: Path, n: int) -> None:
 
 
 def test_processes_that_derive_at_the_same_time_lose_nothing(store: Path) -> None:
-    n, each = 4, 4
+    n, each = 3, 3
     commands: list[list[str | Path]] = [["-c", SCRIPT, store, str(i * each), str((i + 1) * each)] for i in range(n)]
     run_at_once(commands, cwd=store.parent)
     check(store, n * each)

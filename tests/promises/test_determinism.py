@@ -270,7 +270,8 @@ def test_conditions_of_every_kind_give_the_same_bits(make: Any, tmp_path: Path) 
         assert bits(stored) == wanted
 
 
-@pytest.mark.parametrize("make", [row_simulator, batched_simulator])
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("make", [row_simulator, pytest.param(batched_simulator, marks=pytest.mark.slow)])
 def test_conditions_travel_to_processes_and_clusters(make: Any, two_workers: Client, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(37, 2))
     lazy = da.from_array(rows, chunks=(7, 1))

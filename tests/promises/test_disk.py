@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bits import array_bytes, bits, chunk_files, file_bytes, receipt_files
+from processes import run_python
 
 from dasksim import (
     IncompleteStoreError,
@@ -29,6 +30,7 @@ OPTIONS: dict[str, Any] = {"seed": 1, "sub_batch_size": 10, "chunk_size": 20, "s
 
 FULL = """
 import resource, sys
+sys.path.extend(sys.argv[4:])
 import dasksim
 from test_disk import OPTIONS, simulator
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
@@ -51,9 +53,10 @@ def simulator() -> Simulator:
 
 def run_on_full_disk(path: Path, largest_file: int, what: str = "generate") -> str:
     """Make a store where no file can be larger than some bytes, and return what the error says."""
-    command = [sys.executable, "-c", FULL, str(path), str(largest_file), what]
-    where = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
-    return subprocess.run(command, check=True, capture_output=True, text=True, env=where).stdout
+    here: list[str | Path] = [Path(__file__).parent, *filter(None, sys.path)]
+    run = run_python("-c", FULL, path, str(largest_file), what, *here, cwd=path.parent)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
 
 
 def test_full_disk_is_an_error_and_a_store_to_be_gone_on_with(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def test_generated_store_equals_sample(kind: Kind, cut: tuple[int, dict[str, Any
         assert bits(dataset, scheduler="synchronous") == wanted_bits(kind, n, seed, options["sub_batch_size"])
 
 
-@pytest.mark.parametrize("name", quick(KINDS, "rejection_by_rows", "graph"))
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("name", quick(KINDS, "rejection_by_rows"))
 def test_workers_of_a_cluster_change_no_bit(name: str, two_workers: Client, tmp_path: Path) -> None:
     kind = KINDS[name]
     options: dict[str, Any] = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}
@@ -139,7 +140,7 @@ def late_predicate(x: Any) -> Any:
     return np.asarray(accepted)
 
 
-@pytest.mark.parametrize("seed", [1, 4])
+@pytest.mark.parametrize("seed", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["rejection", "comparison", "both"])
 def test_global_generators_that_are_used_late_are_seeded_inside_others(kind: str, seed: int) -> None:
     def made(scheduler: str) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def test_global_generators_that_are_used_late_are_seeded_inside_others(kind: str
             simulator = ModelComparisonSimulator([simulator, lambda rng: {"x": rng.normal()}])
         if kind != "comparison":
             simulator = RejectionSimulator(simulator, late_predicate)
-        return bits(simulator.sample(600, seed=seed, sub_batch_size=50, chunk_size=50), scheduler=scheduler)
+        return bits(simulator.sample(240, seed=seed, sub_batch_size=20, chunk_size=20), scheduler=scheduler)
 
     np.random.seed(1)
     before = np.random.get_state(legacy=False)["state"]["key"]

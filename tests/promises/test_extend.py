@@ -1,6 +1,7 @@
 """A store made longer has the bits of one made at once, whatever came between."""
 
 import contextlib
+import itertools
 import json
 import random
 import shutil
@@ -18,6 +19,7 @@ from bits import array_bytes, as_if_older, bits, file_bytes, finished_bytes, pre
 from calls import Calls, counted_simulator
 from killing import RUNS, SIMULATOR, kill_at
 from processes import run_at_once
+from variants import quick_where
 from zoo.plain import ALONE, OPTIONS, fails_sometimes, prior, simulator
 
 from dasksim import (
@@ -49,25 +51,31 @@ def at_once(simulator: Simulator, path: Path, n: Any, **options: Any) -> dict[st
     return array_bytes(where)
 
 
+LENGTHS: list[tuple[int, int, dict[str, Any]]] = [
+    (8, 16, {}),
+    (8, 9, {}),
+    (10, 11, {}),
+    (10, 12, {}),
+    (9, 30, {}),
+    (11, 12, {}),
+    (1, 2, {"sub_batch_size": None, "chunk_size": None}),
+    (3, 50, {"sub_batch_size": 8, "chunk_size": 8}),
+    (5, 13, {"sub_batch_size": 2, "chunk_size": 100}),
+    (10, 10, {}),
+]
+
+
 @pytest.mark.parametrize(
-    ("n_before", "n", "sizes"),
-    [
-        (8, 16, {}),
-        (8, 9, {}),
-        (10, 11, {}),
-        pytest.param(10, 12, {}, marks=pytest.mark.slow),
-        (9, 30, {}),
-        pytest.param(11, 12, {}, marks=pytest.mark.slow),
-        (1, 2, {"sub_batch_size": None, "chunk_size": None}),
-        (3, 50, {"sub_batch_size": 8, "chunk_size": 8}),
-        (5, 13, {"sub_batch_size": 2, "chunk_size": 100}),
-        (10, 10, {}),
-    ],
+    ("kind", "lengths"),
+    quick_where(
+        lambda kind, lengths: kind == "rows" or lengths[:2] in [(10, 12), (9, 30)],
+        itertools.product(["rows", "batched"], LENGTHS),
+    ),
 )
-@pytest.mark.parametrize("kind", ["rows", "batched"])
 def test_longer_store_has_the_bytes_of_one_made_at_once(
-    n_before: int, n: int, sizes: dict[str, Any], kind: str, tmp_path: Path
+    kind: str, lengths: tuple[int, int, dict[str, Any]], tmp_path: Path
 ) -> None:
+    n_before, n, sizes = lengths
     simulated = simulator() if kind == "rows" else make_simulator(prior_of_many, is_batched=True)
     path = tmp_path / "s.zarr"
     before = generate(simulated, path, n_before, **{**OPTIONS, **sizes}).compute()
@@ -188,8 +196,10 @@ def pause_after_check(monkeypatch: pytest.MonkeyPatch, number: int, then: Callab
     monkeypatch.setattr(ChunkWriter, "check_record", checked)
 
 
-@pytest.mark.parametrize("n_before", [10, pytest.param(12, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("check", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize(
+    ("check", "n_before"),
+    quick_where(lambda check, n_before: n_before == 10 or check == 3, itertools.product(range(1, 7), [10, 12])),
+)
 def test_extension_overtakes_a_writer_of_the_shorter_store(
     check: int, n_before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,7 +425,7 @@ def test_several_processes_extend_by_parts_at_once(tmp_path: Path) -> None:
         "    return {'theta': rng.normal(size=2)}\n"
         "simulator = dasksim.make_simulator(prior)\n"
         "if __name__ == '__main__':\n"
-        "    dasksim.extend(sys.argv[1], simulator, 501, part=(int(sys.argv[2]), 3), scheduler='synchronous')\n"
+        "    dasksim.extend(sys.argv[1], simulator, 201, part=(int(sys.argv[2]), 3), scheduler='synchronous')\n"
     )
     sys.path.insert(0, str(tmp_path))
     try:
@@ -425,7 +435,7 @@ def test_several_processes_extend_by_parts_at_once(tmp_path: Path) -> None:
         sys.modules.pop("extended_by_parts", None)
     sizes = {"sub_batch_size": 5, "chunk_size": 10}
     generate(extended_by_parts.simulator, path, 33, **{**OPTIONS, **sizes})
-    expected = generate(extended_by_parts.simulator, tmp_path / "at_once.zarr", 501, **{**OPTIONS, **sizes})
+    expected = generate(extended_by_parts.simulator, tmp_path / "at_once.zarr", 201, **{**OPTIONS, **sizes})
     command: list[str | Path] = ["-W", "error", tmp_path / "extended_by_parts.py", path]
     run_at_once([[*command, str(i)] for i in (0, 1, 2, 0, 1)], cwd=tmp_path)
     assert status(path).is_complete

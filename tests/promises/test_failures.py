@@ -1,5 +1,6 @@
 """Samples that fail: masked exactly, drawn again without bias, and the same however the dataset is cut up and run."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from streams import generator_of, seeds_of
-from variants import examples
-from zoo.classes import KINDS, Kind, kinds, late
+from variants import examples, quick, quick_where
+from zoo.classes import KINDS, Kind, late
 from zoo.failing import (
     CUT,
+    FAILING,
     MASK,
     POLICIES,
     REDRAW,
@@ -49,9 +51,16 @@ from dasksim._streams.addresses import PROBE_SUB_BATCH
 # Simulators of which samples fail, one of each class.
 
 
-@kinds
-@pytest.mark.parametrize("policy", [MASK, REDRAW, {"on_nonfinite": "raise"}], ids=["mask", "redraw", "raise"])
-def test_policy_changes_no_bit_where_nothing_fails(kind: Kind, policy: dict[str, str], tmp_path: Path) -> None:
+WHERE_NOTHING_FAILS = {"mask": MASK, "redraw": REDRAW, "raise": {"on_nonfinite": "raise"}}
+
+
+def is_quick(name: str, policy: str) -> bool:
+    return policy == "mask" or name in ("rejection_by_rows", "mixed", "with_shared", "graph")
+
+
+@pytest.mark.parametrize(("name", "policy_name"), quick_where(is_quick, itertools.product(KINDS, WHERE_NOTHING_FAILS)))
+def test_policy_changes_no_bit_where_nothing_fails(name: str, policy_name: str, tmp_path: Path) -> None:
+    kind, policy = KINDS[name], WHERE_NOTHING_FAILS[policy_name]
     shape = (21, *kind.further)
     if policy is REDRAW and kind is KINDS["with_shared"]:
         with pytest.raises(ArgumentError, match="contexts and samples at once"):
@@ -84,24 +93,26 @@ def test_function_that_draws_globally_after_one_that_is_known_to_is_noticed(poli
 def test_smaller_dataset_is_prefix_of_larger_where_samples_fail(
     kind: Kind, policy: dict[str, str], tmp_path: Path
 ) -> None:
-    larger = simulated(kind.make(), (40, *kind.further), **policy)
+    larger = simulated(kind.make(), (24, *kind.further), **policy)
     assert larger.attrs["failures"]
-    for n in (8, 11, 16, 23):
+    for n in (8, 11, 19):
         assert bits(simulated(kind.make(), (n, *kind.further), **policy)) == prefix_of(larger, n)
-    found = made(kind.make(), tmp_path / "s.zarr", (40, *kind.further), chunk_size=40, scheduler="threads", **policy)
+    found = made(kind.make(), tmp_path / "s.zarr", (24, *kind.further), chunk_size=24, scheduler="threads", **policy)
     assert bits(found) == bits(larger)
 
 
-@failing
+@pytest.mark.parametrize("name", quick(FAILING, "chain", "with_contexts", "rejection_of_comparison", "hierarchy"))
 @POLICIES
 def test_workers_of_a_cluster_change_no_bit_where_samples_fail(
-    kind: Kind, policy: dict[str, str], two_workers: Client, tmp_path: Path
+    name: str, policy: dict[str, str], two_workers: Client, tmp_path: Path
 ) -> None:
+    kind = FAILING[name]
     found = made(kind.make(), tmp_path / "s.zarr", (37, *kind.further), scheduler=two_workers, **policy)
     assert bits(found, scheduler="synchronous") == bits(simulated(kind.make(), (37, *kind.further), **policy))
 
 
 @pytest.mark.parametrize("policy", [MASK, pytest.param(REDRAW, marks=pytest.mark.slow)], ids=["mask", "redraw"])
+@pytest.mark.usefixtures("one_process")
 def test_worker_processes_parts_resume_and_extension_change_no_bit(policy: dict[str, str], tmp_path: Path) -> None:
     wanted, ones = bits(simulated(chain(), 60, **policy)), made(chain(), tmp_path / "s.zarr", 60, **policy)
     processes = made(chain(), tmp_path / "p.zarr", 60, scheduler="processes", **policy)

@@ -49,15 +49,15 @@ def counting(name: str, calls: list[str]) -> Callable[..., Any]:
 def test_a_chunk_runs_at_most_twice_while_another_thread_draws(tmp_path: Any, on_error: Any) -> None:
     calls: list[str] = []
     simulator = dasksim.make_simulator([counting(f"v{i}", calls) for i in range(N_FUNCTIONS)])
-    how: dict[str, Any] = {"seed": 1, "sub_batch_size": 10, "chunk_size": 20, "scheduler": "synchronous"}
-    expected = bits(simulator.sample(60, seed=1, sub_batch_size=10, chunk_size=20), scheduler="synchronous")
+    how: dict[str, Any] = {"seed": 1, "sub_batch_size": 5, "chunk_size": 10, "scheduler": "synchronous"}
+    expected = bits(simulator.sample(20, seed=1, sub_batch_size=5, chunk_size=10), scheduler="synchronous")
     calls.clear()
 
     with another_thread_draws():
-        made = dasksim.generate(simulator, tmp_path / "s.zarr", 60, on_error=on_error, progress=False, **how)
+        made = dasksim.generate(simulator, tmp_path / "s.zarr", 20, on_error=on_error, progress=False, **how)
 
     n_probes = 1 if on_error == "raise" else 2
-    assert N_FUNCTIONS * 60 <= len(calls) <= N_FUNCTIONS * (2 * 60 + 2 * n_probes)
+    assert N_FUNCTIONS * 20 <= len(calls) <= N_FUNCTIONS * (2 * 20 + 2 * n_probes)
     assert {name: bits(made)[name] for name in expected} == expected
 
 

@@ -343,6 +343,7 @@ def test_models_may_return_buffers() -> None:
     assert len(np.unique(found.x, axis=0)) == 100
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_store_holds_what_a_function_that_reuses_memory_returned(tmp_path: Path) -> None:
     """Those that are drawn again, in processes, extended, derived, replayed and simulated again too."""
     out = np.zeros(2)

@@ -85,7 +85,14 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", quick(READERS, "open_dataset", "open_zarr", "link", "fsspec", "obstore", "from_zarr"))
+@pytest.mark.parametrize(
+    "kind",
+    quick(
+        READERS,
+        *("open_dataset", "relative path", "URL", "link", "fsspec", "obstore", "from_zarr of the array"),
+        *("array of a folder above", "concatenated", "delayed by Path", "closure", "sampled with its data"),
+    ),
+)
 def test_condition_that_reads_the_store_it_is_written_to_is_refused(kind: str, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -157,7 +164,7 @@ STORES: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", STORES)
+@pytest.mark.parametrize("kind", quick(STORES, "MemoryStore", "URL"))
 def test_condition_that_reads_a_store_in_memory_is_refused(kind: str) -> None:
     store = STORES[kind]()
     whole = bits(generate(simulator(), store, N, **OPTIONS))

@@ -28,8 +28,8 @@ from dasksim._streams.isolation import Isolated
 Array = npt.NDArray[Any]
 Draw = Callable[[], Any]
 
-N = 120
-HOW: dict[str, Any] = {"seed": 6, "sub_batch_size": 15, "chunk_size": 60}
+N = 60
+HOW: dict[str, Any] = {"seed": 6, "sub_batch_size": 5, "chunk_size": 15}
 
 #: What makes a function that draws, by name.
 CASES: dict[str, Callable[[], Draw]] = {}
@@ -401,7 +401,7 @@ def test_draws_are_independent_and_reproducible(name: str) -> None:
 def test_what_the_user_has_is_left_as_it_was(name: str) -> None:
     draw = CASES[name]()
     as_it_was = copy.deepcopy((draw, OfTheClass.prior, Engines.engine, WithEstimator.model))
-    dasksim.make_simulator(stage(name, draw)).sample(30, **HOW).compute(scheduler="synchronous")
+    dasksim.make_simulator(stage(name, draw)).sample(10, **HOW).compute(scheduler="synchronous")
     assert cloudpickle.dumps((draw, OfTheClass.prior, Engines.engine, WithEstimator.model)) == cloudpickle.dumps(
         as_it_was
     )
@@ -422,7 +422,7 @@ def test_a_copy_from_a_pickle_draws_the_same(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ProcessPoolExecutor]:
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         yield executor
 
 
@@ -432,11 +432,12 @@ SENT = [name for name in CASES if "estimator" not in name]  # whose module no ot
 @pytest.mark.filterwarnings("ignore:The balance properties")
 def test_all_schedulers_give_the_same(pool: ProcessPoolExecutor, two_workers: Client, tmp_path: Path) -> None:
     simulator = simulator_of(*SENT)
-    dataset = simulator.sample(60, **HOW)
+    n, how = 12, {**HOW, "sub_batch_size": 3, "chunk_size": 6}
+    dataset = simulator.sample(n, **how)
     expected = bits(dataset, scheduler="synchronous")
     assert bits(dataset, scheduler=two_workers) == expected
     assert bits(dataset, scheduler="processes", pool=pool) == expected
-    made = dasksim.generate(simulator, tmp_path / "s.zarr", 60, progress=False, scheduler=two_workers, **HOW)
+    made = dasksim.generate(simulator, tmp_path / "s.zarr", n, progress=False, scheduler=two_workers, **how)
     assert bits(made) == expected
 
 

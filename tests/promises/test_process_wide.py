@@ -25,8 +25,8 @@ from dasksim._streams.process_wide import NUMPY_GLOBAL
 Array = npt.NDArray[Any]
 Draw = Callable[[], Any]
 
-N = 200
-HOW: dict[str, Any] = {"seed": 6, "sub_batch_size": 20, "chunk_size": 100}
+N = 60
+HOW: dict[str, Any] = {"seed": 6, "sub_batch_size": 5, "chunk_size": 15}
 
 
 class Keeper:
@@ -110,7 +110,7 @@ def sampled(simulator: dasksim.Simulator, scheduler: Any = "synchronous") -> Bit
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ProcessPoolExecutor]:
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         yield executor
 
 
@@ -125,6 +125,7 @@ def test_all_schedulers_give_the_same(pool: ProcessPoolExecutor, two_workers: Cl
     assert bits(dataset, scheduler="processes", pool=pool) == expected
 
 
+@pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("how", ["processes", "a child", "a cluster"])
 def test_stores_hold_the_same(how: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     simulator = simulator_of(*CASES)

@@ -191,15 +191,26 @@ def test_a_store_is_not_gone_on_with_or_extended_under_another_setting(setting: 
     receipt_files(path)[1].unlink()
     with pytest.raises(StoreMismatchError, match=re.escape(message)):
         generate(other(), path, N, **OPTIONS)
-    resumed = generate(make(), path, N, **OPTIONS)
-    assert bits(resumed) == bits(make().sample(N, seed=1, sub_batch_size=4))
     with pytest.raises(StoreMismatchError, match=re.escape(message)):
         extend(path, other(), 2 * N, scheduler="synchronous", progress=False)
+
+
+several = pytest.mark.parametrize("setting", quick(SETTINGS, "sample_size", "fill_value in a model", "reps", "schema"))
+
+
+@several
+def test_a_store_is_gone_on_with_and_extended_under_the_same_settings(setting: str, tmp_path: Path) -> None:
+    make, _, _ = SETTINGS[setting]
+    path = tmp_path / "s.zarr"
+    generate(make(), path, N, **OPTIONS)
+    receipt_files(path)[1].unlink()
+    resumed = generate(make(), path, N, **OPTIONS)
+    assert bits(resumed) == bits(make().sample(N, seed=1, sub_batch_size=4))
     extended = extend(path, make(), 2 * N, scheduler="synchronous", progress=False)
     assert bits(extended) == bits(make().sample(2 * N, seed=1, sub_batch_size=4))
 
 
-@pytest.mark.parametrize("setting", quick(SETTINGS, "sample_size", "p", "reps", "is_context"))
+@several
 def test_a_store_that_says_no_settings_is_gone_on_with(setting: str, tmp_path: Path) -> None:
     make, _, _ = SETTINGS[setting]
     path = tmp_path / "s.zarr"

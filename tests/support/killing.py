@@ -41,8 +41,9 @@ RUNS = {
 }
 
 
-def command(folder: Path, scheduler: str, store: Path) -> list[str]:
+def command(folder: Path, scheduler: str, store: Path, part_of_samples: float = 1.0) -> list[str]:
     name, options, n = RUNS[scheduler]
+    n = int(n * part_of_samples)
     target = f"{folder / 'simulators.py'}:{name}"
     generate = [sys.executable, "-m", "dasksim", "generate", target, str(store), "-n", str(n), "--seed", "2025"]
     return [*generate, "--scheduler", scheduler, *options]

@@ -126,8 +126,10 @@ def test_arviz_takes_it() -> None:
 
 def test_derived_variables_are_no_parameters(tmp_path: Path) -> None:
     store = tmp_path / "s.zarr"
-    dasksim.generate(dasksim.models.two_moons(), store, 100, seed=1, progress=False)
-    dasksim.derive(store, lambda observables: {"angle": observables[0] - observables[1]}, progress=False)
+    dasksim.generate(dasksim.models.two_moons(), store, 100, seed=1, scheduler="threads", progress=False)
+    dasksim.derive(
+        store, lambda observables: {"angle": observables[0] - observables[1]}, scheduler="threads", progress=False
+    )
     tree = dasksim.to_arviz(store)
     assert list(tree["prior"].data_vars) == ["parameters"]
     assert list(tree["prior_predictive"].data_vars) == ["observables", "angle"]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from bits import age_unfinished, array_bytes, finished_bytes
 from processes import ended, run_python
+from variants import quick
 
 import dasksim
 from dasksim.cli import FAILED, INCOMPLETE, INTERRUPTED, OK, main
@@ -257,7 +258,7 @@ SLOW = """
 LAYOUT = ["-n", "160", "--seed", "3", "--sub-batch-size", "8", "--chunk-size", "8", "--no-progress"]
 
 
-@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
+@pytest.mark.parametrize("scheduler", quick(["synchronous", "threads", "processes"], "threads", "processes"))
 def test_ctrl_c_keeps_what_is_complete_and_the_same_call_goes_on(
     scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,7 +201,7 @@ def test_whole_path_stays_within_the_standard(make: Callable[[], Simulator], tmp
 
 
 @pytest.mark.parametrize("variant", quick(["bayesflow", "sbibm"], "bayesflow"))
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", quick(MODELS, *(MODELS.keys() - {"lotka_volterra"})))
 def test_every_model_runs_on_the_standard_into_a_store(
     name: str, variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -490,6 +490,7 @@ def test_kept_folders_hold_all_that_a_run_read_and_wrote(tmp_path: Path) -> None
 # As a stage
 
 
+@pytest.mark.usefixtures("one_process")
 def test_samples_are_the_same_on_every_scheduler(two_workers: Client, tmp_path: Path) -> None:
     simulator = make_simulator([prior, normal()])
     options: dict[str, Any] = {"seed": 5, "sub_batch_size": 2, "chunk_size": 4}

@@ -61,7 +61,7 @@ def test_two_moons_takes_parameters() -> None:
         two_moons().sample(2, parameter=0)
 
 
-@pytest.mark.parametrize("batch_shape", [(7,), (3, 2)])
+@pytest.mark.parametrize("batch_shape", [pytest.param((7,), marks=pytest.mark.slow), (3, 2)])
 @pytest.mark.parametrize(("name", "variant"), BENCHMARKS)
 def test_a_model_runs_on_any_array_namespace(name: str, variant: str, batch_shape: tuple[int, ...]) -> None:
     stages = MODELS[name](variant=variant).lower().stages

@@ -168,13 +168,16 @@ def test_acceptance_draws_the_rate_of_each_chunk(rejected: Path) -> None:
     assert band.y0 == pytest.approx(total - 2 * errors.max())
 
 
-def test_acceptance_is_that_of_runs_where_there_are_many_chunks(tmp_path: Path) -> None:
+def test_acceptance_is_that_of_runs_where_there_are_many_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dasksim._analysis.rates._MOST_RUNS", 20)
     simulator = dasksim.RejectionSimulator(make_simulator(prior), lambda k: k == 1)
-    generate(simulator, tmp_path / "s.zarr", 501, seed=1, sub_batch_size=1, chunk_size=1, scheduler="synchronous")
+    generate(simulator, tmp_path / "s.zarr", 51, seed=1, sub_batch_size=1, chunk_size=1, scheduler="synchronous")
 
     line: Any = plots.acceptance(tmp_path / "s.zarr").lines[0]
 
-    assert list(line.get_xdata()) == list(range(0, 501, 3))
+    assert list(line.get_xdata()) == list(range(0, 51, 3))
 
 
 def test_acceptance_needs_a_store_with_rejection(path: Path, tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def lazy(dtype: str) -> da.Array:
     return rows
 
 
-def made(folder: Path) -> dict[str, xr.Dataset]:
-    """Return datasets of stores that are made in all ways that may meet a Dask array."""
+def made(folder: Path, processes: str) -> dict[str, xr.Dataset]:
+    """Return datasets of stores that are made in all ways that may meet a Dask array, on `processes` too."""
     sim = simulator()
 
     def generate(name: str, simulator: Simulator = sim, scheduler: str = "threads", **conditions: Any) -> xr.Dataset:
@@ -53,7 +53,7 @@ def made(folder: Path) -> dict[str, xr.Dataset]:
 
     found = {"free": generate("a"), "lazy": generate("b", theta=lazy("f8")), "cast": generate("c", theta=lazy("f4"))}
     found["again"] = generate("b", theta=lazy("f8"))
-    found["processes"] = generate("d", scheduler="processes", theta=lazy("f8"))
+    found["processes"] = generate("d", scheduler=processes, theta=lazy("f8"))
     found["from a store"] = generate("e", theta=found["free"].theta)
     found["labelled"] = generate("f", theta=xr.DataArray(lazy("f8"), dims=("batch", "theta_dim_0")).transpose())
     found["filtered"] = generate("g", RejectionSimulator(sim, lambda x: x[:, 0] > 0))
@@ -63,8 +63,9 @@ def made(folder: Path) -> dict[str, xr.Dataset]:
     return found
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {name: hashlib.sha256(repr(bits(dataset)).encode()).hexdigest() for name, dataset in made(folder).items()}
+def digests(folder: Path, processes: str) -> dict[str, str]:
+    datasets = made(folder, processes)
+    return {name: hashlib.sha256(repr(bits(dataset)).encode()).hexdigest() for name, dataset in datasets.items()}
 
 
 GRAPHS: dict[str, Callable[[], Any]] = {
@@ -84,7 +85,7 @@ def answered(call: Callable[[], Any]) -> str:
 
 def report(folder: Path) -> dict[str, Any]:
     """Return what a process in which Dask plans queries has to say."""
-    found: dict[str, Any] = {"is_planned": bool(da.array_expr_enabled()), "digests": digests(folder)}
+    found: dict[str, Any] = {"is_planned": bool(da.array_expr_enabled()), "digests": digests(folder, "processes")}
     found["graphs"] = {name: answered(call) for name, call in GRAPHS.items()}
     found["graphs"]["report"] = answered(lambda: dasksim.report(folder / "a", folder / "a.html"))
     found["graphs"]["plots"] = answered(lambda: dasksim.plots.pairs(folder / "a"))
@@ -109,7 +110,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_stores_have_the_same_bits_with_query_planning(planned: dict[str, Any], tmp_path: Path) -> None:
     assert not da.array_expr_enabled()
-    assert planned["digests"] == digests(tmp_path)
+    assert planned["digests"] == digests(tmp_path, "threads")
 
 
 def test_stores_are_verified_replayed_and_loaded_with_query_planning(planned: dict[str, Any]) -> None:

@@ -234,8 +234,9 @@ def test_memory_is_that_of_a_few_chunks(tmp_path: Path) -> None:
 
 def test_derived_variables_are_shown(tmp_path: Path) -> None:
     store = tmp_path / "s.zarr"
-    dasksim.generate(dasksim.models.two_moons(), store, 100, seed=1, progress=False)
-    dasksim.derive(store, lambda observables: {"angle": observables[0] - observables[1]}, progress=False)
+    how: dict[str, Any] = {"scheduler": "threads", "progress": False}
+    dasksim.generate(dasksim.models.two_moons(), store, 100, seed=1, **how)
+    dasksim.derive(store, lambda observables: {"angle": observables[0] - observables[1]}, **how)
     dasksim.report(store, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "angle" in page

@@ -13,7 +13,7 @@ import xarray as xr
 
 from dasksim import ArgumentError, IncompleteStoreError, StoreError, generate, make_simulator, open_dataset
 from dasksim._analysis._histograms import count_histograms
-from dasksim._analysis._summary import summarize
+from dasksim._analysis._summary import Summary, summarize
 
 
 def prior(rng: np.random.Generator) -> dict[str, Any]:
@@ -36,6 +36,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def summary(path: Path) -> Summary:
+    return summarize(path)
+
+
+@pytest.fixture(scope="module")
 def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def fail(theta: Any, k: int) -> dict[str, Any]:
         if k == 3:
@@ -49,12 +54,11 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["theta", "k", "x", "z", "wave"])
-def test_statistics_are_those_of_the_finite_values(name: str, path: Path) -> None:
+def test_statistics_are_those_of_the_finite_values(name: str, path: Path, summary: Summary) -> None:
     values = open_dataset(path)[name].values.reshape(1000, -1)
     values = (abs(values) if values.dtype.kind == "c" else values).astype("float64")
     finite = np.where(np.isfinite(values), values, np.nan)
 
-    summary = summarize(path)
     found = summary.statistics[name]
 
     assert (summary.n_samples, summary.n_masked, summary.n_kept) == (1000, 0, 1000)
@@ -111,9 +115,8 @@ def test_a_variable_named_valid_of_an_older_store_masks_nothing_where_no_samples
     assert 0 < summary.statistics["valid"].mean < 1
 
 
-def test_histograms_are_those_of_numpy(path: Path) -> None:
+def test_histograms_are_those_of_numpy(path: Path, summary: Summary) -> None:
     dataset = open_dataset(path).compute()
-    summary = summarize(path)
     features = summary.features(["theta", "x", "k"])
 
     found = count_histograms(summary, features, 13, with_pairs=True)
@@ -173,9 +176,7 @@ def test_a_constant_has_a_histogram(value: float) -> None:
     assert found.counts[0].sum() == (10 if np.isfinite(value) else 0)
 
 
-def test_features_are_labelled_by_coordinates_or_numbers(path: Path) -> None:
-    summary = summarize(path)
-
+def test_features_are_labelled_by_coordinates_or_numbers(summary: Summary) -> None:
     assert [feature.label for feature in summary.features(["x", "theta", "k"])] == [
         *(f"x[{time}, {axis}]" for time in range(3) for axis in "ab"),
         *("theta[0]", "theta[1]", "k"),
@@ -201,7 +202,8 @@ def test_what_cannot_be_summarized_is_an_error(path: Path, tmp_path: Path) -> No
         summarize(xr.Dataset({"x": ("draw", [1.0])}))
     with pytest.raises(StoreError, match="there is no store"):
         summarize(tmp_path / "absent.zarr")
-    generate(make_simulator(prior), tmp_path / "s.zarr", 20, seed=1, chunk_size=10, sub_batch_size=10, part=(0, 2))
+    options: dict[str, Any] = {"seed": 1, "chunk_size": 10, "sub_batch_size": 10, "scheduler": "threads"}
+    generate(make_simulator(prior), tmp_path / "s.zarr", 20, part=(0, 2), **options)
     with pytest.raises(IncompleteStoreError, match="1 of 2 chunks"):
         summarize(tmp_path / "s.zarr")
 
