@@ -210,14 +210,15 @@ def check_memory(plan: Plan, pipeline: Pipeline, scheduler: Any) -> None:
     """Refuse before work what this machine, or a worker of a cluster, cannot hold."""
     n_workers = n_local_workers(scheduler)
     memory: int | None
-    needed = min(plan.chunk_size, plan.n_samples) * pipeline.sample_bytes * _COPIES * max(n_workers, 1)
+    n_rows = min(plan.chunk_size, plan.n_samples)
+    needed = n_rows * pipeline.sample_bytes * _COPIES * max(n_workers, 1)
     if n_workers:
         memory, who, has = machine_memory(), f"for {n_workers} workers", "this machine has"
     else:
         memory = memory_per_chunk(scheduler)
         who, has = "in each thread of a worker", "the smallest worker of the cluster has"
     if memory and needed > memory:
-        largest = int(plan.chunk_size * memory / needed) // plan.sub_batch_size * plan.sub_batch_size
+        largest = int(n_rows * memory / needed) // plan.sub_batch_size * plan.sub_batch_size
         advice = f"give a chunk_size of at most {largest}" if largest else "give a smaller sub_batch_size too"
         raise ArgumentError(
             f"chunk_size={plan.chunk_size} needs about {gigabytes(needed)} {who}, but {has} {gigabytes(memory)}"

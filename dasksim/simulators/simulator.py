@@ -79,9 +79,11 @@ class Simulator(ABC):
         sub_batch_size
             Samples that are simulated together. Values of batched functions and contexts depend on it, since each has
             one stream of random numbers for it; those of plain functions do not. By default a fixed function of the
-            variables' shapes and dtypes and of whether all stages are batched.
+            variables' shapes and dtypes and of whether all stages are batched, at most the number of samples; where no
+            value depends on it, as many as take a quarter of a second.
         chunk_size
-            Samples in a Dask chunk, a multiple of ``sub_batch_size``. Values do not depend on it.
+            Samples in a Dask chunk, a multiple of ``sub_batch_size``. Values do not depend on it. By default some
+            seconds of work of plain functions, and 16 to 32 chunks of batched ones; never more than 32 MiB.
         device
             ``"gpu"`` runs stages on a GPU that can run there - batched functions that take ``xp``, the array namespace
             - and others on the host; what is made there is backed by CuPy arrays, also when it is computed. ``"auto"``
