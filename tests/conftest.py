@@ -7,6 +7,7 @@ import dask
 import pytest
 from distributed import Client, LocalCluster
 from hypothesis import settings
+from loky import ProcessPoolExecutor
 
 # A shell ignores Ctrl-C in what it starts in the background; processes that tests send it to would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -38,7 +39,9 @@ def _client(n_workers: int) -> Iterator[Client]:
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have runs in processes start a single one, where more would show nothing: each takes seconds to start."""
-    monkeypatch.setattr("dasksim._execution.executors.CPU_COUNT", 1)
+    monkeypatch.setattr(
+        "dasksim._execution.executors.ProcessPoolExecutor", lambda n_workers, **how: ProcessPoolExecutor(1, **how)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ try:
     else:
         dasksim.extend(sys.argv[1], simulator(), 150, scheduler="synchronous")
 except dasksim.StoreError as error:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)  # for the file that holds this output
     print(*[error, *error.__notes__] if hasattr(error, "__notes__") else [error])
 """
 
@@ -53,8 +54,8 @@ def simulator() -> Simulator:
 
 def run_on_full_disk(path: Path, largest_file: int, what: str = "generate") -> str:
     """Make a store where no file can be larger than some bytes, and return what the error says."""
-    here: list[str | Path] = [Path(__file__).parent, *filter(None, sys.path)]
-    run = run_python("-c", FULL, path, str(largest_file), what, *here, cwd=path.parent)
+    here = [Path(__file__).parent, *filter(None, sys.path)]
+    run = run_python("-c", FULL, path, str(largest_file), what, *map(str, here), cwd=path.parent)
     assert run.returncode == 0, run.stderr
     return run.stdout
 

@@ -245,8 +245,10 @@ def test_derived_variables_are_shown(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs files that nobody can write")
 def test_path_that_cannot_be_written_is_refused_before_the_work(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    path = tmp_path / "s.zarr"
+    generate(make_simulator(lambda rng: {"x": rng.normal()}), path, 50, **OPTIONS)
     with pytest.raises(ArgumentError, match="cannot write a report to '/dev/full': No space left on device"):
         report(path, "/dev/full")
     monkeypatch.setattr("dasksim._analysis.report.summarize", None)
