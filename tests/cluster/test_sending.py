@@ -153,7 +153,7 @@ def test_what_cannot_be_made_again_says_what_to_do(tmp_path: Path) -> None:
         return {"x": rng.normal() + (solver is None)}
 
     with pytest.raises(ValueError, match="not here") as found:
-        generate(make_simulator(simulate), tmp_path / "s.zarr", 40, scheduler="processes", **HOW)
+        generate(make_simulator(simulate), tmp_path / "s.zarr", 40, scheduler="processes", retries=0, **HOW)
     assert "use scheduler='threads'" in "\n".join(found.value.__notes__)
     with pytest.raises(ValueError, match="not here") as found:
         generate(make_simulator(simulate), tmp_path / "s.zarr", 40, scheduler="threads", timeout=60, **HOW)

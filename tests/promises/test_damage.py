@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import zarr
 from bits import bits, chunk_files, receipt_files
+from variants import quick
 from zarr.storage import MemoryStore, ObjectStore
 
 from dasksim import StoreError, derive, extend, generate, loaders, make_simulator, open_dataset, status, verify
@@ -71,7 +72,7 @@ SHARDS: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["k", "x"])
+@pytest.mark.parametrize("name", quick(["k", "x"], "x"))
 @pytest.mark.parametrize("how", SHARDS)
 def test_missing_and_short_shards_are_said_by_all_calls(how: str, name: str, path: Path) -> None:
     change, problem = SHARDS[how]
@@ -381,7 +382,14 @@ def test_texts_of_older_stores_that_say_that_they_are_more_are_not_let_loose(tmp
     assert generate(simulator, path, N, repair=True, **ALONE).t.values.tolist() == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("labels", [["a", "b", "c"], [0.5, 1.0, 2.0], np.array([1, 2, 3], "timedelta64[s]")], ids=str)
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["a", "b", "c"],
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ([0.5, 1.0, 2.0], np.array([1, 2, 3], "timedelta64[s]"))),
+    ],
+    ids=str,
+)
 def test_damaged_bytes_of_labels_are_found_by_their_checksum(labels: Any, tmp_path: Path) -> None:
     simulator = make_simulator(lambda rng: {"x": rng.normal(size=3)}, dims={"x": ["t"]}, coords={"t": labels})
     path = tmp_path / "s.zarr"

@@ -84,13 +84,16 @@ def test_generated_store_equals_sample(recipe: Recipe, cut: Cut, seed: int, sche
         assert bits(dataset, scheduler="synchronous") == wanted
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_workers_of_a_cluster_change_no_bit(kind: str, one_worker: Client, two_workers: Client) -> None:
+several = pytest.mark.parametrize("kind", quick(KINDS, "batched", "three_stages", "hidden", "legacy"))
+
+
+@several
+@pytest.mark.parametrize("workers", quick(["one_worker", "two_workers"], "two_workers"))
+def test_workers_of_a_cluster_change_no_bit(kind: str, workers: str, request: pytest.FixtureRequest) -> None:
     simulator = KINDS[kind].simulator()
     wanted = bits(simulator.sample(37, seed=3, sub_batch_size=5, chunk_size=35), scheduler="synchronous")
     dataset = simulator.sample(37, seed=3, sub_batch_size=5, chunk_size=10)
-    assert bits(dataset, scheduler=one_worker) == wanted
-    assert bits(dataset, scheduler=two_workers) == wanted
+    assert bits(dataset, scheduler=request.getfixturevalue(workers)) == wanted
 
 
 def test_worker_processes_change_no_bit() -> None:
@@ -100,7 +103,7 @@ def test_worker_processes_change_no_bit() -> None:
     assert bits(whole, scheduler="processes", num_workers=2) == bits(whole, scheduler="synchronous")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@several
 def test_generate_on_a_cluster_equals_sample(kind: str, two_workers: Client, tmp_path: Path) -> None:
     simulator = KINDS[kind].simulator()
     options: dict[str, Any] = {"seed": 3, "sub_batch_size": 5, "chunk_size": 10}
@@ -112,6 +115,7 @@ def test_generate_on_a_cluster_equals_sample(kind: str, two_workers: Client, tmp
     assert bits(by_address, scheduler="synchronous") == wanted
 
 
+@pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("kind", quick(["three_stages", "hidden", "legacy"], "hidden"))
 def test_generate_in_processes_equals_sample(kind: str, tmp_path: Path) -> None:
     simulator = KINDS[kind].simulator()
@@ -247,7 +251,7 @@ def test_address_is_seed_stage_and_sample_or_sub_batch() -> None:
     np.testing.assert_array_equal(found.x.values.ravel(), expected[:5])
 
 
-@pytest.mark.parametrize("make", [row_simulator, batched_simulator])
+@pytest.mark.parametrize("make", [row_simulator, pytest.param(batched_simulator, marks=pytest.mark.slow)])
 def test_conditions_of_every_kind_give_the_same_bits(make: Any, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(37, 2))
     named = xr.DataArray(rows, dims=("batch", "k"))

@@ -101,7 +101,7 @@ def test_smaller_dataset_is_prefix_of_larger_where_samples_fail(
     assert bits(found) == bits(larger)
 
 
-@pytest.mark.parametrize("name", quick(FAILING, "chain", "with_contexts", "rejection_of_comparison", "hierarchy"))
+@pytest.mark.parametrize("name", quick(FAILING, "chain", "with_contexts", "rejection", "hierarchy"))
 @POLICIES
 def test_workers_of_a_cluster_change_no_bit_where_samples_fail(
     name: str, policy: dict[str, str], two_workers: Client, tmp_path: Path

@@ -32,7 +32,7 @@ from dasksim._streams._finding import _Walk, find_generators
 from dasksim._streams.addresses import Address, stage_key
 from dasksim._streams.isolation import Isolated, run_all
 
-N_SAMPLES = 120  # a stream for every sample: many chunks for threads to run, each of two sub-batches
+N_SAMPLES = 60  # a stream for every sample: many chunks for threads to run, each of two sub-batches
 SUB_BATCH_SIZE = 6
 CHUNK_SIZE = 12
 N_PROBES = 2
@@ -931,12 +931,12 @@ def test_a_global_rebound_before_sample_is_seeded_too(monkeypatch: pytest.Monkey
 # --- globals that are first used late, or seeded by the function ------------------------------------------------------
 
 
-def uses_numpy_from_the_100th_call_on() -> Function:
+def uses_numpy_from_the_30th_call_on() -> Function:
     calls: list[int] = []
 
     def function() -> Any:
         calls.append(0)
-        if len(calls) < 100:
+        if len(calls) < 30:
             return {"x": RNG.normal()}
         import numpy
 
@@ -948,14 +948,14 @@ def uses_numpy_from_the_100th_call_on() -> Function:
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
 def test_a_function_that_starts_to_use_numpy_random_late_leaves_it_as_it_was(scheduler: str) -> None:
     with untouched():
-        x = sample(uses_numpy_from_the_100th_call_on(), scheduler)
+        x = sample(uses_numpy_from_the_30th_call_on(), scheduler)
     assert len(np.unique(x)) == N_SAMPLES
 
 
 def test_a_function_that_starts_to_use_numpy_random_late_is_reproducible() -> None:
-    x = sample(uses_numpy_from_the_100th_call_on())
+    x = sample(uses_numpy_from_the_30th_call_on())
     np.random.normal()
-    np.testing.assert_array_equal(sample(uses_numpy_from_the_100th_call_on()), x)
+    np.testing.assert_array_equal(sample(uses_numpy_from_the_30th_call_on()), x)
 
 
 def uses_numpy_for_rare_inputs(index: int) -> Any:
@@ -1023,7 +1023,7 @@ def test_many_threads_with_numpy_random_give_the_same_as_one() -> None:
     def third() -> Any:
         return {"z": WithClassRng.rng.normal()}
 
-    ds = dasksim.make_simulator([first, second, third]).sample(1000, seed=6, sub_batch_size=10, chunk_size=10)
+    ds = dasksim.make_simulator([first, second, third]).sample(500, seed=6, sub_batch_size=10, chunk_size=10)
     with untouched(*CLASS_GENERATORS):
         expected = ds.compute(scheduler="synchronous")
         for _ in range(2):
@@ -1271,7 +1271,7 @@ def draw_late_and_raise() -> Function:
     def function() -> Any:
         nonlocal n
         n += 1
-        if n > 100:
+        if n > 30:
             import numpy
 
             numpy.random.normal()
@@ -1401,8 +1401,8 @@ def test_containers_of_more_than_a_thousand_elements_are_not_walked() -> None:
     assert find_generators(lambda: many).generators == {}
 
 
-def test_object_whose_nbytes_is_a_method_is_passed_over(one_worker: Any) -> None:
+def test_object_whose_nbytes_is_a_method_is_passed_over(two_workers: Any) -> None:
     def simulate() -> dict[str, float]:
-        return {"x": float(len(one_worker.nthreads()))}
+        return {"x": float(len(two_workers.nthreads()))}
 
     assert Isolated(simulate).n_bytes == 0

@@ -87,7 +87,7 @@ SHARED = [kind for kind in KINDS if kind not in IN_MEMORY]
 
 several = pytest.mark.parametrize(
     "kind",
-    quick(KINDS, "path", "FsspecStore", "obstore on disk", "memory URL", "Icechunk repository", "Icechunk session"),
+    quick(KINDS, "path", "obstore on disk", "memory URL", "Icechunk repository"),
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:Object at .* is not recognized:zarr.errors.ZarrUserWarning")

@@ -140,7 +140,9 @@ def copied(path: Path) -> MemoryStore:
     return store
 
 
-@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize(
+    "kind", quick(OTHERS, "another store", "loaded and chunked", "persisted", "sampled", "in memory")
+)
 def test_condition_from_elsewhere_replaces_a_store(kind: str, path: Path) -> None:
     theta = OTHERS[kind](path)
     values = np.asarray(theta)
@@ -226,7 +228,7 @@ FUNCTIONS: dict[str, Callable[[xr.Dataset], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", FUNCTIONS)
+@pytest.mark.parametrize("kind", quick(FUNCTIONS, "closure", "default", "object", "global"))
 def test_function_that_keeps_the_store_is_not_run_after_its_removal(
     kind: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,7 +143,15 @@ KINDS = {
 }
 
 
-kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def by_name(kinds: dict[str, Kind], *of_others: str) -> list[Any]:
+    """Return kinds as parameters; those that are made of others are slow."""
+    marks = {name: pytest.mark.slow if name in of_others else () for name in kinds}
+    return [pytest.param(kind, id=name, marks=marks[name]) for name, kind in kinds.items()]
+
+
+kinds = pytest.mark.parametrize(
+    "kind", by_name(KINDS, "comparison_of_rejections", "rejection_of_comparison", "external")
+)
 
 
 def late(a: float, rng: np.random.Generator) -> dict[str, Any]:
