@@ -46,7 +46,7 @@ _LARGEST_N_CHUNKS = 10_000_000
 
 @dataclass(frozen=True)
 class Cost:
-    """What one sample takes, and what is asked for in one call.
+    """What one sample takes, as far as sizes follow from it.
 
     Parameters
     ----------

@@ -100,9 +100,8 @@ def replay_sample(pipeline: Pipeline, plan: Plan, sample: int, policy: Policy) -
     An exception at the sample is raised, unless the sample would be drawn again; those at others are not. In a
     rejection, where proposals are no one's, an exception is raised where the policy says so.
     """
-    size = 1 if pipeline.is_by_cell else plan.sub_batch_size
-    sub_batch, row = divmod(sample, size)
-    alone = replace(plan, sub_batch_size=size, chunk_size=size)
+    alone = pipeline.least(plan)
+    sub_batch, row = divmod(sample, alone.sub_batch_size)
     conditions = in_memory(pipeline.condition_rows(sub_batch, alone))
     result = pipeline.guarded(SubBatchRun(pipeline, alone, policy, sub_batch, conditions, strict_at=sample).run)
     return result.values, _assembled(pipeline, alone, sub_batch, conditions, policy, [result]), row

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
@@ -120,7 +121,7 @@ class FunctionStage(Stage):
         """Return the name that a parameter takes its value from, or None if it keeps its default."""
         name = parameter.name
         # one that is declared as an integer is no RandomState, and one that is set by default is the user's own choice
-        is_integer = parameter.annotation in (int, "int") or isinstance(parameter.default, int)
+        is_integer = parameter.annotation in (int, "int") or isinstance(parameter.default, Integral)
         if name in self._offered() and not (name == "random_state" and is_integer):
             return name
         if name in known:

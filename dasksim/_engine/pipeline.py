@@ -87,6 +87,11 @@ class Pipeline:
         seconds = sum(step.seconds for step in self.steps if step.is_run)
         return Cost(self.sample_bytes, seconds, self.is_batched, self.is_by_cell, on_gpu)
 
+    def least(self, plan: Plan) -> Plan:
+        """Return a plan whose chunks are the least that can be simulated alone: samples, or else sub-batches."""
+        size = 1 if self.is_by_cell else plan.sub_batch_size
+        return replace(plan, sub_batch_size=size, chunk_size=size)
+
     @property
     def sample_bytes(self) -> int:
         """Bytes of one sample of the dataset."""
@@ -171,10 +176,9 @@ class Pipeline:
         first, stop = sub_batch * size, (sub_batch + 1) * size
         last = min(stop, plan.n_samples) - 1
         beyond = f", and more beyond the end, {sample} among them, since batched stages need them"
-        where = f"in stage {stage!r}, " if stage else "in "
-        where += f"sub-batch {sub_batch} (samples {first} to {last}{beyond if sample > last else ''})"
-        if size == 1:
-            where = f"in stage {stage!r}, sample {sample}" if stage else f"at sample {sample}"
+        place = f"sub-batch {sub_batch} (samples {first} to {last}{beyond if sample > last else ''})"
+        place = f"sample {sample}" if size == 1 else place
+        where = f"in stage {stage!r}, {place}" if stage else f"{'at' if size == 1 else 'in'} {place}"
         if self.store is None:
             return f"{where}; run it alone with\n    {self._call(plan, first, stop)}"
         if self.call == "derive":

@@ -146,8 +146,8 @@ def replay(
     if not isinstance(sample, int | np.integer):
         raise ArgumentTypeError(f"sample must be an integer; got {sample!r}")
     pipeline, plan, record = request.pipeline, request.plan, request.record
-    size = 1 if pipeline.is_by_cell else plan.sub_batch_size
-    n_simulated = -(-n_samples // size) * size
+    least = pipeline.least(plan)
+    n_simulated = least.n_chunks * least.chunk_size
     if 0 <= sample < n_simulated:  # a stage may raise at one beyond the end, if a last, short sub-batch is made whole
         values, chunk, row = replay_sample(pipeline, plan, int(sample), request.policy)
     if not 0 <= sample < n_samples:

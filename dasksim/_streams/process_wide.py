@@ -96,7 +96,9 @@ class GlobalMark:
 
         That one says nothing: event loops, such as a cluster worker's, draw from it all the time.
         """
-        now = self.now()
+        return self._differs_from(self.now())
+
+    def _differs_from(self, now: "GlobalMark") -> bool:
         before = {library.module: state for library, state in self.others}
         # a library that was imported since has told no state before
         others = {library.module: state for library, state in now.others if library.module in before}
@@ -106,7 +108,8 @@ class GlobalMark:
 
     def moved(self) -> bool:
         """Whether any has moved since; to be asked under the lock that the mark was made under."""
-        return self.moved_by_functions() or self.now().python_state != self.python_state
+        now = self.now()
+        return self._differs_from(now) or now.python_state != self.python_state
 
     def restore(self) -> None:
         """Put the global generators back to where they were."""
