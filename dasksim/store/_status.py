@@ -78,7 +78,8 @@ class Status:
     def failed_share(self) -> str:
         """How many times a sample failed, and in how many samples, as text."""
         share = f" ({self.n_failed / self.n_complete_samples:.2%})" if self.n_complete_samples else ""
-        return f"{self.n_failed:,} times in {self.n_complete_samples:,} samples{share}"
+        times = f"{self.n_failed:,} time{'s' * (self.n_failed != 1)}"
+        return f"{times} in {self.n_complete_samples:,} samples{share}"
 
     @property
     def acceptance_rate(self) -> float:

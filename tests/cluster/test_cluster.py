@@ -270,7 +270,7 @@ def test_poisoned_memory_names_the_chunk_size(tmp_path: Path) -> None:
             assert hoarded
 
     path = tmp_path / "s.zarr"
-    with local_cluster(1, memory_limit="400MB") as client, pytest.raises(KilledWorker) as caught:
+    with local_cluster(1, memory_limit="400MB") as client, pytest.raises(KilledWorker, match="died") as caught:
         generate(simulator_that(hoard), path, N, conditions=NUMBERS, scheduler=client, **SIZES)
     assert "memory ran out. A chunk_size below 10 needs less" in notes(caught.value)
 

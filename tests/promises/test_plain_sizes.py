@@ -198,6 +198,7 @@ def test_one_sample_that_hangs_is_masked_alone_and_its_parameters_stay(tmp_path:
     np.testing.assert_array_equal(found.theta.values, theta)
     np.testing.assert_array_equal(found.valid.values, theta[:, 0] < largest)
     np.testing.assert_array_equal(np.isfinite(found.x.values), theta < largest)
+    assert "failed   1 time in 40 samples (2.50%)" in str(status(tmp_path / "s.zarr"))
     failure = status(tmp_path / "s.zarr").failures[0]
     assert (failure.stage, failure.kind, failure.count) == ("hangs", "TimeoutError", 1)
 
