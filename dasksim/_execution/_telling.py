@@ -48,6 +48,7 @@ def telling(scheduler: Any, tell: Tell) -> Iterator[tuple[Tell, Callable[[], Non
             path.touch()
             with path.open("rb", buffering=0) as told:
                 yield _Appended(str(path)), lambda: _hear(told, tell)
+                _hear(told, tell)
     else:
         topic = f"dasksim-done-{uuid.uuid4().hex}"
         scheduler.subscribe_topic(topic, lambda event: tell(*event[1]))
