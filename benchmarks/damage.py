@@ -197,7 +197,7 @@ def content_of(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in sorted(path.rglob("*")):
         name = str(file.relative_to(path))
-        if file.is_file() and "/receipts/c." not in name:
+        if file.is_file() and "/receipts/c." not in name and not name.startswith("_dasksim/audits/"):
             found[name] = file.read_bytes() if file.name != "zarr.json" else json.loads(file.read_bytes())
     for document in found.values():
         if isinstance(document, dict) and "dasksim" in document.get("attributes", {}):

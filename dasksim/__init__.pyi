@@ -1,7 +1,9 @@
 from . import errors, loaders, models, plots, random
 from ._analysis.arviz import to_arviz
 from ._analysis.report import report
+from ._core.audits import AuditOutcome
 from ._core.failures import Failure
+from ._operations.check import SimulatorCheck, check
 from ._operations.derive import derive
 from ._operations.generate import extend, generate
 from ._operations.replay import Replay, StageReplay, replay
@@ -12,6 +14,7 @@ from .errors import (
     ArgumentTypeError,
     DasksimError,
     IncompleteStoreError,
+    IrreproducibleError,
     OutputError,
     SimulatorError,
     StoreError,
@@ -35,12 +38,14 @@ from .store import Status, open_dataset, status
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
+    "AuditOutcome",
     "DasksimError",
     "ExternalProgram",
     "Failure",
     "GraphicalSimulator",
     "HierarchicalSimulator",
     "IncompleteStoreError",
+    "IrreproducibleError",
     "LambdaSimulator",
     "ModelComparisonSimulator",
     "OutputError",
@@ -48,6 +53,7 @@ __all__ = [
     "Replay",
     "SequentialSimulator",
     "Simulator",
+    "SimulatorCheck",
     "SimulatorError",
     "StageReplay",
     "Status",
@@ -55,6 +61,7 @@ __all__ = [
     "StoreMismatchError",
     "Verification",
     "__version__",
+    "check",
     "derive",
     "errors",
     "extend",

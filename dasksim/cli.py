@@ -18,22 +18,27 @@ import dask
 
 from dasksim._analysis.report import report
 from dasksim._core.tracebacks import MOST_SHOWN, shorten
+from dasksim._operations.check import check
 from dasksim._operations.derive import derive
 from dasksim._operations.generate import extend, generate
 from dasksim._operations.replay import replay
 from dasksim._operations.verify import verify
 from dasksim._version import __version__
-from dasksim.errors import ArgumentError, DasksimError, nearest
+from dasksim.errors import ArgumentError, DasksimError, IrreproducibleError, nearest
 from dasksim.models import MODELS
 from dasksim.simulators import Simulator, make_simulator
 from dasksim.store import status
 
 __all__ = ["main"]
 
-#: Exit codes: all went well; the store is incomplete; the call or the simulator was wrong; chunks are damaged;
-#: interrupted by Ctrl-C. After the traceback of a simulator's own exception it is 1 too.
-OK, INCOMPLETE, FAILED, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 130
+#: Exit codes: all went well; the store is incomplete; the call or the simulator was wrong; chunks are damaged; samples
+#: came out otherwise when they were simulated again; interrupted by Ctrl-C. After the traceback of a simulator's own
+#: exception it is 1 too.
+OK, INCOMPLETE, FAILED, DAMAGED, IRREPRODUCIBLE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 RAISED = 1
+
+# What becomes of a difference that an audit finds.
+_AUDITS: dict[str, bool | str] = {"stop": True, "warn": "warn", "no": False}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
     except DasksimError as error:
         _say(f"dasksim: {error}", error)
-        return FAILED
+        return IRREPRODUCIBLE if isinstance(error, IrreproducibleError) else FAILED
     except KeyboardInterrupt as error:
         _say("dasksim: interrupted", error)
         return INTERRUPTED
@@ -70,6 +75,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dasksim {__version__}")
     commands = parser.add_subparsers(title="commands", required=True)
+
+    first = commands.add_parser(
+        "check", help="try a simulator before a long run: the same bits everywhere? exit code 4 if not"
+    )
+    first.add_argument("target", help="a model's name, package.module:object or file.py:object")
+    first.add_argument("-n", "--n-samples", type=int, help="number of samples (default: what takes about a second)")
+    first.add_argument("--seed", type=int, help="an integer >= 0 (default: fresh entropy)")
+    first.add_argument("--sub-batch-size", type=int, help="samples simulated together by batched functions")
+    first.set_defaults(run=_check)
 
     one = commands.add_parser("generate", help="simulate a dataset into a store, or go on where a run was stopped")
     _add_target(one)
@@ -139,6 +153,12 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--audit",
+        choices=list(_AUDITS),
+        default="stop",
+        help="where samples that are simulated again differ: stop, warn; or do not look: no (default: stop)",
+    )
     parser.add_argument("--part", type=_part, help="i/m: simulate the i-th of m shares only, i from 0")
     parser.add_argument(
         "--timeout", type=float, help="seconds that a sample may take, or a sub-batch of batched functions"
@@ -172,6 +192,7 @@ def _run_options(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "scheduler": scheduler,
             "retries": arguments.retries,
             "progress": False if arguments.no_progress else None,
+            "audit": _AUDITS[arguments.audit],
         }
 
 
@@ -195,6 +216,13 @@ def _workers(n_workers: int | None, scheduler: str | None) -> Iterator[Any]:
     with cluster, Client(cluster, set_as_default=False) as client:
         print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)  # noqa: T201
         yield client
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    simulator = load_simulator(arguments.target)
+    found = check(simulator, arguments.n_samples, seed=arguments.seed, sub_batch_size=arguments.sub_batch_size)
+    print(found)  # noqa: T201
+    return OK if found.is_good else IRREPRODUCIBLE
 
 
 def _generate(arguments: argparse.Namespace) -> int:

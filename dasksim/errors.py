@@ -7,6 +7,7 @@ The tree is grouped by what a handler would do::
     ├── ArgumentTypeError (TypeError)       a value in the call has the wrong type: change the call
     ├── SimulatorError (ValueError)         the stages do not fit together: change the simulator
     ├── OutputError (ValueError)            a function returned something unexpected: change the function
+    ├── IrreproducibleError (RuntimeError)  a function made other values when it ran again: change the function
     └── StoreError (OSError)                the store cannot be read or written: look at the path
         ├── StoreMismatchError (ValueError) the store was made by other arguments: change the call or the path
         └── IncompleteStoreError            the store lacks chunks: finish generating it
@@ -23,6 +24,7 @@ __all__ = [
     "ArgumentTypeError",
     "DasksimError",
     "IncompleteStoreError",
+    "IrreproducibleError",
     "OutputError",
     "SimulatorError",
     "StoreError",
@@ -48,6 +50,10 @@ class SimulatorError(DasksimError, ValueError):
 
 class OutputError(DasksimError, ValueError):
     """A user's function returned something other than what was expected."""
+
+
+class IrreproducibleError(DasksimError, RuntimeError):
+    """Samples came out otherwise when they were simulated again, as an audit does."""
 
 
 class StoreError(DasksimError, OSError):

@@ -30,6 +30,7 @@ __all__ = [
     "namespace_of",
     "read_only",
     "select_rows",
+    "shown",
 ]
 
 #: The kinds of device that a stage may run on.
@@ -37,6 +38,9 @@ DEVICES = ("cpu", "gpu")
 
 # Threads of a GPU that draw: which of them draws which number follows from it, so that it is the same on all GPUs.
 _DRAWING_THREADS = 1 << 16
+
+# Elements of an array that are all shown.
+_MOST_SHOWN = 20
 
 
 class Device(ABC):
@@ -256,3 +260,12 @@ def read_only(value: Any) -> Any:
         value = value.view()
         value.flags.writeable = False
     return value
+
+
+def shown(value: Any) -> str:
+    """Return an array as text, with all digits that tell a number from others: what differs looks different."""
+    array = np.asarray(value)
+    if array.size <= _MOST_SHOWN:
+        return np.array2string(array, floatmode="unique").replace("\n", "\n" + " " * 11)
+    ends = np.array2string(array.ravel(), threshold=0, edgeitems=3, floatmode="unique", max_line_width=1000)
+    return f"{ends} of shape {array.shape}"

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from dasksim._core.failures import Failure
 
-__all__ = ["Chunk", "Receipt"]
+__all__ = ["Chunk", "Receipt", "Trace"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,25 @@ class Chunk:
     n_proposals: int
     n_accepted: int
     failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What an audit compares of a chunk.
+
+    Parameters
+    ----------
+    made_by
+        The process that made it.
+    opening
+        What its first samples are, a number each.
+    units
+        CRC32C of each row, by variable, of the parts that may be simulated again, by their numbers.
+    """
+
+    made_by: str
+    opening: tuple[int, ...] = ()
+    units: Mapping[int, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,6 +72,8 @@ class Receipt:
         What failed.
     sizes
         Bytes of its shards, by variable.
+    trace
+        What an audit compares, if one asks for it; it is not stored.
     """
 
     chunk: int
@@ -63,6 +84,7 @@ class Receipt:
     digests: Mapping[str, int]
     failures: tuple[Failure, ...] = ()
     sizes: Mapping[str, int] = field(default_factory=dict)
+    trace: Trace | None = None
 
     @property
     def n_failed(self) -> int:

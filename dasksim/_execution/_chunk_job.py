@@ -1,7 +1,7 @@
 """What is done for each chunk of a store."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dasksim._core.chunk import Chunk, Receipt
@@ -11,6 +11,7 @@ from dasksim._engine.chunks import simulate_chunk
 from dasksim._engine.pipeline import Pipeline
 from dasksim._execution._telling import Tell, rarely
 from dasksim._execution._timeouts import TimeoutProcess
+from dasksim._execution.again import traced
 from dasksim.store import ChunkWriter, StoredRows
 
 __all__ = ["ChunkJob"]
@@ -30,6 +31,8 @@ class ChunkJob:
         The process in which to simulate, where that may take too long.
     tell
         What is told how many samples of the chunk are done, if anybody wants to know.
+    audited
+        Where there is an audit: what it may simulate again of each chunk.
     """
 
     pipeline: Pipeline
@@ -38,19 +41,29 @@ class ChunkJob:
     policy: Policy
     process: TimeoutProcess | None
     tell: Tell | None = None
+    audited: Mapping[int, Sequence[int]] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # each chunk brings its own rows of the conditions: with the job all of them would go to every worker
-        return ChunkJob, (self.pipeline.without_rows(), self.plan, self.writer, self.policy, self.process, self.tell)
+        pipeline = self.pipeline.without_rows()
+        return ChunkJob, (pipeline, self.plan, self.writer, self.policy, self.process, self.tell, self.audited)
 
     def __call__(self, chunk: int, conditions: Mapping[str, Any]) -> Receipt:
+        made: Chunk | None = None
+
         def simulate() -> Chunk:
+            nonlocal made
             # rows of a store are read here, by the worker, so that only their place travels
             values = {n: value.load() if isinstance(value, StoredRows) else value for n, value in conditions.items()}
             told = None if self.tell is None else rarely(self.tell, chunk)
-            return simulate_chunk(self.pipeline, self.plan, chunk, values, self.policy, self.process, told)
+            made = simulate_chunk(self.pipeline, self.plan, chunk, values, self.policy, self.process, told)
+            return made
 
-        return self.writer.write(chunk, simulate)
+        receipt = self.writer.write(chunk, simulate)
+        if self.audited is None or made is None:
+            return receipt
+        units = self.audited.get(chunk, ())
+        return replace(receipt, trace=traced(made, self.pipeline, self.plan, chunk, self.writer.layout, units))
 
     def close(self) -> None:
         """End the processes that were started for calls that may hang."""

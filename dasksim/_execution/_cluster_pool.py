@@ -6,11 +6,11 @@ import logging
 import pickle
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from typing import Any
 
-from dasksim._execution._jobs import Job, SentJob, end_job
+from dasksim._execution.jobs import Job, SentJob, end_job
 from dasksim.errors import ArgumentError
 
 __all__ = ["ClusterPool", "announces_gpus", "memory_per_chunk", "open_cluster_pool"]
@@ -22,7 +22,7 @@ _FEWEST = 8
 
 # A task that names a function of ours, or takes an object of a class of ours, cannot be read by a worker without
 # dasksim: it dies of the one, and waits for the other for ever. So tasks name builtins only, and fail when they run.
-_RUN = "__import__('dasksim._execution._jobs', fromlist=['run_payload']).run_payload(token, payload, chunk, conditions)"
+_RUN = "__import__('dasksim._execution.jobs', fromlist=['run_payload']).run_payload(token, payload, chunk, conditions)"
 
 
 class ClusterPool:
@@ -38,12 +38,17 @@ class ClusterPool:
         What the tasks are called on the dashboard.
     on_gpu
         Whether they need a GPU.
+    workers
+        Addresses of workers that are to run them, while there is one of these.
     """
 
-    def __init__(self, client: Any, job: Job, name: str, on_gpu: bool = False) -> None:
+    def __init__(
+        self, client: Any, job: Job, name: str, on_gpu: bool = False, workers: Sequence[str] | None = None
+    ) -> None:
         self._client = client
         resources = {"GPU": 1} if on_gpu and announces_gpus(client) else None
-        self._executor = client.get_executor(pure=False, resources=resources)
+        where = {"workers": list(workers), "allow_other_workers": True} if workers else {}
+        self._executor = client.get_executor(pure=False, resources=resources, **where)
         self._token = uuid.uuid4().hex
         self._payload = pickle.dumps(SentJob.of(job))
         self._leaves_processes = getattr(job, "process", None) is not None
@@ -93,6 +98,10 @@ class ClusterPool:
             self._n_workers, self._counted = n_workers, time.monotonic()
         # twice as many as threads, so that a next chunk is there before a receipt has come back
         return max(2 * self._n_workers, _FEWEST)
+
+    def n_workers(self) -> int:
+        """Return how many chunks are simulated at once."""
+        return max(self._n_workers, 1)
 
     def n_failed(self, error: BaseException) -> int:
         """Return how many tries of a chunk failed by a fault of the cluster when an error is seen; else none.

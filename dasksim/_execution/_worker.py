@@ -6,9 +6,9 @@ import threading
 import time
 from typing import Any
 
-from dasksim._execution._jobs import SentJob
+from dasksim._execution.jobs import SentJob
 
-__all__ = ["die_with", "run_in_worker", "start_worker"]
+__all__ = ["die_with", "run_in_worker", "start_watch", "start_worker"]
 
 # Set when the worker starts, so that a chunk brings no job along.
 _worker_job: SentJob | None = None
@@ -17,9 +17,14 @@ _worker_job: SentJob | None = None
 def start_worker(sent: SentJob, parent: int) -> None:
     """Keep the job, and end with the process that started this one."""
     global _worker_job
+    start_watch(parent)
+    _worker_job = sent
+
+
+def start_watch(parent: int) -> None:
+    """End with the process that started this one, and by nothing else."""
     threading.Thread(target=die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
-    _worker_job = sent
 
 
 def run_in_worker(chunk: int, conditions: Any) -> Any:

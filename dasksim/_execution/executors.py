@@ -17,8 +17,8 @@ from dask.system import CPU_COUNT
 from loky import ProcessPoolExecutor
 
 from dasksim._execution._cluster_pool import announces_gpus, open_cluster_pool
-from dasksim._execution._jobs import Job, SentJob
 from dasksim._execution._worker import run_in_worker, start_worker
+from dasksim._execution.jobs import Job, SentJob
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["Pool", "check_scheduler", "connect", "n_local_workers", "open_pool"]
@@ -41,6 +41,9 @@ class Pool(Protocol):
 
     def window(self) -> int:
         """Return how many chunks may be in flight now."""
+
+    def n_workers(self) -> int:
+        """Return how many chunks are simulated at once."""
 
     def n_failed(self, error: BaseException) -> int:
         """Return how many tries of a chunk failed by a fault of the workers when an error is seen; else none."""
@@ -141,24 +144,34 @@ class _LocalPool:
     ----------
     submit
         Starts a chunk.
-    window
-        How many may be in flight.
+    n_workers
+        How many are simulated at once.
     lost
         What a future raises where a worker has died; in threads all that is raised is the job's.
+    n_ahead
+        How many more may be in flight for each worker, so that a next chunk is there before a receipt has come back.
     """
 
     def __init__(
-        self, submit: Callable[[int, Any], "Future[Any]"], window: int, lost: tuple[type[Exception], ...] = ()
+        self,
+        submit: Callable[[int, Any], "Future[Any]"],
+        n_workers: int,
+        lost: tuple[type[Exception], ...] = (),
+        n_ahead: int = 1,
     ) -> None:
         self._submit = submit
-        self._window = window
+        self._n_workers = n_workers
+        self._n_ahead = n_ahead
         self._lost = lost
 
     def submit(self, chunk: int, conditions: Any, n_tries: int) -> "Future[Any]":
         return self._submit(chunk, conditions)
 
     def window(self) -> int:
-        return self._window
+        return (1 + self._n_ahead) * self._n_workers
+
+    def n_workers(self) -> int:
+        return self._n_workers
 
     def n_failed(self, error: BaseException) -> int:
         return int(isinstance(error, self._lost))
@@ -172,17 +185,17 @@ def open_pool(scheduler: Any, job: Job, name: str, on_gpu: bool = False) -> Iter
     nothing writes after the block. Ctrl-C drops those that are not begun, and ends worker processes.
     """
     if scheduler == "synchronous":
-        yield _LocalPool(lambda chunk, conditions: _done(job, chunk, conditions), 1)
+        yield _LocalPool(lambda chunk, conditions: _done(job, chunk, conditions), 1, n_ahead=0)
     elif scheduler == "threads":
         n_threads = min(CPU_COUNT, _GPU_THREADS) if on_gpu else CPU_COUNT
         threads = ThreadPoolExecutor(n_threads, thread_name_prefix="dasksim")
         with _shut_down(threads.shutdown, cancel_futures=True):
-            yield _LocalPool(lambda chunk, conditions: threads.submit(job, chunk, conditions), 2 * n_threads)
+            yield _LocalPool(lambda chunk, conditions: threads.submit(job, chunk, conditions), n_threads)
     elif scheduler == "processes":
         processes = _Processes(job)
         # workers ignore Ctrl-C, and a call that is under way may take long
         with _shut_down(processes.shutdown, kill_workers=True):
-            yield _LocalPool(processes.submit, 2 * CPU_COUNT, (BrokenProcessPool,))
+            yield _LocalPool(processes.submit, CPU_COUNT, (BrokenProcessPool,))
     else:
         with open_cluster_pool(scheduler, job, name, on_gpu) as pool:
             yield pool

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from typing import Any
 
 from dasksim._core.chunk import Receipt
@@ -16,6 +17,7 @@ from dasksim._core.memory import machine_memory
 from dasksim._core.plan import Plan
 from dasksim._engine.chunks import in_memory
 from dasksim._engine.pipeline import Pipeline
+from dasksim._execution._audit import Audit, audited_units, kept
 from dasksim._execution._chunk_job import ChunkJob
 from dasksim._execution._cluster_pool import memory_per_chunk
 from dasksim._execution._raised import Raised
@@ -53,8 +55,9 @@ def run_chunks(
     scheduler: Any,
     retries: int,
     progress: bool | None,
+    audit: bool | str = False,
 ) -> None:
-    """Simulate and write the chunks that have no receipt."""
+    """Simulate and write the chunks that have no receipt, and see whether they can be simulated again."""
     complete = writer.complete_chunks()
     missing = [chunk for chunk in chunks if chunk not in complete]
     n_samples = sum(map(plan.n_rows, chunks))
@@ -67,6 +70,9 @@ def run_chunks(
         print(announcement(pipeline, plan, writer.layout, missing, scheduler), file=sys.stderr)  # noqa: T201
     process = TimeoutProcess(pipeline, timeout) if timeout else None
     lost = _Lost(retries, plan.chunk_size)
+    units = audited_units(pipeline, plan, missing) if audit else None
+    job = ChunkJob(pipeline, plan, writer, policy, process, audited=units)
+    watcher = Audit(job, missing, scheduler, timeout, warns=audit == "warn") if audit else None
     try:
         with (
             # outermost: chunks that the pool still finishes need the processes
@@ -74,12 +80,8 @@ def run_chunks(
             Progress(n_samples, n_done, progress) as bar,
             # nothing is told that nobody sees
             telling(scheduler, bar.tell) if is_shown(progress) else _silence() as (tell, hear),
-            open_pool(
-                scheduler,
-                ChunkJob(pipeline, plan, writer, policy, process, tell),
-                _task_name(pipeline),
-                on_gpu=pipeline.device == "gpu",
-            ) as pool,
+            kept(watcher, writer, missing[0]),
+            open_pool(scheduler, replace(job, tell=tell), _task_name(pipeline), pipeline.device == "gpu") as pool,
             _closed(process, KeyboardInterrupt),  # the pool waits for calls, which may hang until the timeout
             # innermost: what is complete is committed before the pool waits for the rest
             writer.settling() as settle,
@@ -87,6 +89,10 @@ def run_chunks(
             for receipt in _windowed(pool, pipeline, plan, missing, lost, hear):
                 settle(receipt)
                 bar.advance(receipt.chunk, plan.n_rows(receipt.chunk), receipt.n_proposals, receipt.n_accepted)
+                if watcher is not None:
+                    watcher.look(receipt, pool.n_workers())
+            if watcher is not None:
+                watcher.finish(pool.n_workers())
     except (KeyboardInterrupt, StoreError, ConnectionError) as error:
         error.add_note(_how_to_resume(writer))
         raise

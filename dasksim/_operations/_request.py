@@ -79,6 +79,7 @@ class RunRequest:
     part: tuple[int, int] | None
     retries: int
     progress: bool | None
+    audit: bool | str
 
     @classmethod
     def checked(
@@ -92,6 +93,7 @@ class RunRequest:
         part: Any,
         retries: Any,
         progress: Any,
+        audit: Any,
         repair: Any = False,
     ) -> "RunRequest":
         """Return a request, its arguments checked.
@@ -115,6 +117,7 @@ class RunRequest:
             _check_part(part),
             check_retries(retries),
             progress if progress is None else check_flag("progress", progress),
+            _check_audit(audit),
         )
 
     def resolve(
@@ -179,6 +182,7 @@ class RunRequest:
             executor=executor,
             retries=self.retries,
             progress=self.progress,
+            audit=self.audit,
         )
         if self.part is None:
             self.store.finish(task.layout.record)
@@ -200,6 +204,7 @@ def fill(
     executor: Any,
     retries: int,
     progress: bool | None,
+    audit: bool | str = False,
 ) -> None:
     """Simulate and write the chunks that a store, or a derivation in it, lacks; where it is repaired, damaged ones too.
 
@@ -221,6 +226,7 @@ def fill(
         scheduler=executor,
         retries=retries,
         progress=progress,
+        audit=audit,
     )
 
 
@@ -265,6 +271,12 @@ def _check_part(part: Any) -> tuple[int, int] | None:
     if not 0 <= i < m:
         raise ArgumentError(f"part=(i, m) needs 0 <= i < m, with i counted from 0; got {part!r}")
     return i, m
+
+
+def _check_audit(audit: Any) -> bool | str:
+    if isinstance(audit, bool | np.bool_) or (isinstance(audit, str) and audit == "warn"):
+        return audit if isinstance(audit, str) else bool(audit)
+    raise ArgumentTypeError(f"audit must be True, False or 'warn'; got {audit!r}")
 
 
 def _check_timeout(timeout: Any) -> float | None:

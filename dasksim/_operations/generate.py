@@ -43,6 +43,7 @@ def generate(
     scheduler: Any = None,
     retries: int = 3,
     progress: bool | None = None,
+    audit: bool | str = True,
 ) -> xr.Dataset:
     """Simulate a dataset into a Zarr store, chunk by chunk, and open it.
 
@@ -111,6 +112,12 @@ def generate(
         How often a chunk is tried again whose worker died. What a function raises is never tried again.
     progress
         Whether to show a progress bar; by default in terminals and notebooks.
+    audit
+        Whether to simulate some samples of the first chunk again as soon as it is written, and of a few others at the
+        end: alone, in another order and, in a run of ten seconds or more, in another process with another hash seed. It
+        takes at most one sample, or one hundredth of the run. What differs in the first chunk stops the run, or with
+        ``"warn"`` warns as what differs later does; chunks that begin alike are told too. :func:`status` says what was
+        found.
 
     Returns
     -------
@@ -128,6 +135,8 @@ def generate(
         If the path holds something else, cannot be written, or the samples do not fit on the disk.
     StoreMismatchError
         If the store was made by other arguments; the message lists what differs.
+    IrreproducibleError
+        If samples of the first chunk come out otherwise when they are simulated again.
 
     Examples
     --------
@@ -148,6 +157,7 @@ def generate(
         part=part,
         retries=retries,
         progress=progress,
+        audit=audit,
     )
     place, policy = request.store, Policy.checked(on_error, on_nonfinite)
     overwrite, dry_run = check_flag("overwrite", overwrite), check_flag("dry_run", dry_run)
@@ -235,6 +245,7 @@ def extend(
     scheduler: Any = None,
     retries: int = 3,
     progress: bool | None = None,
+    audit: bool | str = True,
 ) -> xr.Dataset:
     """Make a store longer.
 
@@ -253,7 +264,7 @@ def extend(
     conditions
         As given when the store was made; values with a batch axis must begin with those. Lazy ones cannot be read from
         the store itself.
-    allow_changed, timeout, part, scheduler, retries, progress
+    allow_changed, timeout, part, scheduler, retries, progress, audit
         As in :func:`generate`.
 
     Returns
@@ -269,6 +280,8 @@ def extend(
         If there is no store, or it cannot be written.
     StoreMismatchError
         If the store was made by another simulator or other conditions; the message lists what differs.
+    IrreproducibleError
+        If samples of the first new chunk come out otherwise when they are simulated again.
 
     Examples
     --------
@@ -290,6 +303,7 @@ def extend(
         part=part,
         retries=retries,
         progress=progress,
+        audit=audit,
     )
     place = request.store
     scheduler = scheduler_for(scheduler, place)

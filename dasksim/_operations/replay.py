@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._core.arrays import as_host
+from dasksim._core.arrays import as_host, shown
 from dasksim._core.failures import VALID
 from dasksim._core.tracebacks import shortened
 from dasksim._core.variables import Variable
@@ -23,10 +23,6 @@ from dasksim.store import StoreLike
 __all__ = ["Replay", "StageReplay", "replay"]
 
 Array = npt.NDArray[Any]
-
-
-# Elements of an array that are all shown.
-_MOST_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -75,21 +71,12 @@ class Replay:
         lines = [f"sample {self.sample} of sub-batch {self.sub_batch}: {agrees}"]
         for stage in self.stages:
             lines.append(f"  {stage.name}")
-            lines += [f"    {arrow} {n} = {_shown(v)}" for arrow, values in _flows(stage) for n, v in values.items()]
+            lines += [f"    {arrow} {n} = {shown(v)}" for arrow, values in _flows(stage) for n, v in values.items()]
         return "\n".join(lines)
 
 
 def _flows(stage: StageReplay) -> tuple[tuple[str, Mapping[str, Any]], ...]:
     return ("<-", stage.inputs), ("->", stage.outputs)
-
-
-def _shown(value: Any) -> str:
-    array = np.asarray(value)
-    if array.size <= _MOST_SHOWN:
-        # all digits that tell a number from others: what differs looks different
-        return np.array2string(array, floatmode="unique").replace("\n", "\n" + " " * 11)
-    ends = np.array2string(array.ravel(), threshold=0, edgeitems=3, floatmode="unique", max_line_width=1000)
-    return f"{ends} of shape {array.shape}"
 
 
 @shortened()
@@ -194,7 +181,7 @@ def _how_it_differs(
         lines = [f"sample {sample} is masked in the store, but did not fail now; did its sub-batch take too long then?"]
         return "\n".join([*lines, *(f"  {change}" for change in changes)])
     lines = [f"sample {sample} differs from the store:"]
-    lines += [f"  {name}: {_shown(made[name])} now, {_shown(stored[name])} in the store" for name in different]
+    lines += [f"  {name}: {shown(made[name])} now, {shown(stored[name])} in the store" for name in different]
     lines += [f"  {change}" for change in changes]
     lines.append("dasksim.verify tells whether the store is damaged")
     return "\n".join(lines)

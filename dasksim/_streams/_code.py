@@ -4,9 +4,22 @@ import dis
 import functools
 import types
 
-__all__ = ["names_in"]
+__all__ = ["names_in", "tells_processes_apart"]
 
 Chain = tuple[str, ...]
+
+
+# What differs from process to process, and by what code comes to it.
+_OF_PROCESS = frozenset({"hash", "id", "set", "frozenset", "getpid", "getppid", "environ", "getenv", "getnode"})
+
+
+@functools.lru_cache(maxsize=1024)
+def tells_processes_apart(code: types.CodeType) -> bool:
+    """Whether code names or builds something that differs from process to process, such as a set of strings."""
+    names = {name for chain in names_in(code)[0] for name in chain}
+    builds = any(instruction.opname in ("BUILD_SET", "SET_ADD") for instruction in dis.get_instructions(code))
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return bool(names & _OF_PROCESS) or builds or any(map(tells_processes_apart, inner))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from dasksim._streams._code import names_in
+from dasksim._streams._code import names_in, tells_processes_apart
 from dasksim._streams._sources import OwnSeed, can_make_again, can_replace, is_engine, is_generator, own_seeds
 from dasksim._streams.libraries import may_draw
 from dasksim._streams.process_wide import NUMPY_GLOBAL
@@ -67,6 +67,8 @@ class Reach:
         For each module (by id), the attributes that lead to ``generators``.
     uses_globals
         Whether the code names the global generator of ``numpy.random``.
+    is_of_process
+        Whether it names, or holds, something that differs from process to process, such as a set.
     n_bytes
         Bytes of the arrays seen on the way.
     """
@@ -78,6 +80,7 @@ class Reach:
     names: dict[int, dict[str, object]] = field(default_factory=dict)
     attributes: dict[int, dict[str, object]] = field(default_factory=dict)
     uses_globals: bool = False
+    is_of_process: bool = False
     n_bytes: int = 0
 
 
@@ -221,6 +224,7 @@ class _Walk:
         elif isinstance(obj, type):
             yield from self._of_class(obj)
         elif not isinstance(obj, types.ModuleType):
+            self.reach.is_of_process |= isinstance(obj, set | frozenset)
             yield from self._of_instance(obj)
 
     def _add_source(self, obj: object) -> None:
@@ -233,6 +237,7 @@ class _Walk:
         if _is_opaque(function):
             return
         code, scope = function.__code__, function.__globals__
+        self.reach.is_of_process |= tells_processes_apart(code)
         cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
         for cell in cells.values():
             if _contents(cell) is not None:

@@ -66,6 +66,19 @@ class Isolated:
         """Whether it is known to draw from a generator that it reaches, or from the global ones."""
         return bool(self.uses_globals or self._reach.generators or self._reach.in_place)
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What it is known to draw from, besides its arguments."""
+        found = [*self._reach.generators.values(), *self._reach.in_place.values()]
+        kinds = [f"a {type(source).__name__} that it reaches" for source in found]
+        of_process = ["the generators of the process, such as numpy.random's"] if self.uses_globals else []
+        return (*dict.fromkeys(kinds), *of_process)
+
+    @property
+    def is_of_process(self) -> bool:
+        """Whether it names something that differs from process to process, such as a set of strings."""
+        return self._reach.is_of_process
+
     def __reduce__(self) -> tuple[Any, ...]:
         # what it reaches is found again where it arrives: ids are those of one process
         return _arrived, (self.function, self.uses_globals, registered_libraries())

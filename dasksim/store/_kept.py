@@ -1,7 +1,8 @@
 """Where a store keeps what it says of itself: in documents of its own, of which the root has a copy.
 
 Its record stands in the attributes of the group ``_dasksim``, and what it says of a derivation in those of the group
-that holds the derivation's receipts, so that several can be made at once. Both have a checksum. The copy in the root is
+that holds the derivation's receipts, so that several can be made at once; what an audit found of a run, in those of a
+group of its own. All have a checksum. The copy in the root is
 for people, other programs and older versions; others may change it, as xarray does that adds a variable. It counts
 where the document within is missing, as in stores of older versions, or damaged.
 """
@@ -12,18 +13,22 @@ from typing import Any
 
 import google_crc32c
 
+from dasksim._core.audits import AuditOutcome
 from dasksim.store._entries import Derivation
 from dasksim.store._location import ROOT, Location
 from dasksim.store._record import ATTRIBUTE, Record
 
 __all__ = [
+    "AUDITS",
     "FOLDER",
     "OWN",
     "folder_of",
     "group_document",
     "is_group",
+    "keep_audit",
     "keep_entry",
     "keep_record",
+    "kept_audits",
     "kept_entries",
     "kept_entry",
     "kept_record",
@@ -31,6 +36,9 @@ __all__ = [
 
 #: Path of the group that holds a store's receipts.
 FOLDER = "_dasksim"
+
+#: Path of the group that holds what audits found, a group for each run.
+AUDITS = f"{FOLDER}/audits"
 
 #: Key of the document that holds the record.
 OWN = f"{FOLDER}/{ROOT}"
@@ -71,6 +79,19 @@ def keep_entry(location: Location, derivation: str, entry: Derivation) -> None:
     """Write what a store says of a derivation."""
     location.create(f"{FOLDER}/derived/{ROOT}", group_document())
     location.write(f"{folder_of(derivation)}/{ROOT}", group_document(entry.document))
+
+
+def keep_audit(location: Location, chunk: int, outcome: AuditOutcome) -> None:
+    """Write what was found of a run that began with a chunk, in place of what was found of one before it."""
+    location.create(f"{AUDITS}/{ROOT}", group_document())
+    location.write(f"{AUDITS}/c{chunk}/{ROOT}", group_document(outcome.document))
+
+
+def kept_audits(location: Location) -> list[AuditOutcome]:
+    """Return what was found of all runs; what is damaged is left out."""
+    documents = (_told(location.read(f"{AUDITS}/{key}/{ROOT}")) for key in location.children(AUDITS) if key != ROOT)
+    found = (AuditOutcome.of_document(document) for document in documents if document is not None)
+    return [outcome for outcome in found if outcome is not None]
 
 
 def group_document(told: Mapping[str, Any] | None = None) -> bytes:

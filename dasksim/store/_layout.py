@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.failures import VALID
+from dasksim.store._dtypes import as_stored
 from dasksim.store._entries import StoredVariable
+from dasksim.store._receipt import digest_rows
 from dasksim.store._record import Record
 
 __all__ = ["ArrayLayout", "StoreLayout", "array_layout", "choose_inner_rows", "inner_rows_for"]
@@ -95,6 +97,11 @@ class StoreLayout:
         inner_rows = inner_rows_for(record)
         arrays = (array_layout(record, name, variable, inner_rows) for name, variable in record.variables.items())
         return cls(tuple(arrays), coords, record)
+
+    def row_digests(self, variables: Mapping[str, npt.NDArray[Any]], rows: slice) -> dict[str, tuple[int, ...]]:
+        """Return the CRC32C of each of some rows of each variable, as they are stored."""
+        stored = {a.name: as_stored(variables[a.name][rows], a.name, a.dtype) for a in self.arrays}
+        return {name: tuple(map(digest_rows, values)) for name, values in stored.items()}
 
 
 def array_layout(record: Record, name: str, variable: StoredVariable, inner_rows: int) -> ArrayLayout:

@@ -6,6 +6,7 @@ from typing import Any
 
 from dasksim.errors import StoreError
 from dasksim.store._kept import (
+    AUDITS,
     FOLDER,
     OWN,
     folder_of,
@@ -187,7 +188,7 @@ def _nodes(location: Location, path: str, own: Collection[str]) -> Iterator[tupl
     for child in location.children(path):
         name = f"{path}/{child}".removeprefix("/")
         try:
-            document = None if child == ROOT else read_document(location, name)
+            document = None if child == ROOT or name == AUDITS else read_document(location, name)
         except StoreError:
             # a damaged document of somebody else's array is left out, and in nobody's way
             if name in own:

@@ -5,8 +5,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dasksim._core.audits import AuditOutcome
 from dasksim._core.failures import Failure
 from dasksim.store._damage import Columns, damaged_shards
+from dasksim.store._kept import kept_audits
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location, explained
 from dasksim.store._metadata import check_arrays
@@ -51,6 +53,8 @@ class Status:
     damaged
         What is wrong with the shards of complete chunks, those of derived variables included, by chunk: missing, or of
         another size than when they were written. :func:`verify` also reads them.
+    audit
+        What was found when samples were simulated again, or None if none were.
     """
 
     path: str
@@ -68,6 +72,7 @@ class Status:
     missing: tuple[tuple[int, int], ...] = ()
     derived: Mapping[str, int] = field(default_factory=dict)
     damaged: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    audit: AuditOutcome | None = None
 
     @property
     def n_failed(self) -> int:
@@ -124,6 +129,8 @@ class Status:
         if self.failures:
             lines.append(f"  failed   {self.failed_share}")
         lines += [f"           {failure}" for failure in self.failures]
+        lines.append(f"  audited  {self.audit or 'no'}")
+        lines += [f"           {text}" for text in self.audit.found] if self.audit else []
         for names, n_complete in self.derived.items():
             state = "" if n_complete == self.n_chunks else f": {n_complete:,} of {self.n_chunks:,} chunks; derive again"
             lines.append(f"  derived  {names}{state}")
@@ -178,6 +185,7 @@ def status(store: StoreLike) -> Status:
         missing=_gaps(complete, record.n_chunks),
         derived=derived,
         damaged=dict(sorted(damaged.items())),
+        audit=AuditOutcome.summed(kept_audits(location)),
     )
 
 

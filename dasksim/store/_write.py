@@ -12,11 +12,12 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.buffer.cpu import Buffer
 from zarr.storage import WrapperStore
 
+from dasksim._core.audits import AuditOutcome
 from dasksim._core.chunk import Chunk, Receipt
 from dasksim.errors import StoreError, StoreMismatchError
 from dasksim.store._document import shard_key
 from dasksim.store._dtypes import as_stored
-from dasksim.store._kept import FOLDER, folder_of
+from dasksim.store._kept import FOLDER, folder_of, keep_audit
 from dasksim.store._layout import ArrayLayout, StoreLayout
 from dasksim.store._location import ROOT, Location, explained
 from dasksim.store._receipt import digest_rows
@@ -135,6 +136,11 @@ class ChunkWriter:
         receipt = Receipt(chunk, n_rows, made.n_proposals, made.n_accepted, nanoseconds, digests, made.failures, sizes)
         receipts.write(receipt)
         return receipt
+
+    def keep_audit(self, chunk: int, outcome: AuditOutcome) -> None:
+        """Write what was found of a run that began with a chunk."""
+        with self.location.changing("keep what an audit found") as place, explained(f"cannot write to {place.name!r}"):
+            keep_audit(place, chunk, outcome)
 
     def complete_chunks(self) -> set[int]:
         """Return the numbers of the chunks that are complete."""

@@ -23,7 +23,7 @@ from distributed import Client, KilledWorker, LocalCluster
 from processes import ended, wait_for
 
 from dasksim import ArgumentError, ArgumentTypeError, Simulator, generate, make_simulator, open_dataset, status
-from dasksim._execution._jobs import SentJob
+from dasksim._execution.jobs import SentJob
 from dasksim._execution.run import _task_name
 from dasksim.cli import FAILED, OK, main
 from dasksim.cluster import gpu_cluster

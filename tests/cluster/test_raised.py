@@ -20,8 +20,8 @@ from variants import quick
 
 import dasksim
 from dasksim import StoreError, generate, make_simulator, replay
-from dasksim._execution._jobs import SentJob
 from dasksim._execution._raised import Raised
+from dasksim._execution.jobs import SentJob
 from dasksim._execution.run import _Lost, _windowed
 from dasksim._execution.transport import Cache
 from dasksim.cli import main
@@ -349,6 +349,9 @@ class LosesOnce:
             error.add_note("a note of distributed's")
             future.set_exception(error)
         return future
+
+    def n_workers(self) -> int:
+        return 1
 
     def window(self) -> int:
         return 2

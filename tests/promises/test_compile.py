@@ -97,7 +97,7 @@ def test_generate_runs_each_stage_once(scheduler: str, calls: Calls, tmp_path: P
     simulator.sample(N, **OPTIONS)  # probes
     calls.take()
     where = request.getfixturevalue("two_workers") if scheduler == "cluster" else scheduler
-    generate(simulator, tmp_path / "s.zarr", N, scheduler=where, **OPTIONS)
+    generate(simulator, tmp_path / "s.zarr", N, scheduler=where, audit=False, **OPTIONS)
     assert calls.take() == ONCE
 
 
@@ -125,7 +125,7 @@ def test_fully_conditioned_stage_does_not_run(is_generated: bool, calls: Calls, 
     probes = calls.take()
     assert set(probes) == {"prior", "likelihood", "noise"}
     if is_generated:
-        generate(simulator, tmp_path / "s.zarr", N, conditions=conditions, scheduler="threads", **OPTIONS)
+        generate(simulator, tmp_path / "s.zarr", N, conditions=conditions, scheduler="threads", audit=False, **OPTIONS)
     else:
         dataset.compute(scheduler="threads")
     assert calls.take() == {"likelihood": 5, "noise": N}

@@ -54,7 +54,7 @@ def test_a_chunk_runs_at_most_twice_while_another_thread_draws(tmp_path: Any, on
     calls.clear()
 
     with another_thread_draws():
-        made = dasksim.generate(simulator, tmp_path / "s.zarr", 20, on_error=on_error, progress=False, **how)
+        made = dasksim.generate(simulator, tmp_path / "s.zarr", 20, on_error=on_error, audit=False, **how)
 
     n_probes = 1 if on_error == "raise" else 2
     assert N_FUNCTIONS * 20 <= len(calls) <= N_FUNCTIONS * (2 * 20 + 2 * n_probes)

@@ -131,7 +131,7 @@ def test_threads_are_the_default_where_other_processes_cannot_write(kind: str, t
     def thread(rng: np.random.Generator) -> dict[str, Any]:
         return {"pid": os.getpid()}
 
-    dataset = generate(make_simulator(thread), KINDS[kind](tmp_path), N, **OPTIONS)
+    dataset = generate(make_simulator(thread), KINDS[kind](tmp_path), N, audit=False, **OPTIONS)
 
     assert set(dataset.pid.values.ravel()) == {os.getpid()}
 
@@ -146,7 +146,7 @@ def keys(store: Store) -> set[str]:
 @several
 def test_resume_simulates_only_missing_chunks(kind: str, tmp_path: Path) -> None:
     calls, store = Calls(tmp_path), KINDS[kind](tmp_path)
-    options = {**OPTIONS, "scheduler": "synchronous"}
+    options = {**OPTIONS, "scheduler": "synchronous", "audit": False}
     counted = counted_simulator(calls)
     wanted = bits(generate(counted, store, N, **options))
     calls.take()
@@ -460,7 +460,7 @@ def test_readers_of_a_repository_see_whole_windows(tmp_path: Path, monkeypatch: 
         return {"x": rng.normal()}
 
     made = make_simulator(watch, schema={"x": ((), "float64")})
-    generate(made, store, N, scheduler="synchronous", **OPTIONS)
+    generate(made, store, N, scheduler="synchronous", audit=False, **OPTIONS)
 
     assert sorted(set(seen)) == [0, 2, 4]
     messages = [snapshot.message for snapshot in store.ancestry(branch="main")]
@@ -552,12 +552,12 @@ def test_two_writers_of_one_repository_make_one_store(tmp_path: Path) -> None:
     def f(rng: np.random.Generator) -> dict[str, Any]:
         if others and is_made():
             others.clear()
-            generate(made, repository(tmp_path), N, scheduler="synchronous", **OPTIONS)
+            generate(made, repository(tmp_path), N, scheduler="synchronous", audit=False, **OPTIONS)
         return {"x": rng.normal()}
 
     made = make_simulator(f, schema={"x": ((), "float64")})
     wanted = bits(made.sample(N, seed=1, sub_batch_size=4))
-    assert bits(generate(made, store, N, scheduler="synchronous", **OPTIONS)) == wanted
+    assert bits(generate(made, store, N, scheduler="synchronous", audit=False, **OPTIONS)) == wanted
 
     messages = [snapshot.message for snapshot in store.ancestry(branch="main")]
     assert messages[:-1] == ["dasksim: 5 chunks", "dasksim: 5 chunks", "dasksim: make the store"]

@@ -29,7 +29,7 @@ def test_lazy_conditions_of_one_source_are_read_once_for_each_chunk(tmp_path: Pa
     simulator = make_simulator(lambda a, b, rng: {"x": a + b + rng.normal()})
     options: dict[str, Any] = {"seed": 1, "sub_batch_size": 5, "chunk_size": 5}
     path = tmp_path / "s.zarr"
-    stored = generate(simulator, path, 20, conditions=conditions, scheduler="synchronous", progress=False, **options)
+    stored = generate(simulator, path, 20, conditions=conditions, scheduler="synchronous", audit=False, **options)
     assert len(n_read) == 4 + 2  # the probe reads the first chunk for each of them
     assert bits(simulator.sample(20, **options, **conditions)) == bits(stored)
     assert verify(path, simulator, resimulate=4, conditions=conditions, progress=False).is_good

@@ -55,7 +55,7 @@ def array_bytes(path: Path) -> dict[str, bytes]:
 
 
 def _is_incidental(name: str) -> bool:
-    return name.startswith("_dasksim/") and "/receipts/c." in name
+    return name.startswith("_dasksim/") and ("/receipts/c." in name or name.startswith("_dasksim/audits/"))
 
 
 def finished_bytes(path: Path) -> dict[str, bytes]:

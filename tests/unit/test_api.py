@@ -98,7 +98,7 @@ def test_a_worker_imports_what_a_chunk_needs(tmp_path: Path) -> None:
         return {"x": rng.normal(), "is_loaded": [name in sys.modules for name in names]}
 
     dataset = dasksim.generate(
-        dasksim.make_simulator([draw]), tmp_path / "store.zarr", 2, seed=1, scheduler="processes", progress=False
+        dasksim.make_simulator([draw]), tmp_path / "store.zarr", 2, seed=1, scheduler="processes", audit=False
     )
 
     assert dataset.is_loaded.values.tolist() == [[True, True, *[False] * 5]] * 2
@@ -152,9 +152,14 @@ def test_every_argument_and_result_of_the_public_interface_is_described(obj: Any
 def test_the_tree_of_errors_is_small_and_each_is_what_a_caller_expects() -> None:
     classes = [getattr(errors, name) for name in errors.__all__]
     builtins = {"ArgumentError": ValueError, "ArgumentTypeError": TypeError, "SimulatorError": ValueError}
-    builtins |= {"OutputError": ValueError, "StoreError": OSError, "StoreMismatchError": ValueError}
+    builtins |= {
+        "OutputError": ValueError,
+        "StoreError": OSError,
+        "StoreMismatchError": ValueError,
+        "IrreproducibleError": RuntimeError,
+    }
 
-    assert len(classes) <= 8
+    assert len(classes) <= 9
     assert all(issubclass(error, errors.DasksimError) for error in classes)
     assert all(issubclass(getattr(errors, name), builtin) for name, builtin in builtins.items())
     defined = {name for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
