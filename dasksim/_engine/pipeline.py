@@ -78,6 +78,12 @@ class Pipeline:
         return all(step.stage.is_batched for step in self.steps if step.is_run)
 
     @property
+    def can_use_threads(self) -> bool:
+        """Whether stages gain from threads: they are batched, and none draws from generators of the whole process."""
+        functions = (function for step in self.steps if step.is_run for function in step.stage.functions)
+        return self.is_batched and not any(function.uses_globals for function in functions)
+
+    @property
     def is_by_cell(self) -> bool:
         """Whether what stages make of a sample depends on that sample alone, so that sub-batches change no value."""
         return all(step.stage.is_by_cell for step in self.steps if step.is_run)

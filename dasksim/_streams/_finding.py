@@ -305,6 +305,9 @@ class _Walk:
         # it is made again as a whole, after all else
         if is_engine(obj):
             return
+        if _top(cls.__module__) == "numba" and isinstance(getattr(obj, "__wrapped__", None), types.FunctionType):
+            # compiled code draws from generators of Numba's, by the names of those of NumPy and Python
+            yield _Edge(obj.__wrapped__, can_rebuild=False)  # type: ignore[attr-defined]
         if _top(cls.__module__) in _OPAQUE and cls not in (np.vectorize, types.SimpleNamespace):
             # which may be a method, as that of distributed's client is
             n_bytes = getattr(obj, "nbytes", 0)

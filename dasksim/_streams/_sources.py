@@ -10,6 +10,7 @@ import numpy as np
 
 from dasksim._streams.addresses import as_int
 from dasksim._streams.cells import CellSeeds
+from dasksim._streams.libraries import kind_of, seed_of
 from dasksim._streams.process_wide import bits_of
 
 __all__ = [
@@ -54,11 +55,15 @@ def is_generator(obj: object) -> bool:
     if isinstance(obj, random.Random):
         # the operating system's numbers have no state that could be set
         return not isinstance(obj, random.SystemRandom)
-    return isinstance(obj, np.random.Generator | np.random.RandomState | np.random.BitGenerator)
+    is_numpys = isinstance(obj, np.random.Generator | np.random.RandomState | np.random.BitGenerator)
+    return is_numpys or kind_of(obj) is not None
 
 
 def can_replace(source: object) -> bool:
     """Whether there can be another like it, for subclasses of generators may be made in a way of their own."""
+    kind = kind_of(source)
+    if kind is not None:
+        return kind.like is not None
     subclassed = isinstance(source, np.random.Generator | np.random.RandomState | random.Random)
     return not subclassed or type(source) in (np.random.Generator, np.random.RandomState, random.Random)
 
@@ -73,6 +78,11 @@ def own_seeds(obj: object) -> Iterator[OwnSeed]:
 
 def replacement(source: Any, seed: Seed) -> Any:
     """Return a source like ``source`` (same kind, same bit generator) on a stream."""
+    kind = kind_of(source)
+    if kind is not None and kind.like is not None:
+        new = kind.like(source)
+        kind.seed(new, seed_of(integer_of(seed)))
+        return new
     sequence: Any = seed  # NumPy takes any ISeedSequence, and says so of SeedSequence only
     if isinstance(source, random.Random):
         return random.Random(integer_of(seed))
@@ -101,6 +111,10 @@ def halves_of(seed: Seed) -> list[int]:
 
 def put_at(source: Any, seed: Seed) -> None:
     """Put a source itself on a stream, by its state, since others hold the source."""
+    kind = kind_of(source)
+    if kind is not None:
+        kind.seed(source, seed_of(integer_of(seed)))
+        return
     if isinstance(seed, CellSeeds) and _put_fast(source, seed):
         return
     new = replacement(source, seed)
@@ -154,7 +168,10 @@ _STATES: dict[type, Callable[[Sequence[int]], dict[str, Any]]] = {
 
 def restore(source: Any, state: Any) -> None:
     """Put a source back to where it was."""
-    if isinstance(source, random.Random):
+    kind = kind_of(source)
+    if kind is not None:
+        kind.restore(source, state)
+    elif isinstance(source, random.Random):
         source.setstate(state)
     elif isinstance(source, np.random.RandomState):
         source.set_state(state)
@@ -170,6 +187,9 @@ def restore(source: Any, state: Any) -> None:
 
 def state_of(source: Any) -> Any:
     """Return where a source is, as :func:`restore` takes it."""
+    kind = kind_of(source)
+    if kind is not None:
+        return kind.save(source)
     if isinstance(source, random.Random):
         return source.getstate()
     if isinstance(source, np.random.RandomState):

@@ -96,14 +96,16 @@ class GlobalMark:
 
         That one says nothing: event loops, such as a cluster worker's, draw from it all the time.
         """
-        return self._differs_from(self.now())
+        # nor do those of which each thread has its own: another one may ask than has made the mark
+        return self._differs_from(self.now(), per_thread=False)
 
-    def _differs_from(self, now: "GlobalMark") -> bool:
-        before = {library.module: state for library, state in self.others}
+    def _differs_from(self, now: "GlobalMark", *, per_thread: bool = True) -> bool:
+        others = [(library, state) for library, state in self.others if per_thread or not library.is_per_thread]
+        before = {library.module: state for library, state in others}
         # a library that was imported since has told no state before
-        others = {library.module: state for library, state in now.others if library.module in before}
+        after = {library.module: state for library, state in now.others if library.module in before}
         # as bytes, since dicts of arrays cannot be compared
-        mine, theirs = (self.numpy_state, {name: before[name] for name in others}), (now.numpy_state, others)
+        mine, theirs = (self.numpy_state, {name: before[name] for name in after}), (now.numpy_state, after)
         return pickle.dumps(mine) != pickle.dumps(theirs)
 
     def moved(self) -> bool:

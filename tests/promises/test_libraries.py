@@ -1,6 +1,7 @@
-"""Generators that libraries keep for the whole process: PyTorch's, and those that users register."""
+"""Generators of libraries: PyTorch's, Numba's, Keras's, and those that users register."""
 
 import importlib.util
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from distributed import Client
 
 import dasksim
 from dasksim import ArgumentError, ArgumentTypeError, make_simulator
+from dasksim._streams._library_private import KerasGenerators, NumbaStates
 
 #: A library with a generator that no walk finds: it is behind a function.
 LIBRARY = """
@@ -122,3 +124,113 @@ def test_distributions_and_layers_of_pytorch_draw_from_it() -> None:
     wanted = bits(simulator.sample(40, seed=1), scheduler="synchronous")
     assert bits(simulator.sample(40, seed=1, sub_batch_size=3), scheduler="threads") == wanted
     assert len(np.unique(simulator.sample(40, seed=1).theta.values)) == 40
+
+
+def test_generator_objects_of_pytorch_are_each_samples_own(two_workers: Client) -> None:
+    torch = pytest.importorskip("torch")
+    own = torch.Generator().manual_seed(3)
+
+    def draw() -> dict[str, Any]:
+        return {"x": torch.rand(3, generator=own).numpy()}
+
+    simulator, before = make_simulator(draw), own.get_state()
+    wanted = bits(simulator.sample(40, seed=1), scheduler="synchronous")
+    assert bits(simulator.sample(40, seed=1, sub_batch_size=3, chunk_size=9), scheduler="threads") == wanted
+    assert bits(simulator.sample(40, seed=1, chunk_size=20), scheduler=two_workers) == wanted
+    assert torch.equal(own.get_state(), before)
+    assert len(np.unique(simulator.sample(40, seed=1).x.values)) == 120
+
+
+# --- Numba ------------------------------------------------------------------------------------------------------------
+
+
+def compiled() -> dict[str, Any]:
+    """Return functions that draw from Numba's generators, each in another way."""
+    numba = pytest.importorskip("numba")
+
+    def inner(t: float) -> Any:
+        return t + np.random.normal()
+
+    inner = numba.njit(inner)
+
+    def nested(t: float) -> Any:
+        return inner(t) + random.random()
+
+    def rarely(t: float) -> Any:
+        return t + (np.random.normal() if t > 1.5 else 0.0)
+
+    def elementwise(x: Any) -> Any:
+        return x + np.random.normal()
+
+    def along(x: Any, y: Any) -> None:
+        for i in range(len(x)):
+            y[i] = x[i] + np.random.normal()
+
+    return {
+        "nested": numba.njit(nested),
+        "rarely": numba.njit(rarely),
+        "vectorize": numba.vectorize(elementwise),
+        "guvectorize": numba.guvectorize(["(float64[:],float64[:])"], "(n)->(n)")(along),
+    }
+
+
+@pytest.mark.parametrize("kind", ["nested", "rarely", "vectorize", "guvectorize"])
+def test_numbas_generators_are_each_samples_own(kind: str, two_workers: Client) -> None:
+    function = compiled()[kind]
+
+    def prior(rng: np.random.Generator) -> dict[str, Any]:
+        return {"theta": rng.normal()}
+
+    def draw(theta: float) -> dict[str, Any]:
+        return {"x": function(np.array([theta, theta])) if "vectorize" in kind else function(float(theta))}
+
+    simulator, states = make_simulator([prior, draw]), NumbaStates()
+    before = states.save()
+    wanted = bits(simulator.sample(40, seed=1), scheduler="synchronous")
+    assert bits(simulator.sample(40, seed=1, sub_batch_size=3, chunk_size=9), scheduler="threads") == wanted
+    assert bits(simulator.sample(40, seed=1, chunk_size=20), scheduler=two_workers) == wanted
+    assert states.save() == before
+    assert dasksim.check(simulator, 20, seed=1).is_good
+
+
+def test_numbas_states_are_put_back_with_the_normal_that_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    numba, states = pytest.importorskip("numba"), NumbaStates()
+    draw = numba.njit(lambda: np.random.normal())
+    for is_known in (True, False):
+        if not is_known:
+            monkeypatch.setattr(NumbaStates, "_knows_memory", lambda self: False)
+        states.seed(5)
+        draw()
+        draw()
+        state = states.save()
+        wanted = [draw() for _ in range(3)]
+        states.restore(state)
+        assert [draw() for _ in range(3)] == wanted
+    states.seed(5)
+    first = draw()
+    states.seed(5 + (1 << 40))
+    assert draw() != first
+
+
+# --- Keras ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # keras's own
+def test_keras_draws_are_each_samples_own() -> None:
+    keras = pytest.importorskip("keras")
+    own, layer = keras.random.SeedGenerator(3), keras.layers.Dropout(0.5)
+
+    def draw() -> dict[str, Any]:
+        kept = keras.random.normal((2,), seed=own)
+        of_process = keras.random.normal((2,))
+        dropped = layer(keras.ops.ones(8), training=True)
+        convert = keras.ops.convert_to_numpy
+        return {"x": convert(kept), "y": convert(of_process), "z": convert(dropped)}
+
+    simulator, before = make_simulator(draw), KerasGenerators.state(own)
+    wanted = bits(simulator.sample(40, seed=1), scheduler="synchronous")
+    assert bits(simulator.sample(40, seed=1, sub_batch_size=3, chunk_size=9), scheduler="threads") == wanted
+    found = simulator.sample(40, seed=1).compute()
+    assert KerasGenerators.state(own) == before
+    assert len(np.unique(found.x.values)) == len(np.unique(found.y.values)) == 80
+    assert (found.z.values == 0).any()
