@@ -26,6 +26,10 @@ __all__ = ["Pipeline", "to_rows"]
 Array = npt.NDArray[Any]
 T = TypeVar("T")
 
+# Samples that are simulated again together at most, and the seconds that they may take: to simulate any takes as long.
+_MOST_AGAIN = 64
+_AGAIN_SECONDS = 5e-4
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -96,6 +100,16 @@ class Pipeline:
     def least(self, plan: Plan) -> Plan:
         """Return a plan whose chunks are the least that can be simulated alone: samples, or else sub-batches."""
         size = 1 if self.is_by_cell else plan.sub_batch_size
+        return replace(plan, sub_batch_size=size, chunk_size=size)
+
+    def parts(self, plan: Plan) -> Plan:
+        """Return a plan whose chunks are simulated again by an audit: the least ones, or some if that takes no time."""
+        least = self.least(plan)
+        if not self.is_by_cell:
+            return least
+        seconds = sum(step.seconds for step in self.steps if step.is_run)
+        most = min(_MOST_AGAIN, int(_AGAIN_SECONDS / seconds) if seconds else 1, plan.sub_batch_size)
+        size = next(size for size in range(max(most, 1), 0, -1) if plan.chunk_size % size == 0)
         return replace(plan, sub_batch_size=size, chunk_size=size)
 
     @property

@@ -43,7 +43,7 @@ _MOST_OTHERS = 4
 _N_OTHERS = 3
 
 # And so many seconds at the least: what a run costs by itself is more.
-_LEAST_SECONDS = 5e-3
+_LEAST_SECONDS = 1e-2
 
 # Seconds of work of a run for which it is worth to start a process, which takes one, though no function looks as if
 # it told processes apart.
@@ -58,13 +58,13 @@ _CHANCE = 1e-3
 
 def audited_units(pipeline: Pipeline, plan: Plan, chunks: Sequence[int]) -> dict[int, tuple[int, ...]]:
     """Return which parts of which chunks may be simulated again: those of the first one, and of a few others."""
-    least = pipeline.least(plan)
+    parts = pipeline.parts(plan)
     others = {chunks[len(chunks) * i // _N_OTHERS - 1] for i in range(1, _N_OTHERS + 1)} - {chunks[0]}
     most = {chunks[0]: _MOST_FIRST} | dict.fromkeys(sorted(others), _MOST_OTHERS)
-    ratio = plan.chunk_size // least.chunk_size
+    ratio = plan.chunk_size // parts.chunk_size
     found = {}
     for chunk, n in most.items():
-        n_units = -(-plan.n_rows(chunk) // least.chunk_size)
+        n_units = -(-plan.n_rows(chunk) // parts.chunk_size)
         places = range(n_units) if n_units <= n else [i * (n_units - 1) // (n - 1) for i in range(n)]
         # from the last to the first: what a function keeps from call to call then differs
         found[chunk] = tuple(chunk * ratio + place for place in reversed(places))
@@ -158,23 +158,23 @@ class Audit:
 
     def _compared(self, run: Run, chunk: int, unit: int) -> Difference | None:
         """Return how a part differs from what it was when its chunk was made."""
-        trace, least = self._traces[chunk], self._job.pipeline.least(self._job.plan)
+        trace, parts = self._traces[chunk], self._job.pipeline.parts(self._job.plan)
         before = trace.units[unit]
         now = self._simulated(run, unit)
         if isinstance(now, TimeoutError) and self._timeout:
             return None
-        self._counted[chunk] += least.n_rows(unit)
+        self._counted[chunk] += parts.n_rows(unit)
         self._places.add(isinstance(now, Unit) and now.made_by != trace.made_by)
         if isinstance(now, Unit) and now.digests == before:
             return None
-        neighbours = [other for other in (unit + 1, unit - 1) if 0 <= other < least.n_chunks]
+        neighbours = [other for other in (unit + 1, unit - 1) if 0 <= other < parts.n_chunks]
         again = self._simulated(run, unit)
         if neighbours:
             self._simulated(run, neighbours[0])
         after = self._simulated(run, unit)
         pipeline, threads = self._job.pipeline, self._scheduler == "threads"
         return Difference.of(
-            pipeline, least, unit, before, (now, again, after), trace.made_by, self._stored, in_threads=threads
+            pipeline, parts, unit, before, (now, again, after), trace.made_by, self._stored, in_threads=threads
         )
 
     def _stored(self, sample: int) -> dict[str, Any]:
@@ -186,9 +186,9 @@ class Audit:
 
     def _simulated(self, run: Run, unit: int) -> Unit | Exception:
         """Return a part, simulated again, or what a function has raised."""
-        pipeline, least = self._job.pipeline, self._job.pipeline.least(self._job.plan)
+        pipeline, parts = self._job.pipeline, self._job.pipeline.parts(self._job.plan)
         try:
-            made: Unit = run(unit, in_memory(pipeline.condition_rows(unit, least)))
+            made: Unit = run(unit, in_memory(pipeline.condition_rows(unit, parts)))
         except Exception as error:
             if isinstance(error, _FAULTS) or type(error).__name__ == "KilledWorker":
                 raise
@@ -200,7 +200,7 @@ class Audit:
         """Give what simulates parts again, in another process than made the chunk if that is worth its start."""
         job = self._job
         process = None if self._timeout is None else TimeoutProcess(job.pipeline, self._timeout)
-        again = Again(job.pipeline, job.pipeline.least(job.plan), job.policy, job.writer.layout, process)
+        again = Again(job.pipeline, job.pipeline.parts(job.plan), job.policy, job.writer.layout, process)
         with contextlib.ExitStack() as stack:
             stack.callback(again.close)
             yield stack.enter_context(self._opened(again, made_by))
@@ -227,7 +227,7 @@ class Audit:
         if any(not condition.is_scalar for condition in self._job.pipeline.conditions.values()):
             return []  # which may repeat
         length = Counter(map(len, self._openings.values())).most_common(1)
-        openings = {c: rows for c, rows in self._openings.items() if length and len(rows) == length[0][0]}
+        openings = {c: rows for c, rows in sorted(self._openings.items()) if length and len(rows) == length[0][0]}
         alike = _alike(openings)
         if not alike:
             return []

@@ -62,8 +62,9 @@ class ChunkJob:
         receipt = self.writer.write(chunk, simulate)
         if self.audited is None or made is None:
             return receipt
-        units = self.audited.get(chunk, ())
-        return replace(receipt, trace=traced(made, self.pipeline, self.plan, chunk, self.writer.layout, units))
+        units, first = self.audited.get(chunk, ()), self.plan.samples(chunk).start
+        parts = self.pipeline.parts(self.plan)
+        return replace(receipt, trace=traced(made, self.pipeline, parts, first, self.writer.layout, units))
 
     def close(self) -> None:
         """End the processes that were started for calls that may hang."""

@@ -37,15 +37,16 @@ def whereabouts() -> str:
     return f"{platform.node()}:{os.getpid()}"
 
 
-def traced(made: Chunk, pipeline: Pipeline, plan: Plan, chunk: int, layout: StoreLayout, units: Iterable[int]) -> Trace:
-    """Return what is compared of a chunk; ``units`` are parts of it, by their numbers in the least plan."""
-    least, start = pipeline.least(plan), plan.samples(chunk).start
+def traced(
+    made: Chunk, pipeline: Pipeline, parts: Plan, first: int, layout: StoreLayout, units: Iterable[int]
+) -> Trace:
+    """Return what is compared of a chunk, from its first sample; ``units`` are chunks of another plan within it."""
     opening = layout.row_digests(made.variables, slice(0, _OPENING))
     own = [rows for name, rows in opening.items() if pipeline.sources.get(name) is not None]
-    parts = {unit: least.samples(unit) for unit in units}
+    rows = {unit: parts.samples(unit) for unit in units}
     digests = {
-        unit: layout.row_digests(made.variables, slice(part.start - start, part.stop - start))
-        for unit, part in parts.items()
+        unit: layout.row_digests(made.variables, slice(part.start - first, part.stop - first))
+        for unit, part in rows.items()
     }
     # a row's digests are one number
     return Trace(whereabouts(), tuple(hash(row) for row in zip(*own, strict=True)), digests)

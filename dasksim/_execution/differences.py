@@ -111,7 +111,7 @@ class Difference:
             cause = _PROCESS
         else:
             cause = THREADS if in_threads else _STATE
-        where = "alone, in another process" if is_elsewhere else "alone"
+        where = ("alone" if plan.chunk_size == 1 else "in another order") + ", in another process" * is_elsewhere
         first = plan.samples(unit).start
         if isinstance(now, Exception):
             return cls.raised(first, now, where, cause)

@@ -5,6 +5,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -52,8 +53,16 @@ def in_cluster(job: Job, client: Any, on_gpu: bool, made_by: str) -> Iterator[Ru
     others = [address for address in client.scheduler_info(n_workers=-1)["workers"] if address != made_by]
     pool = ClusterPool(client, job, "audit", on_gpu, others[:1])
     tries = itertools.count()
+
+    def run(unit: int, conditions: Any) -> Any:
+        future = pool.submit(unit, conditions, next(tries))
+        # a future whose scheduler is lost stays pending: the pool's window looks at the connection
+        while not wait([future], timeout=1).done:
+            pool.window()
+        return _result(future.result())
+
     try:
-        yield lambda unit, conditions: _result(pool.submit(unit, conditions, next(tries)).result())
+        yield run
     finally:
         pool.forget_job()
 

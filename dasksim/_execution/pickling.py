@@ -60,13 +60,14 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
-        # objects that stand in place of a module, such as one with attributes that are made when they are asked for
+        # objects that stand in place of a module, such as one with attributes that are made when they are asked for;
+        # instances of subclasses of modules too, which cloudpickle does not take for modules
         # (a copy: another thread may import meanwhile)
         modules: dict[str, Any] = dict(sys.modules)
         self._facades = {
             id(module): name
             for name, module in modules.items()
-            if not isinstance(module, types.ModuleType | None) and _can_import(name)
+            if type(module) not in (types.ModuleType, type(None)) and _can_import(name)
         }
 
     def reducer_override(self, obj: Any) -> Any:

@@ -259,7 +259,7 @@ class _Trial:
         self._layout = layout_of(pipeline, plan, None, _POLICY)
         self.again = Again(pipeline, self._least, _POLICY, self._layout)
         self.made: Chunk = simulate_chunk(pipeline, plan, 0, in_memory(pipeline.condition_rows(0, plan)), _POLICY)
-        self._before = traced(self.made, pipeline, plan, 0, self._layout, range(self._least.n_chunks))
+        self._before = traced(self.made, pipeline, self._least, 0, self._layout, range(self._least.n_chunks))
 
     @property
     def n_repeated(self) -> int:

@@ -171,16 +171,18 @@ def refuse() -> object:
 # What goes by name.
 
 
+@pytest.mark.parametrize("base", ["object", "types.ModuleType"])
 def test_what_stands_for_a_module_is_imported_on_the_other_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delitem(sys.modules, "facade_of_tests", raising=False)
     (tmp_path / "facade_of_tests.py").write_text(
-        "import sys, threading\n"
-        "class Facade:\n"
-        "    def __init__(self): self.lock = threading.Lock()\n"
+        "import sys, threading, types\n"
+        f"class Facade({base}):\n"
+        "    def __init__(self, name): self.__name__, self.lock = name, threading.Lock()\n"
         "    def draw(self, rng):\n"
         "        with self.lock: return rng.normal()\n"
-        "sys.modules[__name__] = Facade()\n"
+        "sys.modules[__name__] = Facade(__name__)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
