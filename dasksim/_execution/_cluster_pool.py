@@ -39,7 +39,7 @@ class ClusterPool:
     on_gpu
         Whether they need a GPU.
     workers
-        Addresses of workers that are to run them, while there is one of these.
+        Addresses of the workers that run them; by default any.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ClusterPool:
     ) -> None:
         self._client = client
         resources = {"GPU": 1} if on_gpu and announces_gpus(client) else None
-        where = {"workers": list(workers), "allow_other_workers": True} if workers else {}
+        where = {"workers": list(workers)} if workers else {}
         self._executor = client.get_executor(pure=False, resources=resources, **where)
         self._token = uuid.uuid4().hex
         self._payload = pickle.dumps(SentJob.of(job))

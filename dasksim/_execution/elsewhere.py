@@ -50,21 +50,27 @@ def in_process(sent: SentJob, number: int = 0) -> Iterator[Run]:
 @contextlib.contextmanager
 def in_cluster(job: Job, client: Any, on_gpu: bool, made_by: str) -> Iterator[Run]:
     """Run a job on a worker of a cluster, another than one of them if there are others."""
-    others = [address for address in client.scheduler_info(n_workers=-1)["workers"] if address != made_by]
-    pool = ClusterPool(client, job, "audit", on_gpu, others[:1])
+    others = _workers(client) - {made_by}
+    pool = ClusterPool(client, job, "audit", on_gpu, sorted(others))
     tries = itertools.count()
 
     def run(unit: int, conditions: Any) -> Any:
         future = pool.submit(unit, conditions, next(tries))
-        # a future whose scheduler is lost stays pending: the pool's window looks at the connection
+        # a future stays pending whose scheduler is lost, at which the pool's window looks, or whose workers are gone
         while not wait([future], timeout=1).done:
             pool.window()
+            if others and not others & _workers(client):
+                raise ConnectionError("the workers of the cluster that simulated samples again are gone")
         return _result(future.result())
 
     try:
         yield run
     finally:
         pool.forget_job()
+
+
+def _workers(client: Any) -> set[str]:
+    return set(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def _result(made: Any) -> Any:

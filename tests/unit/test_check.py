@@ -125,9 +125,11 @@ def test_what_cannot_be_sent_is_not_tried_elsewhere() -> None:
     assert "cannot be sent to another process" in str(found)
 
 
-def test_default_number_of_samples() -> None:
+def test_default_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dasksim._operations.check._SECONDS", 0.2)
+
     def slow(rng: Rng) -> dict[str, Any]:
-        time.sleep(0.1)
+        time.sleep(0.02)
         return {"x": rng.normal()}
 
     assert check(make_simulator(slow)).n_samples <= 10
