@@ -42,6 +42,10 @@ _OPAQUE = frozenset(sys.stdlib_module_names) | {
 }
 _OPAQUE -= {"__main__"}
 
+# Modules by which Python calls C, and the types of functions that compilers make of Python.
+_TO_C = frozenset({"ctypes", "cffi"})
+_COMPILED = frozenset({"cython_function_or_method", "CompiledFFI", "CFunctionType", "_FuncPtr", "CDLL"})
+
 # Packages whose objects keep generators, or integers that stand for one. Their attributes are walked when all else has
 # been, so that other generators have the numbers that they have without them.
 _KEEPERS = frozenset({"scipy", "sklearn"})
@@ -69,6 +73,9 @@ class Reach:
         Whether the code names the global generator of ``numpy.random``.
     is_of_process
         Whether it names, or holds, something that differs from process to process, such as a set.
+    calls_c
+        Whether it calls compiled code of which nobody knows that threads may run it at the same time: by ctypes, or in
+        extension modules of other packages than those in ``_OPAQUE``.
     n_bytes
         Bytes of the arrays seen on the way.
     """
@@ -81,6 +88,7 @@ class Reach:
     attributes: dict[int, dict[str, object]] = field(default_factory=dict)
     uses_globals: bool = False
     is_of_process: bool = False
+    calls_c: bool = False
     n_bytes: int = 0
 
 
@@ -213,6 +221,7 @@ class _Walk:
             # such as a stored `rng.normal`
             if is_generator(obj.__self__):
                 yield _Edge(obj.__self__)
+            self.reach.calls_c |= _is_foreign(obj)
         elif isinstance(obj, functools.partial):
             yield from (_Edge(obj.func), _Edge(obj.args), _Edge(obj.keywords))
         elif isinstance(obj, list | tuple | dict | collections.deque):
@@ -225,6 +234,7 @@ class _Walk:
             yield from self._of_class(obj)
         elif not isinstance(obj, types.ModuleType):
             self.reach.is_of_process |= isinstance(obj, set | frozenset)
+            self.reach.calls_c |= type(obj).__name__ in _COMPILED and _is_foreign(obj)
             yield from self._of_instance(obj)
 
     def _add_source(self, obj: object) -> None:
@@ -264,6 +274,7 @@ class _Walk:
         """Follow ``module.attribute.attribute`` as far as it leads through modules."""
         opaque = False
         path = value.__name__ if isinstance(value, types.ModuleType) else ""
+        self.reach.calls_c |= _top(path) in _TO_C
         if path and may_draw(".".join([path, *attributes])):
             # rarely perhaps, so that no probe would notice
             self.reach.uses_globals = True
@@ -338,6 +349,12 @@ def _is_fitted(name: str, value: object) -> bool:
     """Whether an attribute is a collection of what scikit-learn has fitted, whose seeds have served their purpose."""
     ends = {name[-1]} if isinstance(value, dict) else {name[0], name[-1]}
     return isinstance(value, list | tuple | dict) and "_" in ends
+
+
+def _is_foreign(function: Any) -> bool:
+    """Whether a compiled function is of a package of which nobody knows that threads may call it at the same time."""
+    module = getattr(function, "__module__", None) or type(getattr(function, "__self__", None)).__module__
+    return not isinstance(module, str) or _top(module) not in _OPAQUE - _TO_C
 
 
 def _can_rebuild(cls: Any) -> bool:

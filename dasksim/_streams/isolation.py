@@ -113,8 +113,10 @@ class Isolated:
         rebuilt = rebuild.sources() if rebuild is not None and moves else []
         in_place = [(source, k) for k, source in self._reach.in_place.items()]
         if not (self.uses_globals or in_place or watch):
-            # nothing of the process is touched, so that threads need not wait for each other
-            yield function, (lambda stream: _put(rebuilt, stream)) if rebuilt else None
+            # nothing of the process is touched, so that threads need not wait for each other; but C code that they
+            # call by the sample may not bear it: a seed and what is drawn after it are two calls
+            with locked() if moves and self._reach.calls_c else contextlib.nullcontext():
+                yield function, (lambda stream: _put(rebuilt, stream)) if rebuilt else None
             return
         process: GlobalStreams | None = None
         try:

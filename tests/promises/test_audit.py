@@ -1,7 +1,9 @@
 """What cannot be simulated again is said, and never stored in silence."""
 
+import ctypes
 import itertools
 import os
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -286,3 +288,23 @@ def test_argument_is_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("document", [{}, {"n_samples": "many"}, {"n_samples": 1, "n_chunks": 1, "found": 3}])
 def test_damaged_outcome_is_left_out(document: Any) -> None:
     assert AuditOutcome.of_document(document) is None
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="loads the C library as POSIX does")
+def test_calls_of_c_that_belong_together_are_not_torn_apart_by_threads(tmp_path: Path) -> None:
+    def seeded(seed32: int) -> dict[str, Any]:
+        c = ctypes.CDLL(None)
+        c.srand(seed32)
+        time.sleep(1e-4)  # another thread's turn
+        return {"x": c.rand()}
+
+    made = [
+        generate(
+            make_simulator(seeded), tmp_path / scheduler, 100, seed=1, chunk_size=10, scheduler=scheduler
+        ).compute()
+        for scheduler in ("synchronous", "threads")
+    ]
+    assert made[0].x.equals(made[1].x)
