@@ -233,7 +233,7 @@ class _Walk:
         elif isinstance(obj, type):
             yield from self._of_class(obj)
         elif not isinstance(obj, types.ModuleType):
-            self.reach.is_of_process |= isinstance(obj, set | frozenset)
+            self.reach.is_of_process |= isinstance(obj, set | frozenset) and any(isinstance(e, str) for e in obj)
             self.reach.calls_c |= type(obj).__name__ in _COMPILED and _is_foreign(obj)
             yield from self._of_instance(obj)
 
@@ -247,7 +247,8 @@ class _Walk:
         if _is_opaque(function):
             return
         code, scope = function.__code__, function.__globals__
-        self.reach.is_of_process |= tells_processes_apart(code)
+        # of the user's own code: a package may hold sets wherever it likes, and starting a process takes a second
+        self.reach.is_of_process |= "site-packages" not in code.co_filename and tells_processes_apart(code)
         cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
         for cell in cells.values():
             if _contents(cell) is not None:
