@@ -127,6 +127,11 @@ class ClusterPool:
         # the scheduler has by itself tried the task on so many workers, and these tries count
         return error.allowed_failures + 1 if isinstance(error, KilledWorker) else 0
 
+    def is_with_worker(self) -> bool:
+        """Whether a worker has a chunk in flight, or is about to."""
+        assigned = set(itertools.chain.from_iterable(self._client.processing().values()))
+        return not assigned.isdisjoint(self._running)
+
     def cancel(self) -> None:
         """Drop all chunks in flight. A worker finishes the one that it has begun."""
         self._executor.shutdown(wait=False)

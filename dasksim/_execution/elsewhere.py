@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
@@ -11,7 +12,7 @@ from typing import Any
 
 from loky import ProcessPoolExecutor
 
-from dasksim._execution._cluster_pool import ClusterPool
+from dasksim._execution._cluster_pool import ClusterPool, announces_gpus
 from dasksim._execution._raised import Raised
 from dasksim._execution._worker import start_watch
 from dasksim._execution.jobs import Job, SentJob
@@ -23,6 +24,9 @@ Run = Callable[[int, Any], Any]
 
 # Seconds after which a process that is not used ends by itself.
 _IDLE_SECONDS = 300
+
+# Seconds for which no worker may have taken what is to be simulated again.
+_PATIENCE_SECONDS = 60.0
 
 _lock = threading.Lock()
 # Executors of one process each, by who has started them, since a fork has none, and their numbers.
@@ -50,17 +54,20 @@ def in_process(sent: SentJob, number: int = 0) -> Iterator[Run]:
 @contextlib.contextmanager
 def in_cluster(job: Job, client: Any, on_gpu: bool, made_by: str) -> Iterator[Run]:
     """Run a job on a worker of a cluster, another than one of them if there are others."""
-    others = _workers(client) - {made_by}
+    others = _able_workers(client, on_gpu) - {made_by}
     pool = ClusterPool(client, job, "audit", on_gpu, sorted(others))
     tries = itertools.count()
 
     def run(unit: int, conditions: Any) -> Any:
         future = pool.submit(unit, conditions, next(tries))
-        # a future stays pending whose scheduler is lost, at which the pool's window looks, or whose workers are gone
+        taken = time.monotonic()
+        # a future stays pending whose scheduler is lost, at which the pool's window looks, or that no worker can take
         while not wait([future], timeout=1).done:
             pool.window()
-            if others and not others & _workers(client):
-                raise ConnectionError("the workers of the cluster that simulated samples again are gone")
+            taken = time.monotonic() if pool.is_with_worker() else taken
+            if time.monotonic() - taken > _PATIENCE_SECONDS:
+                pool.cancel()
+                raise ConnectionError("no worker of the cluster could simulate samples again")
         return _result(future.result())
 
     try:
@@ -69,8 +76,11 @@ def in_cluster(job: Job, client: Any, on_gpu: bool, made_by: str) -> Iterator[Ru
         pool.forget_job()
 
 
-def _workers(client: Any) -> set[str]:
-    return set(client.scheduler_info(n_workers=-1)["workers"])
+def _able_workers(client: Any, on_gpu: bool) -> set[str]:
+    """Return the addresses of the workers of a cluster; where some have GPUs and one is needed, of those."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    needs_gpu = on_gpu and announces_gpus(client)
+    return {address for address, worker in workers.items() if worker["resources"].get("GPU") or not needs_gpu}
 
 
 def _result(made: Any) -> Any:
