@@ -22,7 +22,6 @@ from dasksim._engine.chunks import in_memory
 from dasksim._engine.nested import steps_within
 from dasksim._engine.pipeline import Pipeline
 from dasksim._execution._chunk_job import ChunkJob
-from dasksim._execution._timeouts import TimeoutProcess
 from dasksim._execution.again import Again, Unit
 from dasksim._execution.differences import Difference
 from dasksim._execution.elsewhere import Run, in_cluster, in_process
@@ -43,7 +42,7 @@ _MOST_OTHERS = 4
 _N_OTHERS = 3
 
 # And so many seconds at the least: what a run costs by itself is more.
-_LEAST_SECONDS = 1e-2
+_LEAST_SECONDS = 2e-3
 
 # Seconds of work of a run for which it is worth to start a process, which takes one, though no function looks as if
 # it told processes apart.
@@ -82,20 +81,15 @@ class Audit:
         The chunks of the run.
     scheduler
         Where it runs.
-    seconds
-        The time limit of the run's calls, if there is one.
     warns
         Whether a difference in the first chunk only warns.
     """
 
-    def __init__(
-        self, job: ChunkJob, chunks: Sequence[int], scheduler: Any, seconds: float | None, *, warns: bool
-    ) -> None:
+    def __init__(self, job: ChunkJob, chunks: Sequence[int], scheduler: Any, *, warns: bool) -> None:
         self._job = job
         self._first = chunks[0]
         self._units = job.audited or {}
         self._scheduler = scheduler
-        self._timeout = seconds
         self._warns = warns
         self._n_samples = sum(map(job.plan.n_rows, chunks))
         self._seconds = 0.0  # of work in the run, as far as the first chunk tells
@@ -161,7 +155,7 @@ class Audit:
         trace, parts = self._traces[chunk], self._job.pipeline.parts(self._job.plan)
         before = trace.units[unit]
         now = self._simulated(run, unit)
-        if isinstance(now, TimeoutError) and self._timeout:
+        if isinstance(now, TimeoutError) and self._job.process is not None:
             return None
         self._counted[chunk] += parts.n_rows(unit)
         self._places.add(isinstance(now, Unit) and now.made_by != trace.made_by)
@@ -195,15 +189,12 @@ class Audit:
             return error
         return made
 
-    @contextlib.contextmanager
-    def _elsewhere(self, made_by: str) -> Iterator[Run]:
+    def _elsewhere(self, made_by: str) -> contextlib.AbstractContextManager[Run]:
         """Give what simulates parts again, in another process than made the chunk if that is worth its start."""
         job = self._job
-        process = None if self._timeout is None else TimeoutProcess(job.pipeline, self._timeout)
-        again = Again(job.pipeline, job.pipeline.parts(job.plan), job.policy, job.writer.layout, process)
-        with contextlib.ExitStack() as stack:
-            stack.callback(again.close)
-            yield stack.enter_context(self._opened(again, made_by))
+        # in the processes of the run, where calls may take too long; it ends them
+        again = Again(job.pipeline, job.pipeline.parts(job.plan), job.policy, job.writer.layout, job.process)
+        return self._opened(again, made_by)
 
     def _opened(self, again: Again, made_by: str) -> contextlib.AbstractContextManager[Run]:
         functions = (f for step in steps_within(again.pipeline.steps) for f in step.stage.functions)

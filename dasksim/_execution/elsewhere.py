@@ -67,7 +67,8 @@ def in_cluster(job: Job, client: Any, on_gpu: bool, made_by: str) -> Iterator[Ru
             taken = time.monotonic() if pool.is_with_worker() else taken
             if time.monotonic() - taken > _PATIENCE_SECONDS:
                 pool.cancel()
-                raise ConnectionError("no worker of the cluster could simulate samples again")
+                error = ConnectionError("no worker of the cluster could simulate samples again")
+                raise error
         return _result(future.result())
 
     try:

@@ -72,7 +72,7 @@ def run_chunks(
     lost = _Lost(retries, plan.chunk_size)
     units = audited_units(pipeline, plan, missing) if audit else None
     job = ChunkJob(pipeline, plan, writer, policy, process, audited=units)
-    watcher = Audit(job, missing, scheduler, timeout, warns=audit == "warn") if audit else None
+    watcher = Audit(job, missing, scheduler, warns=audit == "warn") if audit else None
     try:
         with (
             # outermost: chunks that the pool still finishes need the processes
