@@ -116,6 +116,9 @@ class Difference:
         if isinstance(now, Exception):
             return cls.raised(first, now, where, cause)
         row, names = _first_different(before, now.digests)
+        # of many rows some have one digest: the first that differs among them is looked for
+        size = -(-plan.n_rows(unit) // len(next(iter(before.values()))))
+        row = _first_of(range(row * size, min((row + 1) * size, plan.n_rows(unit))), names, first, stored, now)
         if VALID in names:
             lines = ["failed when it was made, and not now" if _is_valid(now, row) else "has failed now"]
             return cls(first + row, "", tuple(lines), where, cause)
@@ -163,6 +166,17 @@ def _first_different(before: Mapping[str, Sequence[int]], now: Mapping[str, Sequ
     return row, [name for name, rows in different.items() if row in rows]
 
 
+def _first_of(
+    rows: range, names: Sequence[str], first: int, stored: Callable[[int], Mapping[str, Any]], now: Unit
+) -> int:
+    """Return the first of some rows that differs from what is stored, or the first of all where nobody knows."""
+    for row in rows if len(rows) > 1 else ():
+        then = stored(first + row)
+        if any(n in then and n in now.values and then[n].tobytes() != now.values[n][row].tobytes() for n in names):
+            return row
+    return rows[0]
+
+
 def _is_near(then: Any, now: Any, row: int) -> bool:
     """Whether floating-point values differ in their last digits only."""
     if then is None or now is None or np.asarray(then).dtype.kind not in "fc":
@@ -178,6 +192,8 @@ def _line(name: str, stored: Mapping[str, Any], now: Unit, again: Unit | Excepti
     told = [f"{shown(stored[name])} when it was made"] if name in stored else []
     if name in now.values:
         told.append(f"{shown(now.values[name][row])} now")
-    if isinstance(again, Unit) and again.digests[name][row] != now.digests[name][row] and name in again.values:
-        told.append(f"{shown(again.values[name][row])} once more")
+    if isinstance(again, Unit) and name in again.values and name in now.values:
+        once_more = again.values[name][row]
+        if once_more.tobytes() != now.values[name][row].tobytes():
+            told.append(f"{shown(once_more)} once more")
     return f"{name} = {', '.join(told)}" if told else f"{name} differs"

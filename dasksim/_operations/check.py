@@ -265,7 +265,7 @@ class _Trial:
     def n_repeated(self) -> int:
         """Samples whose variables are all those of an earlier one, of what was simulated."""
         own = [name for name, source in self._pipeline.sources.items() if source is not None]
-        digests = self._layout.row_digests(self.made.variables, slice(None))
+        digests = self._layout.row_digests(self.made.variables, slice(None), self._plan.n_samples)
         rows = Counter(zip(*(digests[name] for name in own), strict=True))
         return sum(count - 1 for count in rows.values())
 
@@ -313,7 +313,7 @@ class _Trial:
                 now = self._simulated(self.again, unit)
                 if isinstance(now, Unit) and now.digests == made.digests:  # it was another at first
                     return self._difference(self.again, unit, now, self._before.units[unit], self._then)
-                return self._difference(self.again, unit, now, made.digests, _rows_of(made, unit), in_threads=True)
+                return self._difference(self.again, unit, now, made.digests, _rows_of(made), in_threads=True)
         return None
 
     def alone(self, run: Run | None = None, *, backwards: bool) -> Difference | None:
@@ -354,10 +354,9 @@ class _Trial:
         return made
 
 
-def _rows_of(made: Unit, unit: int) -> Callable[[int], Mapping[str, Any]]:
+def _rows_of(made: Unit) -> Callable[[int], Mapping[str, Any]]:
     """Return what gives a sample of a part."""
-    n_rows = len(next(iter(made.digests.values())))
-    return lambda sample: {name: values[sample - unit * n_rows] for name, values in made.values.items()}
+    return lambda sample: {name: values[sample % len(values)] for name, values in made.values.items()}
 
 
 def _stages(pipeline: Pipeline, plan: Plan) -> Iterator[_StageCheck]:

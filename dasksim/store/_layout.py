@@ -98,10 +98,21 @@ class StoreLayout:
         arrays = (array_layout(record, name, variable, inner_rows) for name, variable in record.variables.items())
         return cls(tuple(arrays), coords, record)
 
-    def row_digests(self, variables: Mapping[str, npt.NDArray[Any]], rows: slice) -> dict[str, tuple[int, ...]]:
-        """Return the CRC32C of each of some rows of each variable, as they are stored."""
-        stored = {a.name: as_stored(variables[a.name][rows], a.name, a.dtype) for a in self.arrays}
-        return {name: tuple(map(digest_rows, values)) for name, values in stored.items()}
+    def row_digests(
+        self, variables: Mapping[str, npt.NDArray[Any]], rows: slice, most: int = 64
+    ) -> dict[str, tuple[int, ...]]:
+        """Return the CRC32C of each of some rows, as they are stored; of many rows, of some at a time."""
+        found = {}
+        for array in self.arrays:
+            values = as_stored(variables[array.name][rows], array.name, array.dtype)
+            size = _rows_at_a_time(len(values), most)
+            found[array.name] = tuple(digest_rows(values[i : i + size]) for i in range(0, len(values), size))
+        return found
+
+
+def _rows_at_a_time(n_rows: int, most: int = 64) -> int:
+    """Return how many rows have one digest, so that there are at most so many."""
+    return max(-(-n_rows // most), 1)
 
 
 def array_layout(record: Record, name: str, variable: StoredVariable, inner_rows: int) -> ArrayLayout:
