@@ -95,7 +95,7 @@ def test_run_stops_at_its_first_chunk(scheduler: str, function: Any, two_workers
 
 
 def test_values_then_and_now_are_told(tmp_path: Path) -> None:
-    with pytest.raises(IrreproducibleError) as raised:
+    with pytest.raises(IrreproducibleError, match="Each call gives other values") as raised:
         run(by_the_clock, tmp_path, n=10, scheduler="synchronous")
 
     sample = int(str(raised.value).split()[1])
@@ -135,30 +135,20 @@ def test_what_differs_later_is_a_warning(tmp_path: Path) -> None:
     assert "NOT REPRODUCIBLE" in str(status(tmp_path / "s.zarr"))
 
 
-def test_failure_that_does_not_come_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("on_error", "told"), [("mask", "has failed now"), ("raise", "stage 'moody': raised ValueError: tired")]
+)
+def test_failure_that_comes_only_again(on_error: str, told: str, tmp_path: Path) -> None:
     calls = []
 
     def moody(theta: Any) -> dict[str, Any]:
         calls.append(1)
-        if len(calls) > 18:
+        if len(calls) > 18:  # two by the probe, one for each sample
             raise ValueError("tired")
         return {"x": theta}
 
-    with pytest.raises(IrreproducibleError, match="has failed now"):
-        run(moody, tmp_path, n=16, scheduler="synchronous", on_error="mask")
-
-
-def test_exception_that_comes_only_again(tmp_path: Path) -> None:
-    calls = []
-
-    def moody(theta: Any) -> dict[str, Any]:
-        calls.append(1)
-        if len(calls) > 18:
-            raise ValueError("tired")
-        return {"x": theta}
-
-    with pytest.raises(IrreproducibleError, match="stage 'moody': raised ValueError: tired"):
-        run(moody, tmp_path, n=16, scheduler="synchronous")
+    with pytest.raises(IrreproducibleError, match=told):
+        run(moody, tmp_path, n=16, scheduler="synchronous", on_error=on_error)
 
 
 # --- streams that repeat ----------------------------------------------------------------------------------------------
