@@ -92,8 +92,8 @@ def codec_names(document: Mapping[str, Any]) -> list[str]:
 def inner_codecs(document: Mapping[str, Any]) -> list[str] | None:
     """Return the names of what makes bytes of an inner chunk's bytes, in the order of writing.
 
-    None if they are not as dasksim writes them: shards whole along all axes but the first, with their index at the end,
-    little-endian values, and no codecs but Blosc and checksums.
+    None if they are not as dasksim writes them: shards whole along all axes but the first, little-endian values, and no
+    codecs but Blosc and checksums.
     """
     codecs = list_of(document, "codecs")
     if len(codecs) != 1 or _name(codecs[0]) != "sharding_indexed":
@@ -103,7 +103,7 @@ def inner_codecs(document: Mapping[str, Any]) -> list[str] | None:
     index, *index_others = list_of(sharding, "index_codecs") or [None]
     names = [_name(codec) for codec in others]
     is_known = (
-        sharding.get("index_location", "end") == "end"
+        sharding.get("index_location", "end") in ("start", "end")
         and _is_little(values)
         and _is_little(index)
         and [_name(codec) for codec in index_others] == ["crc32c"]

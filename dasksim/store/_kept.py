@@ -11,9 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import google_crc32c
-
 from dasksim._core.audits import AuditOutcome
+from dasksim.store._checksums import checksum_of
 from dasksim.store._entries import Derivation
 from dasksim.store._location import ROOT, Location
 from dasksim.store._record import ATTRIBUTE, Record
@@ -98,7 +97,7 @@ def group_document(told: Mapping[str, Any] | None = None) -> bytes:
     """Return the document of a group that tells something, or nothing."""
     # told as a text within the document, so that its checksum holds however others format what is around it
     text = json.dumps(told)
-    attributes = {} if told is None else {ATTRIBUTE: text, _CHECKSUM: google_crc32c.value(text.encode())}
+    attributes = {} if told is None else {ATTRIBUTE: text, _CHECKSUM: checksum_of(text.encode())}
     return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=2).encode()
 
 
@@ -117,7 +116,7 @@ def _told(content: bytes | None) -> dict[str, Any] | None:
     try:
         attributes = json.loads(content or b"")["attributes"]
         text = attributes[ATTRIBUTE]
-        told = json.loads(text) if google_crc32c.value(text.encode()) == attributes[_CHECKSUM] else None
+        told = json.loads(text) if checksum_of(text.encode()) == attributes[_CHECKSUM] else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return told if isinstance(told, dict) else None

@@ -1,22 +1,29 @@
-"""What lies in a store, many objects at a time: their sizes, and the contents of small ones."""
+"""The objects of a store, without what Zarr does around them: sizes and small contents of many, and whole shards."""
 
 import asyncio
 import os
 import stat
+import uuid
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from zarr.abc.store import Store
 from zarr.buffer import default_buffer_prototype
+from zarr.buffer.cpu import Buffer
 from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
 
 from dasksim.store._zarr_private import sync
 
-__all__ = ["contents_of", "names_below", "sizes_of"]
+__all__ = ["contents_of", "names_below", "sizes_of", "write_parts"]
 
 # Requests to a remote store at a time: it takes some milliseconds for each.
 _MOST_REQUESTS = 64
+
+# Parts that a system writes at once at least, by POSIX; Linux takes as many as it has said.
+_MOST_PARTS = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 16
 
 
 def names_below(store: Store, path: str) -> list[str]:
@@ -44,6 +51,43 @@ def contents_of(store: Store, keys: Sequence[str], most_bytes: int) -> list[byte
     if isinstance(store, LocalStore):
         return [_content(f"{store.root}/{key}", most_bytes + 1) for key in keys]
     return sync(_fetched(store, keys))
+
+
+def write_parts(store: Store, key: str, parts: Sequence[npt.NDArray[np.uint8]]) -> int:
+    """Write an object that is given in parts, whole or not at all, and return how many bytes it has."""
+    # what a class of somebody's own does with what is written, it does with this too
+    if isinstance(store, LocalStore) and type(store).set is LocalStore.set:
+        _write_file(store.root / key, parts)
+    else:
+        sync(store.set(key, Buffer.from_array_like(np.concatenate(parts))))
+    return sum(map(len, parts))
+
+
+def _write_file(path: Path, parts: Sequence[npt.NDArray[np.uint8]]) -> None:
+    """Write a file under another name at first, as Zarr does, so that no kill leaves a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(f".{uuid.uuid4().hex}.partial")
+    try:
+        file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            for first in range(0, len(parts), _MOST_PARTS):
+                _write_all(file, [part.data for part in parts[first : first + _MOST_PARTS]])
+        finally:
+            os.close(file)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _write_all(file: int, parts: list[memoryview]) -> None:
+    while parts:
+        # less than all where a signal or a quota comes between
+        n_bytes = os.writev(file, parts)
+        while parts and n_bytes >= len(parts[0]):
+            n_bytes -= len(parts.pop(0))
+        if parts:
+            parts[0] = parts[0][n_bytes:]
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

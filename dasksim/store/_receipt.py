@@ -7,17 +7,15 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.failures import Failure
 from dasksim.errors import StoreError
+from dasksim.store._checksums import checksum_of
 
 __all__ = [
-    "CHECKSUM_BYTES",
     "KEY",
-    "checked",
     "digest_rows",
     "failures_in",
     "fields_of",
@@ -28,8 +26,6 @@ __all__ = [
 
 _FIELDS = ("complete", "proposals", "accepted", "failed", "nanoseconds")
 
-#: Bytes of a CRC32C.
-CHECKSUM_BYTES = 4
 _STRING_HEADER_BYTES = 8
 
 #: Keys of receipts, and of failures: the number of the chunk, and what stands before it.
@@ -40,7 +36,7 @@ KEY = re.compile(r"c(?P<separator>[./])(?P<chunk>0|[1-9][0-9]{0,18})(?:[./]0)?",
 def digest_rows(values: npt.NDArray[Any]) -> int:
     """Return the CRC32C of an array's little-endian bytes in C order."""
     little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-    return int(google_crc32c.value(np.ascontiguousarray(little)))
+    return checksum_of(np.ascontiguousarray(little))
 
 
 def fields_of(variables: Iterable[str]) -> list[str]:
@@ -57,12 +53,6 @@ def no_columns() -> dict[str, npt.NDArray[np.uint64]]:
 def totals_of(columns: Mapping[str, npt.NDArray[np.uint64]]) -> dict[str, int]:
     """Return the sums of what receipts count."""
     return {field: int(columns[field].sum()) for field in _FIELDS[1:]}
-
-
-def checked(content: bytes) -> bytes | None:
-    """Return a content without its checksum, or None if it differs from that."""
-    values, checksum = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
-    return values if google_crc32c.value(values) == int.from_bytes(checksum, "little") else None
 
 
 def failures_in(content: bytes) -> list[Failure]:

@@ -20,12 +20,13 @@ from zarr.errors import ContainsArrayError, ContainsGroupError
 from dasksim._core.chunk import Receipt
 from dasksim._core.failures import Failure, summed
 from dasksim.errors import StoreError
+from dasksim.store._checksums import CHECKSUM_BYTES, checked
 from dasksim.store._document import document_of, has_checksums, key_of, key_prefix
 from dasksim.store._dtypes import as_stored
 from dasksim.store._kept import FOLDER, folder_of
 from dasksim.store._location import Location, explained
 from dasksim.store._objects import contents_of, names_below
-from dasksim.store._receipt import CHECKSUM_BYTES, KEY, checked, digest_rows, failures_in, fields_of, totals_of
+from dasksim.store._receipt import KEY, digest_rows, failures_in, fields_of, totals_of
 from dasksim.store._record import Record
 from dasksim.store._told import read_document, read_record
 from dasksim.store._zarr_private import sync

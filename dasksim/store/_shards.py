@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import google_crc32c
-import numcodecs.blosc
 import numpy as np
 import numpy.typing as npt
 import zarr
@@ -16,18 +14,15 @@ from zarr.buffer import default_buffer_prototype
 
 from dasksim._core.failures import VALID
 from dasksim.errors import StoreError
-from dasksim.store._document import document_of, inner_codecs, key_of, key_prefix
+from dasksim.store._document import document_of, key_of, key_prefix
 from dasksim.store._location import Location, explained
+from dasksim.store._shard_form import NOTHING, ShardForm
 from dasksim.store._zarr_private import sync
 
 __all__ = ["ShardReader"]
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
-
-_CHECKSUM_BYTES = 4
-_INDEX_BYTES = 16  # of each inner chunk: its offset and its length
-_NOTHING = np.iinfo(np.uint64).max  # both, of an inner chunk that was not written
 
 _REPAIR = "dasksim.verify lists all that is damaged in a store, and generate(..., repair=True) simulates it again"
 
@@ -58,11 +53,8 @@ class ShardReader:
         self._n_rows: int = array.shape[0]
         self._location = location
         self._array = array
-        document = document_of(array)
-        codecs = inner_codecs(document)
-        # from the last one written: the checksum is looked at before Blosc gets to see the bytes
-        self._codecs = None if codecs is None else codecs[::-1]
-        self._key_prefix = key_prefix(document)
+        self._form = ShardForm.of(array)
+        self._key_prefix = key_prefix(document_of(array))
         self._indices: dict[int, Array] = {}  # needs no lock, which a forked process might find taken for ever
 
     @property
@@ -104,30 +96,28 @@ class ShardReader:
         return found
 
     def _read(self, chunk: int, inners: Sequence[int]) -> Iterator[tuple[int, Array]]:
-        if self._codecs is None:
+        form = self._form
+        if form is None:
             for inner in inners:
                 first = (chunk * self._n_inner + inner) * self.inner_rows
                 yield inner, np.asarray(self._array[first : first + self.inner_rows])
             return
-        index = self._index(chunk)
+        index = self._index(chunk, form)
         # Zarr leaves out inner chunks of nothing but fill values, unless it is told to write them
-        written = [] if index is None else [inner for inner in inners if index[inner, 0] != _NOTHING]
-        yield from ((inner, self._filled()) for inner in sorted(set(inners).difference(written)))
+        written = [] if index is None else [inner for inner in inners if index[inner, 0] != NOTHING]
+        yield from ((inner, form.filled()) for inner in sorted(set(inners).difference(written)))
         if index is not None and written:
             for inner, content in zip(written, self._contents(chunk, index[written]), strict=True):
-                values = self._decoded(content, self._codecs)
-                yield inner, self._again(chunk, inner, self._codecs) if values is None else values
+                values = form.decode(content)
+                yield inner, self._again(chunk, inner, form) if values is None else values
 
-    def _filled(self) -> Array:
-        return np.full((self.inner_rows, *self.row_shape), self._array.fill_value, self.dtype)
-
-    def _again(self, chunk: int, inner: int, codecs: Sequence[str]) -> Array:
+    def _again(self, chunk: int, inner: int, form: ShardForm) -> Array:
         """Return an inner chunk of a shard that was replaced since its index was read, as extending a store does."""
         self._indices.pop(chunk, None)
-        index = self._index(chunk)
-        if index is not None and index[inner, 0] != _NOTHING:
+        index = self._index(chunk, form)
+        if index is not None and index[inner, 0] != NOTHING:
             (content,) = self._contents(chunk, index[[inner]])
-            values = self._decoded(content, codecs)
+            values = form.decode(content)
             if values is not None:
                 return values
         raise self._error(chunk, "differs from its checksum; generate(..., repair=True) simulates it again")
@@ -138,34 +128,21 @@ class ShardReader:
     def _error(self, chunk: int, problem: str) -> StoreError:
         return StoreError(f"{self.name!r} of chunk {chunk} of the store at {self._location.name!r} {problem}")
 
-    def _index(self, chunk: int) -> Array | None:
+    def _index(self, chunk: int, form: ShardForm) -> Array | None:
         """Return offset and length of each inner chunk, or None if there is no shard and none is needed."""
         found = self._indices.get(chunk)
         if found is not None:
             return found
-        n_bytes = self._n_inner * _INDEX_BYTES + _CHECKSUM_BYTES
-        content = self._tail(chunk, n_bytes)
+        content = self._index_content(chunk, form)
         if content is None and self.name == VALID:  # made before samples could be masked
             return None
         if content is None:
             raise self._error(chunk, f"has no shard; {_REPAIR}")
-        checked = _checked(content) if len(content) == n_bytes else None
-        if checked is None:
+        index = form.index(content)
+        if index is None:
             raise self._error(chunk, f"has an index that differs from its checksum; {_REPAIR}")
-        index: Array = checked.view("<u8").reshape(self._n_inner, 2)
         self._indices[chunk] = index
         return index
-
-    def _decoded(self, content: Bytes | None, codecs: Sequence[str]) -> Array | None:
-        """Return the values of an inner chunk, or None if they differ from their checksum."""
-        for codec in codecs:
-            if content is None or len(content) < _CHECKSUM_BYTES:
-                return None
-            is_checksum = codec == "crc32c"
-            content = _checked(content) if is_checksum else _as_bytes(numcodecs.blosc.decompress(content))
-        if content is None:
-            return None
-        return content.view(self.dtype.newbyteorder("<")).reshape(self.inner_rows, *self.row_shape)
 
     def _contents(self, chunk: int, entries: Array) -> Iterator[Bytes]:
         """Return inner chunks as they are stored; those that touch are read at once."""
@@ -181,15 +158,19 @@ class ShardReader:
                     content = _as_bytes(os.pread(file.fileno(), last - first, first))
                 yield from (content[start - first : stop - first] for start, stop in run)
 
-    def _tail(self, chunk: int, n_bytes: int) -> Bytes | None:
+    def _index_content(self, chunk: int, form: ShardForm) -> Bytes | None:
+        n_bytes = form.index_bytes
         if self._location.folder is None:
-            content = self._fetched(chunk, SuffixByteRequest(n_bytes))
+            content = self._fetched(
+                chunk, RangeByteRequest(0, n_bytes) if form.is_index_first else SuffixByteRequest(n_bytes)
+            )
             return content if len(content) else None
         try:
             with (self._location.folder / self._key(chunk)).open("rb", buffering=0) as file:
                 # of a file that was cut short all of it, which is then found to be too little
                 size = os.fstat(file.fileno()).st_size
-                return _as_bytes(os.pread(file.fileno(), n_bytes, max(size - n_bytes, 0)))
+                first = 0 if form.is_index_first else max(size - n_bytes, 0)
+                return _as_bytes(os.pread(file.fileno(), n_bytes, first))
         except FileNotFoundError:
             return None
 
@@ -211,10 +192,3 @@ def _runs(ranges: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
 
 def _as_bytes(content: bytes) -> Bytes:
     return np.frombuffer(content, np.uint8)  # of memoryviews no checksum can be made
-
-
-def _checked(content: Bytes) -> Bytes | None:
-    """Return a content without its checksum, or None if it differs from that."""
-    values, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
-    is_right = google_crc32c.value(values) == int.from_bytes(checksum.tobytes(), "little")
-    return values if is_right else None

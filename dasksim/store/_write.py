@@ -7,22 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import zarr
-from zarr.abc.buffer import BufferPrototype
-from zarr.abc.store import ByteRequest, Store
-from zarr.buffer.cpu import Buffer
-from zarr.storage import WrapperStore
 
 from dasksim._core.audits import AuditOutcome
 from dasksim._core.chunk import Chunk, Receipt
 from dasksim.errors import StoreError, StoreMismatchError
-from dasksim.store._document import shard_key
 from dasksim.store._dtypes import as_stored
-from dasksim.store._kept import FOLDER, folder_of, keep_audit
+from dasksim.store._kept import folder_of, keep_audit
 from dasksim.store._layout import ArrayLayout, StoreLayout
-from dasksim.store._location import ROOT, Location, explained
-from dasksim.store._receipt import digest_rows
+from dasksim.store._location import Location, explained
 from dasksim.store._receipts import Receipts, open_receipts
 from dasksim.store._record import Record
+from dasksim.store._shard_writer import ShardWriter
 from dasksim.store._told import read_told
 
 __all__ = ["ChunkWriter", "forget_chunks"]
@@ -43,25 +38,6 @@ def forget_chunks(location: Location, record: Record, chunks: Iterable[int], der
             receipts.remove(chunk)
 
 
-class _Unread(WrapperStore[Store]):
-    """A store in which no shard can be read: Zarr then writes shards whole, and does not merge them with what is there.
-
-    What is there without a receipt may be anything. It remembers how many bytes were written.
-    """
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self.sizes: dict[str, int] = {}
-
-    async def set(self, key: str, value: Buffer) -> None:  # type: ignore[override]
-        await super().set(key, value)
-        self.sizes[key] = len(value)
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Any:
-        is_readable = key.endswith(ROOT) or key.startswith(f"{FOLDER}/")
-        return await super().get(key, prototype, byte_range) if is_readable else None
-
-
 class ChunkWriter:
     """Writes chunks to a store: the data first, the receipt last.
 
@@ -77,7 +53,7 @@ class ChunkWriter:
         self.location = location
         self.layout = layout
         # kept, since to open the arrays for each chunk takes as long as to write a small one
-        self._opened: tuple[_Unread, dict[str, zarr.Array[Any]], Receipts] | None = None
+        self._opened: tuple[dict[str, ShardWriter], Receipts] | None = None
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -114,18 +90,15 @@ class ChunkWriter:
     def _write(self, chunk: int, made: Chunk, start: int) -> Receipt:
         # before and after: another run may take the store over while a chunk is simulated, or while it is written
         self.check_record(self.location)
-        store, arrays, receipts = self._open()
+        shards, receipts = self._open()
         digests, sizes = {}, {}
-        first = chunk * self.layout.record.chunk_size
         n_rows = 0
         for array in self.layout.arrays:
             rows = as_stored(made.variables[array.name], array.name, array.dtype)
             n_rows = len(rows)
-            # a whole shard at once: of writes to its parts some would be lost
-            arrays[array.name][first : first + n_rows] = rows
-            # of what is stored, which a dtype may have rounded
-            digests[array.name] = digest_rows(rows)
-            sizes[array.name] = store.sizes.pop(shard_key(array.name, chunk, len(array.shape)), 0)
+            # a whole shard at once: of writes to its parts some would be lost; the digest is of what is stored, which a
+            # dtype may have rounded
+            digests[array.name], sizes[array.name] = shards[array.name].write(chunk, rows)
         try:
             self.check_record(self.location)
         except StoreMismatchError:
@@ -155,14 +128,14 @@ class ChunkWriter:
                 "stopped, so as not to mix its samples in"
             )
 
-    def _open(self) -> tuple[_Unread, dict[str, zarr.Array[Any]], Receipts]:
+    def _open(self) -> tuple[dict[str, ShardWriter], Receipts]:
         with self._lock:
             if self._opened is None:
-                store = _Unread(self.location.store)
-                group = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
-                arrays = {array.name: _checked(_array(group, array.name), array) for array in self.layout.arrays}
+                group = self.location.group_to_change()
+                arrays = [_checked(_array(group, array.name), array) for array in self.layout.arrays]
                 folder = folder_of(self.layout.derivation)
-                self._opened = store, arrays, Receipts(group, self.layout.record, self.location.name, folder)
+                receipts = Receipts(group, self.layout.record, self.location.name, folder)
+                self._opened = {array.path: ShardWriter(array) for array in arrays}, receipts
             return self._opened
 
 
@@ -182,5 +155,4 @@ def _array(group: zarr.Group, path: str) -> zarr.Array[Any]:
     array = group[path]
     if not isinstance(array, zarr.Array):
         raise StoreError(f"{path!r} in the store is no array")
-    # set when an array is opened, not kept in the store: shards that hold nothing but the fill value are written too
-    return array.with_config({"write_empty_chunks": True})
+    return array
