@@ -14,20 +14,12 @@ from types import ModuleType
 from typing import Any
 
 import cloudpickle
-import dask
 
-from dasksim._analysis.report import report
+# as users do: a name is loaded when a command asks for it
+import dasksim
 from dasksim._core.tracebacks import MOST_SHOWN, shorten
-from dasksim._operations.check import check
-from dasksim._operations.derive import derive
-from dasksim._operations.generate import extend, generate
-from dasksim._operations.replay import replay
-from dasksim._operations.verify import verify
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError, DasksimError, IrreproducibleError, nearest
-from dasksim.models import MODELS
-from dasksim.simulators import Simulator, make_simulator
-from dasksim.store import status
 
 __all__ = ["main"]
 
@@ -206,6 +198,7 @@ def _workers(n_workers: int | None, scheduler: str | None) -> Iterator[Any]:
         raise ArgumentError(f"give --workers {n_workers} or --scheduler {scheduler}, not both")
     if n_workers < 1:
         raise ArgumentError(f"--workers must be >= 1; got {n_workers}")
+    import dask  # which nothing else needs at once
     from distributed import Client, LocalCluster  # it takes half a second
 
     keeps_memory = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}  # see docs/clusters.md
@@ -220,7 +213,7 @@ def _workers(n_workers: int | None, scheduler: str | None) -> Iterator[Any]:
 
 def _check(arguments: argparse.Namespace) -> int:
     simulator = load_simulator(arguments.target)
-    found = check(simulator, arguments.n_samples, seed=arguments.seed, sub_batch_size=arguments.sub_batch_size)
+    found = dasksim.check(simulator, arguments.n_samples, seed=arguments.seed, sub_batch_size=arguments.sub_batch_size)
     print(found)  # noqa: T201
     return OK if found.is_good else IRREPRODUCIBLE
 
@@ -229,7 +222,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     # first: a target that does not exist starts no workers
     simulator = load_simulator(arguments.target)
     with _run_options(arguments) as options:
-        generate(
+        dasksim.generate(
             simulator,
             arguments.store,
             arguments.n_samples,
@@ -246,22 +239,22 @@ def _generate(arguments: argparse.Namespace) -> int:
             **options,
         )
     if not arguments.dry_run:
-        print(status(arguments.store), file=sys.stderr)  # noqa: T201
+        print(dasksim.status(arguments.store), file=sys.stderr)  # noqa: T201
     return OK
 
 
 def _extend(arguments: argparse.Namespace) -> int:
     simulator = load_simulator(arguments.target)
     with _run_options(arguments) as options:
-        extend(arguments.store, simulator, arguments.n_samples, **options)
-    print(status(arguments.store), file=sys.stderr)  # noqa: T201
+        dasksim.extend(arguments.store, simulator, arguments.n_samples, **options)
+    print(dasksim.status(arguments.store), file=sys.stderr)  # noqa: T201
     return OK
 
 
 def _derive(arguments: argparse.Namespace) -> int:
     function = _load_object(arguments.target)
     with _workers(arguments.workers, arguments.scheduler) as scheduler:
-        derive(
+        dasksim.derive(
             arguments.store,
             function,
             seed=arguments.seed,
@@ -274,14 +267,14 @@ def _derive(arguments: argparse.Namespace) -> int:
             retries=arguments.retries,
             progress=False if arguments.no_progress else None,
         )
-    print(status(arguments.store), file=sys.stderr)  # noqa: T201
+    print(dasksim.status(arguments.store), file=sys.stderr)  # noqa: T201
     return OK
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     simulator = load_simulator(arguments.target) if arguments.target else None
     progress = False if arguments.no_progress else None
-    found = verify(arguments.store, simulator, resimulate=arguments.resimulate, progress=progress)
+    found = dasksim.verify(arguments.store, simulator, resimulate=arguments.resimulate, progress=progress)
     print(found)  # noqa: T201
     return OK if found.is_good else DAMAGED
 
@@ -289,7 +282,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _replay(arguments: argparse.Namespace) -> int:
     simulator = load_simulator(arguments.target)
     try:
-        found = replay(arguments.store, simulator, arguments.sample)
+        found = dasksim.replay(arguments.store, simulator, arguments.sample)
     except DasksimError:
         raise
     except Exception as error:
@@ -303,23 +296,23 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    found = status(arguments.store)
+    found = dasksim.status(arguments.store)
     print(found)  # noqa: T201
     return DAMAGED if found.damaged else OK if found.is_complete else INCOMPLETE
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    print(report(arguments.store, arguments.output))  # noqa: T201
+    print(dasksim.report(arguments.store, arguments.output))  # noqa: T201
     return OK
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    for name, model in MODELS.items():
+    for name, model in dasksim.models.MODELS.items():
         print(f"{name:<20} {(model.__doc__ or '').strip().splitlines()[0]}")  # noqa: T201
     return OK
 
 
-def load_simulator(target: str) -> Simulator:
+def load_simulator(target: str) -> "dasksim.Simulator":
     """Return the simulator that a target names.
 
     Parameters
@@ -333,17 +326,18 @@ def load_simulator(target: str) -> Simulator:
     ArgumentError
         If there is none.
     """
-    if target in MODELS:
-        return MODELS[target]()
+    if target in dasksim.models.MODELS:
+        return dasksim.models.MODELS[target]()
     found = _load_object(target)
-    return found if isinstance(found, Simulator) else make_simulator(found)
+    return found if isinstance(found, dasksim.Simulator) else dasksim.make_simulator(found)
 
 
 def _load_object(target: str) -> Any:
     module_name, colon, path = target.rpartition(":")
     if not colon or not module_name or not path:
         raise ArgumentError(
-            f"target {target!r} is no model, and no package.module:object or file.py:object; {nearest(target, MODELS)}"
+            f"target {target!r} is no model, and no package.module:object or file.py:object; "
+            f"{nearest(target, dasksim.models.MODELS)}"
         )
     found: Any = _load_file(Path(module_name)) if module_name.endswith(".py") else _load_module(module_name)
     for name in path.split("."):

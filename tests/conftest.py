@@ -40,7 +40,7 @@ def _client(n_workers: int) -> Iterator[Client]:
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have runs in processes start a single one, where more would show nothing: each takes seconds to start."""
     monkeypatch.setattr(
-        "dasksim._execution.executors.ProcessPoolExecutor", lambda n_workers, **how: ProcessPoolExecutor(1, **how)
+        "dasksim._execution.processes.ProcessPoolExecutor", lambda n_workers, **how: ProcessPoolExecutor(1, **how)
     )
 
 

@@ -22,7 +22,7 @@ from dasksim._engine.chunks import in_memory
 from dasksim._engine.nested import steps_within
 from dasksim._engine.pipeline import Pipeline
 from dasksim._execution._chunk_job import ChunkJob
-from dasksim._execution.again import Again, Unit
+from dasksim._execution.again import Again, Unit, whereabouts
 from dasksim._execution.differences import Difference
 from dasksim._execution.elsewhere import Run, in_cluster, in_process
 from dasksim._execution.jobs import SentJob
@@ -204,7 +204,7 @@ class Audit:
             # the workers of a cluster have one hash seed, by distributed's default
             return in_cluster(again, self._scheduler, on_gpu, made_by) if on_gpu or not is_of_process else here
         # worker processes have another hash seed than this one, unless the environment sets it for all
-        is_elsewhere = self._scheduler == "processes" and os.environ.get("PYTHONHASHSEED", "random") == "random"
+        is_elsewhere = made_by != whereabouts() and os.environ.get("PYTHONHASHSEED", "random") == "random"
         is_worth_it = is_of_process or self._seconds >= _WORTH_A_PROCESS
         if again.process is not None or on_gpu or is_elsewhere or not is_worth_it:
             return here

@@ -42,12 +42,12 @@ def telling(scheduler: Any, tell: Tell) -> Iterator[tuple[Tell, Callable[[], Non
     """Give what chunks call wherever they are simulated, and what is to be called now and then to hear it here."""
     if scheduler in ("synchronous", "threads"):
         yield tell, lambda: None
-    elif scheduler == "processes":
+    elif isinstance(scheduler, str):
         with tempfile.TemporaryDirectory(prefix="dasksim-") as folder:
             path = Path(folder) / "done"
             path.touch()
             with path.open("rb", buffering=0) as told:
-                yield _Appended(str(path)), lambda: _hear(told, tell)
+                yield _Appended(str(path), tell), lambda: _hear(told, tell)
                 _hear(told, tell)
     else:
         topic = f"dasksim-done-{uuid.uuid4().hex}"
@@ -66,12 +66,21 @@ class _Appended:
     ----------
     path
         The file.
+    tell
+        What is told at once, in the process that listens.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, tell: Tell | None = None) -> None:
         self.path = path
+        self._tell = tell
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Appended, (self.path,)
 
     def __call__(self, chunk: int, n_done: int) -> None:
+        if self._tell is not None:
+            self._tell(chunk, n_done)
+            return
         # when the run has ended, the file is gone
         with contextlib.suppress(OSError):
             file = os.open(self.path, os.O_WRONLY | os.O_APPEND)

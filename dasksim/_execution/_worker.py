@@ -10,11 +10,11 @@ from dasksim._execution.jobs import SentJob
 
 __all__ = ["die_with", "run_in_worker", "start_watch", "start_worker"]
 
-# Set when the worker starts, so that a chunk brings no job along.
+# Set when a worker starts whose chunks bring no job along.
 _worker_job: SentJob | None = None
 
 
-def start_worker(sent: SentJob, parent: int) -> None:
+def start_worker(parent: int, sent: SentJob) -> None:
     """Keep the job, and end with the process that started this one."""
     global _worker_job
     start_watch(parent)
@@ -27,11 +27,12 @@ def start_watch(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
 
 
-def run_in_worker(chunk: int, conditions: Any) -> Any:
-    """Run the job on a chunk."""
-    if _worker_job is None:
+def run_in_worker(chunk: int, conditions: Any, sent: SentJob | None = None) -> Any:
+    """Run a job on a chunk: the one that is given, or that of all of this worker's chunks."""
+    job = sent or _worker_job
+    if job is None:
         raise RuntimeError("the worker process was not started by dasksim")
-    return _worker_job(chunk, conditions)
+    return job(chunk, conditions)
 
 
 def die_with(parent: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dasksim._core.plan import Plan
 from dasksim._engine.pipeline import Pipeline
-from dasksim._execution.executors import n_local_workers
+from dasksim._execution.executors import HERE_AT_FIRST, n_local_workers
 from dasksim.errors import StoreError
 from dasksim.store import StoreLayout
 
@@ -27,8 +27,11 @@ def announcement(pipeline: Pipeline, plan: Plan, layout: StoreLayout, chunks: Se
     n_samples = sum(map(plan.n_rows, chunks))
     n_bytes = n_samples * sum(array.row_bytes for array in layout.arrays)
     n_workers = n_local_workers(scheduler) or sum(scheduler.nthreads().values())
-    kind = {"threads": "threads", "processes": "worker processes"}.get(scheduler, "threads of a cluster")
-    where = "" if scheduler == "synchronous" else f", on {n_workers:,} {kind}"
+    kinds = {"threads": "threads", "processes": "worker processes", HERE_AT_FIRST: "worker processes"}
+    most = "up to " * (scheduler == HERE_AT_FIRST)
+    where = (
+        "" if scheduler == "synchronous" else f", on {most}{n_workers:,} {kinds.get(scheduler, 'threads of a cluster')}"
+    )
     n_busy = max(min(n_workers, len(chunks)), 1)
     seconds = pipeline.cost(on_gpu=False).seconds * n_samples / n_busy
     # what batched functions take is not known from a probe of two samples

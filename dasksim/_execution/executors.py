@@ -1,29 +1,32 @@
 """Where chunks run: in this thread, in threads, in worker processes, or on a cluster.
 
-All are driven through the interface of :mod:`concurrent.futures`, so that one loop serves them. Worker processes are
-loky's: they start from nothing rather than run the user's script again, and receive functions by value.
+All are driven through the interface of :mod:`concurrent.futures`, so that one loop serves them.
 """
 
 import contextlib
 import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dask.system import CPU_COUNT
-from loky import ProcessPoolExecutor
 
+from dasksim._core.plan import Plan
+from dasksim._engine.pipeline import Pipeline
 from dasksim._execution._cluster_pool import announces_gpus, open_cluster_pool
-from dasksim._execution._worker import run_in_worker, start_worker
-from dasksim._execution.jobs import Job, SentJob
+from dasksim._execution.jobs import Job
+from dasksim._execution.processes import HereAtFirst, WorkerProcesses, done
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
-__all__ = ["Pool", "check_scheduler", "connect", "n_local_workers", "open_pool"]
+__all__ = ["HERE_AT_FIRST", "Pool", "Work", "check_scheduler", "connect", "lacks_gpus", "n_local_workers", "open_pool"]
 
-_LOCAL = ("synchronous", "threads", "processes")
+#: The default on one machine: this process, and worker processes where a run is longer than they take to start.
+HERE_AT_FIRST = "here at first"
+
+_NAMES = ("synchronous", "threads", "processes")
 
 # Threads that share a GPU at most: while one writes, another computes.
 _GPU_THREADS = 4
@@ -49,11 +52,10 @@ class Pool(Protocol):
         """Return how many tries of a chunk failed by a fault of the workers when an error is seen; else none."""
 
 
-def check_scheduler(scheduler: Any, use_threads: bool) -> Any:
-    """Return the scheduler in force: a client, or one of the names.
+def check_scheduler(scheduler: Any, on_gpu: bool) -> Any:
+    """Return the scheduler in force: a client, one of the names, or ``HERE_AT_FIRST``.
 
-    Threads are the default where all stages are batched, so that they can run at the same time, or where a GPU
-    computes, which processes would have to share.
+    Threads are the default where a GPU computes, which processes would have to share.
 
     Raises
     ------
@@ -62,17 +64,17 @@ def check_scheduler(scheduler: Any, use_threads: bool) -> Any:
     """
     if scheduler is None:
         # a daemonic process, such as one of multiprocessing.Pool's, may have no children
-        use_threads = use_threads or multiprocessing.current_process().daemon
-        return _active_client() or ("threads" if use_threads else "processes")
+        use_threads = on_gpu or multiprocessing.current_process().daemon
+        return _active_client() or ("threads" if use_threads else HERE_AT_FIRST)
     if isinstance(scheduler, str):
         if scheduler == "processes" and multiprocessing.current_process().daemon:
             raise ArgumentError(
                 "scheduler='processes' cannot be used in a daemonic process, such as a worker of multiprocessing.Pool, "
                 "which may start no others; use scheduler='threads'"
             )
-        if scheduler not in _LOCAL and "://" not in scheduler:
+        if scheduler not in _NAMES and "://" not in scheduler:
             raise ArgumentError(
-                f"scheduler must be one of {', '.join(map(repr, _LOCAL))}, a Client or an address such as "
+                f"scheduler must be one of {', '.join(map(repr, _NAMES))}, a Client or an address such as "
                 f"'tcp://host:8786'; got {scheduler!r}"
             )
         return scheduler
@@ -104,7 +106,8 @@ def lacks_gpus(scheduler: Any) -> bool:
 
 def n_local_workers(scheduler: Any) -> int:
     """Return how many chunks a scheduler simulates at once in this machine's memory; none if it is a cluster's."""
-    return {"synchronous": 1, "threads": CPU_COUNT, "processes": CPU_COUNT}.get(scheduler, 0)
+    many = dict.fromkeys(("threads", "processes", HERE_AT_FIRST), CPU_COUNT)
+    return {"synchronous": 1, **many}.get(scheduler, 0)
 
 
 @contextlib.contextmanager
@@ -116,7 +119,7 @@ def connect(scheduler: Any) -> Iterator[Any]:
     ArgumentError
         If there is no scheduler at the address.
     """
-    if not isinstance(scheduler, str) or scheduler in _LOCAL:
+    if not isinstance(scheduler, str) or scheduler in (*_NAMES, HERE_AT_FIRST):
         yield scheduler
         return
     from distributed import Client  # only where a cluster is asked for: importing it takes half a second
@@ -135,6 +138,41 @@ def connect(scheduler: Any) -> Iterator[Any]:
     # outside of the try, so that what the block raises is not taken for a failure to connect
     with client:
         yield client
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run has to do, as far as it matters to who does it.
+
+    Parameters
+    ----------
+    n_chunks
+        How many chunks there are.
+    chunk_seconds
+        How long one takes, where that is known before one was made.
+    on_gpu
+        Whether a GPU computes.
+    can_use_threads
+        Whether threads gain something, and no stage minds them.
+    keeps_workers
+        Whether worker processes may serve other runs afterwards.
+    """
+
+    n_chunks: int
+    chunk_seconds: float | None = None
+    on_gpu: bool = False
+    can_use_threads: bool = False
+    keeps_workers: bool = True
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, plan: Plan, n_chunks: int, *, keeps_workers: bool) -> "Work":
+        """Return what it takes to simulate some chunks of a plan."""
+        steps = [step.stage for step in pipeline.steps if step.is_run]
+        # what batched functions take is not known from a probe of two samples
+        is_known = not any(stage.is_batched for stage in steps)
+        seconds = pipeline.cost(on_gpu=False).seconds * min(plan.chunk_size, plan.n_samples) if is_known else None
+        on_gpu = pipeline.device == "gpu"
+        return cls(n_chunks, seconds, on_gpu, pipeline.can_use_threads, keeps_workers)
 
 
 class _LocalPool:
@@ -178,37 +216,42 @@ class _LocalPool:
 
 
 @contextlib.contextmanager
-def open_pool(scheduler: Any, job: Job, name: str, on_gpu: bool = False) -> Iterator[Pool]:
+def open_pool(scheduler: Any, job: Job, name: str, work: Work) -> Iterator[Pool]:
     """Send a job to the workers of a scheduler; on a cluster, if it needs a GPU, to those that announce one.
 
     When the block ends by an exception, the chunks that workers have begun, and a few more, are finished first, so that
     nothing writes after the block. Ctrl-C drops those that are not begun, and ends worker processes.
     """
     if scheduler == "synchronous":
-        yield _LocalPool(lambda chunk, conditions: _done(job, chunk, conditions), 1, n_ahead=0)
+        yield _LocalPool(lambda chunk, conditions: done(job, chunk, conditions), 1, n_ahead=0)
     elif scheduler == "threads":
-        n_threads = min(CPU_COUNT, _GPU_THREADS) if on_gpu else CPU_COUNT
-        threads = ThreadPoolExecutor(n_threads, thread_name_prefix="dasksim")
-        with _shut_down(threads.shutdown, cancel_futures=True):
-            yield _LocalPool(lambda chunk, conditions: threads.submit(job, chunk, conditions), n_threads)
-    elif scheduler == "processes":
-        processes = _Processes(job)
+        with _threads(job, min(CPU_COUNT, _GPU_THREADS) if work.on_gpu else CPU_COUNT) as pool:
+            yield pool
+    elif scheduler in ("processes", HERE_AT_FIRST):
+        try:
+            processes = WorkerProcesses(job, is_kept=work.keeps_workers)
+        except ArgumentError:
+            if scheduler == "processes" or not work.can_use_threads:
+                raise
+            with _threads(job, CPU_COUNT) as pool:
+                yield pool
+            return
         # workers ignore Ctrl-C, and a call that is under way may take long
         with _shut_down(processes.shutdown, kill_workers=True):
-            yield _LocalPool(processes.submit, CPU_COUNT, (BrokenProcessPool,))
+            if scheduler == "processes":
+                yield _LocalPool(processes.submit, CPU_COUNT, (BrokenProcessPool,))
+            else:
+                yield HereAtFirst(job, processes, work.n_chunks, work.chunk_seconds)
     else:
-        with open_cluster_pool(scheduler, job, name, on_gpu) as pool:
+        with open_cluster_pool(scheduler, job, name, work.on_gpu) as pool:
             yield pool
 
 
-def _done(job: Job, chunk: int, conditions: Any) -> "Future[Any]":
-    future: Future[Any] = Future()
-    try:
-        future.set_result(job(chunk, conditions))
-    except Exception as error:  # noqa: BLE001
-        # not Ctrl-C, which is raised in this very thread, and ends the run at once
-        future.set_exception(error)
-    return future
+@contextlib.contextmanager
+def _threads(job: Job, n_threads: int) -> Iterator[Pool]:
+    threads = ThreadPoolExecutor(n_threads, thread_name_prefix="dasksim")
+    with _shut_down(threads.shutdown, cancel_futures=True):
+        yield _LocalPool(lambda chunk, conditions: threads.submit(job, chunk, conditions), n_threads)
 
 
 @contextlib.contextmanager
@@ -222,29 +265,3 @@ def _shut_down(shutdown: Callable[..., None], **when_interrupted: bool) -> Itera
         shutdown(wait=True)
         raise
     shutdown(wait=True)
-
-
-class _Processes:
-    """Worker processes, started anew where one has died: loky then ends the others too."""
-
-    def __init__(self, job: Job) -> None:
-        self._sent = SentJob.of(job)
-        self._executor = self._start()
-
-    def _start(self) -> Executor:
-        executor: Executor = ProcessPoolExecutor(
-            CPU_COUNT, initializer=start_worker, initargs=(self._sent, os.getpid())
-        )
-        return executor
-
-    def submit(self, chunk: int, conditions: Any) -> "Future[Any]":
-        try:
-            return self._executor.submit(run_in_worker, chunk, conditions)
-        except BrokenProcessPool:
-            # it stays broken; none of its workers writes any more when their chunks are tried again
-            self._executor.shutdown(wait=True)
-            self._executor = self._start()
-            return self._executor.submit(run_in_worker, chunk, conditions)
-
-    def shutdown(self, **how: Any) -> None:
-        self._executor.shutdown(**how)

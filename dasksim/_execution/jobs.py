@@ -48,6 +48,11 @@ class SentJob:
         # packed now, so that what cannot be sent is refused before any chunk is sent
         return cls(Packed(job).pack(), _versions())
 
+    @property
+    def n_bytes(self) -> int:
+        """How large it is on its way."""
+        return self.packed.n_bytes
+
     def unpack(self) -> Job:
         """Return the job.
 

@@ -24,7 +24,7 @@ from dasksim._execution._raised import Raised
 from dasksim._execution._telling import telling
 from dasksim._execution._timeouts import TimeoutProcess
 from dasksim._execution.announcement import announcement, check_room, gigabytes
-from dasksim._execution.executors import Pool, n_local_workers, open_pool
+from dasksim._execution.executors import Pool, Work, n_local_workers, open_pool
 from dasksim._execution.progress import Progress, is_shown
 from dasksim.errors import ArgumentError, StoreError
 from dasksim.store import ChunkWriter
@@ -69,6 +69,7 @@ def run_chunks(
         # on a line of its own, above the bar
         print(announcement(pipeline, plan, writer.layout, missing, scheduler), file=sys.stderr)  # noqa: T201
     process = TimeoutProcess(pipeline, timeout) if timeout else None
+    work = Work.of(pipeline, plan, len(missing), keeps_workers=process is None)
     lost = _Lost(retries, plan.chunk_size)
     units = audited_units(pipeline, plan, missing) if audit else None
     job = ChunkJob(pipeline, plan, writer, policy, process, audited=units)
@@ -81,7 +82,7 @@ def run_chunks(
             # nothing is told that nobody sees
             telling(scheduler, bar.tell) if is_shown(progress) else _silence() as (tell, hear),
             kept(watcher, writer, missing[0]),
-            open_pool(scheduler, replace(job, tell=tell), _task_name(pipeline), pipeline.device == "gpu") as pool,
+            open_pool(scheduler, replace(job, tell=tell), _task_name(pipeline), work) as pool,
             _closed(process, KeyboardInterrupt),  # the pool waits for calls, which may hang until the timeout
             # innermost: what is complete is committed before the pool waits for the rest
             writer.settling() as settle,

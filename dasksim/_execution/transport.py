@@ -83,6 +83,11 @@ class Packed(Generic[T]):
         """The object; elsewhere it is unpacked when it is first asked for."""
         return self._value
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of what it was packed into."""
+        return len(self._sent[1][-1]) if self._sent else 0
+
     def pack(self) -> "Packed[T]":
         """Pack it now.
 

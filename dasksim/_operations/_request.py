@@ -240,7 +240,7 @@ def scheduler_for(scheduler: Any, store: Store) -> Any:
     """
     # a default waits until it is known whether all stages are batched
     if scheduler is not None:
-        scheduler = check_scheduler(scheduler, use_threads=True)
+        scheduler = check_scheduler(scheduler, on_gpu=False)
     store.check_writable()
     if store.is_shared:
         return scheduler

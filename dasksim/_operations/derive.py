@@ -121,7 +121,7 @@ def derive(
     if found is not None and found.n_samples == plan.n_samples and not flags["repair"]:
         place.end_derivation(key, plan.n_samples)  # a run may have been stopped just before its end
         return place.open()
-    with connect(check_scheduler(scheduler, pipeline.can_use_threads)) as executor:
+    with connect(check_scheduler(scheduler, on_gpu=False)) as executor:
         check_memory(plan, pipeline, executor)
         # of no length, so that readers do not see it until all chunks are complete
         layout = place.begin_derivation(key, (found or entry).with_length(0))

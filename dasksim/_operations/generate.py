@@ -106,8 +106,9 @@ def generate(
         without a part simulates whatever is missing.
     scheduler
         ``"synchronous"``, ``"threads"``, ``"processes"``, a ``distributed.Client`` or the address of its scheduler.
-        By default the active client if there is one, else threads if all stages are batched and none draws from a
-        generator of the whole process, else processes; threads for a store that other processes cannot write to.
+        By default the active client if there is one, else this process at first, and processes from when what is left
+        is worth their start; threads on a GPU, for a store that other processes cannot write to, and for batched
+        functions that cannot be sent. Processes are kept for the next call, up to five minutes.
     retries
         How often a chunk is tried again whose worker died. What a function raises is never tried again.
     progress
@@ -184,7 +185,7 @@ def generate(
             return request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy, device)
 
         task = planned(seed, sub_batch_size, chunk_size)
-        executor = check_scheduler(connected, task.pipeline.can_use_threads or task.on_gpu)
+        executor = check_scheduler(connected, task.on_gpu)
         task.check_machine(executor)
         if found is not None:
             _check_found(request, task, found, overwrite=overwrite)
@@ -322,7 +323,7 @@ def extend(
     task = request.resolve_again(found, shape[0])
     refuse_own_conditions(task.pipeline.conditions, place)
     longer = extended(found, task.layout.record, task.pipeline)
-    with connect(check_scheduler(scheduler, task.pipeline.can_use_threads or task.on_gpu)) as executor:
+    with connect(check_scheduler(scheduler, task.on_gpu)) as executor:
         task.check_machine(executor)
         record = agreed(place, longer, task.layout.record, request.allow_changed)
         check_lazy_conditions(place, task.pipeline, task.plan)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dasksim import simulators
 from dasksim.errors import ArgumentError
-from dasksim.simulators import LambdaSimulator, SequentialSimulator, Simulator
 
 __all__ = ["Draws", "benchmark", "check_variant", "labels", "spaced"]
 
@@ -14,7 +14,7 @@ Draws = dict[str, Any]
 
 def benchmark(
     prior: Callable[..., Draws], observe: Callable[..., Draws], dims: Sequence[str], coords: Mapping[str, Sequence[Any]]
-) -> Simulator:
+) -> "simulators.Simulator":
     """Return the simulator of a prior and an observation model.
 
     Parameters
@@ -28,8 +28,11 @@ def benchmark(
     coords
         Labels of the dims.
     """
-    return SequentialSimulator(
-        {"prior": LambdaSimulator(prior, is_batched=True), "observe": LambdaSimulator(observe, is_batched=True)},
+    return simulators.SequentialSimulator(
+        {
+            "prior": simulators.LambdaSimulator(prior, is_batched=True),
+            "observe": simulators.LambdaSimulator(observe, is_batched=True),
+        },
         dims={"parameters": ["parameter"], "observables": list(dims)},
         coords=dict(coords),
     )

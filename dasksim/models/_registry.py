@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from dasksim import simulators
 from dasksim.models.bernoulli_glm import bernoulli_glm, bernoulli_glm_raw
 from dasksim.models.gaussian import gaussian_linear, gaussian_linear_uniform, gaussian_mixture
 from dasksim.models.graphical import crossed_design_irt, single_level, three_level, two_level
@@ -10,12 +11,11 @@ from dasksim.models.lotka_volterra import lotka_volterra
 from dasksim.models.sir import sir
 from dasksim.models.slcp import slcp, slcp_distractors
 from dasksim.models.two_moons import two_moons
-from dasksim.simulators import Simulator
 
 __all__ = ["MODELS"]
 
 #: All models by name.
-MODELS: dict[str, Callable[..., Simulator]] = {
+MODELS: dict[str, Callable[..., "simulators.Simulator"]] = {
     model.__name__: model
     for model in (
         two_moons,

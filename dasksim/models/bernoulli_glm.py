@@ -8,11 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from dasksim import simulators
 from dasksim._core.arrays import concat
 from dasksim._core.checks import check_count
 from dasksim.models._benchmark import Draws, benchmark, check_variant, labels
 from dasksim.models._draws import normal, uniform
-from dasksim.simulators import Simulator
 
 __all__ = ["bernoulli_glm", "bernoulli_glm_raw"]
 
@@ -26,7 +26,7 @@ def bernoulli_glm(
     T: int = 100,
     scale_by_T: bool | None = None,
     variant: Literal["bayesflow", "sbibm"] = "bayesflow",
-) -> Simulator:
+) -> "simulators.Simulator":
     r"""Bernoulli GLM: sufficient statistics of binary responses to a stimulus, given an offset and nine weights.
 
     .. math::
@@ -111,7 +111,7 @@ def bernoulli_glm(
     return benchmark(_prior(variant), observe, ["observable"], coords)
 
 
-def bernoulli_glm_raw(T: int = 100, variant: Literal["bayesflow", "sbibm"] = "bayesflow") -> Simulator:
+def bernoulli_glm_raw(T: int = 100, variant: Literal["bayesflow", "sbibm"] = "bayesflow") -> "simulators.Simulator":
     r"""Bernoulli GLM raw: binary responses to a stimulus, given an offset and nine weights.
 
     .. math::

@@ -4,11 +4,11 @@ import math
 from types import ModuleType
 from typing import Any, Literal
 
+from dasksim import simulators
 from dasksim._core.checks import check_count
 from dasksim.errors import ArgumentError
 from dasksim.models._benchmark import Draws, benchmark, check_variant, labels
 from dasksim.models._draws import normal, uniform
-from dasksim.simulators import Simulator
 
 __all__ = ["gaussian_linear", "gaussian_linear_uniform", "gaussian_mixture"]
 
@@ -19,7 +19,7 @@ def gaussian_linear(
     n_obs: int | None = None,
     obs_scale: float | None = None,
     variant: Literal["bayesflow", "sbibm"] = "bayesflow",
-) -> Simulator:
+) -> "simulators.Simulator":
     r"""Gaussian linear: the mean of a normal distribution, with a normal prior.
 
     .. math::
@@ -75,7 +75,7 @@ def gaussian_linear_uniform(
     n_obs: int | None = None,
     obs_scale: float | None = None,
     variant: Literal["bayesflow", "sbibm"] = "bayesflow",
-) -> Simulator:
+) -> "simulators.Simulator":
     r"""Gaussian linear uniform: the mean of a normal distribution, with a uniform prior.
 
     .. math::
@@ -126,7 +126,7 @@ def _default_scale(variant: str) -> float:
     return math.sqrt(0.1) if variant == "sbibm" else 0.1
 
 
-def _noisy(prior: Any, n_parameters: int, n_obs: int | None, scale: float) -> Simulator:
+def _noisy(prior: Any, n_parameters: int, n_obs: int | None, scale: float) -> "simulators.Simulator":
     """Return the simulator that observes all parameters with normal noise."""
     repeats = () if n_obs is None else (check_count("n_obs", n_obs),)
 
@@ -149,7 +149,7 @@ def gaussian_mixture(
     scale_c1: float = 1.0,
     scale_c2: float = 0.1,
     variant: Literal["bayesflow", "sbibm"] = "bayesflow",
-) -> Simulator:
+) -> "simulators.Simulator":
     r"""Gaussian mixture: the common mean of a wide and a narrow normal distribution.
 
     .. math::

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from dasksim.simulators import GraphicalSimulator, Simulator
+from dasksim import simulators
 
 __all__ = ["crossed_design_irt", "single_level", "three_level", "two_level"]
 
 Draws = dict[str, Any]
 
 
-def single_level() -> Simulator:
+def single_level() -> "simulators.Simulator":
     r"""Linear regression with a number of observations that differs between sub-batches.
 
     .. math::
@@ -44,14 +44,14 @@ def single_level() -> Simulator:
         x = rng.normal(size=batch_shape)
         return {"x": x, "y": rng.normal(beta[..., 0] + beta[..., 1] * x, sigma)}
 
-    graph = GraphicalSimulator(sizes, max_sizes={"observation": 14})
+    graph = simulators.GraphicalSimulator(sizes, max_sizes={"observation": 14})
     graph.add_node("prior", prior, is_batched=True)
     graph.add_node("observation", likelihood, reps="N", is_batched=True)
     graph.add_edge("prior", "observation")
     return graph
 
 
-def two_level(repeated_roots: bool = False) -> Simulator:
+def two_level(repeated_roots: bool = False) -> "simulators.Simulator":
     r"""Hierarchical normal model: groups have means of their own, and one standard deviation.
 
     .. math::
@@ -92,7 +92,7 @@ def two_level(repeated_roots: bool = False) -> Simulator:
     def observe(batch_shape: tuple[int, ...], local_mean: Any, shared_std: Any, rng: Any) -> Draws:
         return {"y": rng.normal(local_mean, shared_std, size=batch_shape)}
 
-    graph = GraphicalSimulator()
+    graph = simulators.GraphicalSimulator()
     graph.add_node("hypers", hypers, reps=5 if repeated_roots else 1, is_batched=True)
     graph.add_node("locals", local, reps=6, is_batched=True)
     graph.add_node("shared", shared, is_batched=True)
@@ -102,7 +102,7 @@ def two_level(repeated_roots: bool = False) -> Simulator:
     return graph
 
 
-def three_level() -> Simulator:
+def three_level() -> "simulators.Simulator":
     r"""Scores of students in classrooms of schools, with numbers that differ between sub-batches.
 
     .. math::
@@ -159,7 +159,7 @@ def three_level() -> Simulator:
         sigma = abs(rng.normal(0.0, shared_sigma, size=batch_shape))
         return {"y": rng.normal(mu, sigma)}
 
-    graph = GraphicalSimulator(sizes, max_sizes={"classrooms": 9, "students": 9, "scores": 19})
+    graph = simulators.GraphicalSimulator(sizes, max_sizes={"classrooms": 9, "students": 9, "scores": 19})
     graph.add_node("schools", schools, is_batched=True)
     graph.add_node("shared", shared, is_batched=True)
     graph.add_node("classrooms", classrooms, reps="N_classrooms", is_batched=True)
@@ -171,7 +171,7 @@ def three_level() -> Simulator:
     return graph
 
 
-def crossed_design_irt() -> Simulator:
+def crossed_design_irt() -> "simulators.Simulator":
     r"""Item response theory: students answer questions, both of one school.
 
     .. math::
@@ -232,7 +232,7 @@ def crossed_design_irt() -> Simulator:
         # booleans could not be NaN beyond the number of students
         return {"obs": xp.asarray(rng.random(batch_shape) < p, dtype=xp.float64)}
 
-    graph = GraphicalSimulator(sizes, max_sizes={"questions": 15, "students": 200})
+    graph = simulators.GraphicalSimulator(sizes, max_sizes={"questions": 15, "students": 200})
     graph.add_node("schools", schools, is_batched=True)
     graph.add_node("questions", questions, reps="num_questions", is_batched=True)
     graph.add_node("students", students, reps="num_students", is_batched=True)

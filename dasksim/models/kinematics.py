@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Literal
 
+from dasksim import simulators
 from dasksim.errors import ArgumentError
 from dasksim.models._benchmark import Draws, benchmark, check_variant, labels
 from dasksim.models._draws import normal
-from dasksim.simulators import Simulator
 
 __all__ = ["inverse_kinematics"]
 
@@ -18,7 +18,7 @@ def inverse_kinematics(
     l2: float = 0.5,
     l3: float = 1.0,
     variant: Literal["bayesflow"] = "bayesflow",
-) -> Simulator:
+) -> "simulators.Simulator":
     r"""Inverse kinematics: height and three angles of an arm, from the position of its hand, without noise.
 
     .. math::

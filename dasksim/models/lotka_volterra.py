@@ -4,11 +4,11 @@ import math
 from types import ModuleType
 from typing import Any, Literal
 
+from dasksim import simulators
 from dasksim.errors import ArgumentError
 from dasksim.models._benchmark import Draws, benchmark, check_variant, spaced
 from dasksim.models._draws import normal
 from dasksim.models._flow import trajectories
-from dasksim.simulators import Simulator
 
 __all__ = ["lotka_volterra"]
 
@@ -27,7 +27,7 @@ def lotka_volterra(
     obs_noise: float = 0.1,
     dt: float = 0.1,
     variant: Literal["bayesflow", "sbibm"] = "bayesflow",
-) -> Simulator:
+) -> "simulators.Simulator":
     r"""Lotka-Volterra: prey and predators over time, given four rates.
 
     .. math::

@@ -4,12 +4,12 @@ import math
 from types import ModuleType
 from typing import Any, Literal
 
+from dasksim import simulators
 from dasksim._core.checks import check_count
 from dasksim.errors import ArgumentError
 from dasksim.models._benchmark import Draws, benchmark, check_variant, spaced
 from dasksim.models._draws import normal
 from dasksim.models._flow import trajectories
-from dasksim.simulators import Simulator
 
 __all__ = ["sir"]
 
@@ -26,7 +26,7 @@ def sir(
     total_count: int = 1000,
     scale_by_total: bool | None = None,
     variant: Literal["bayesflow", "sbibm"] = "bayesflow",
-) -> Simulator:
+) -> "simulators.Simulator":
     r"""SIR: tests for an infection over the time of an epidemic, given the rates of contact and of recovery.
 
     .. math::

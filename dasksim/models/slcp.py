@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dasksim import simulators
 from dasksim._core.arrays import concat
 from dasksim._core.checks import check_count
 from dasksim.errors import ArgumentError
 from dasksim.models._benchmark import Draws, benchmark, check_variant, labels
 from dasksim.models._draws import normal, uniform
-from dasksim.simulators import Simulator
 
 __all__ = ["slcp", "slcp_distractors"]
 
@@ -29,7 +29,7 @@ def slcp(
     n_obs: int = 4,
     flatten: bool = True,
     variant: Literal["bayesflow", "sbibm"] = "bayesflow",
-) -> Simulator:
+) -> "simulators.Simulator":
     r"""SLCP: mean and covariance of a bivariate normal distribution, in a parametrisation with four equal modes.
 
     .. math::
@@ -87,7 +87,7 @@ def slcp_distractors(
     shape_scale: float = 0.01,
     flatten: bool = True,
     variant: Literal["bayesflow", "sbibm"] = "bayesflow",
-) -> Simulator:
+) -> "simulators.Simulator":
     r"""SLCP with distractors: the observations of :func:`slcp` among others that tell nothing of the parameters.
 
     In the variant ``"bayesflow"`` a distractor is a pair from a mixture of 20 bivariate Student distributions with 2
@@ -215,7 +215,9 @@ def _prior(lower: float, upper: float) -> Callable[..., Draws]:
     return prior
 
 
-def _simulator(prior: Callable[..., Draws], observe: Callable[..., Draws], n_pairs: int, flatten: bool) -> Simulator:
+def _simulator(
+    prior: Callable[..., Draws], observe: Callable[..., Draws], n_pairs: int, flatten: bool
+) -> "simulators.Simulator":
     coords = {"parameter": labels("theta", 5), "observable": labels("x", 2 * n_pairs if flatten else 2)}
     return benchmark(prior, observe, ["observable"] if flatten else ["observation", "observable"], coords)
 

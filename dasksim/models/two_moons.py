@@ -4,16 +4,16 @@ import math
 from types import ModuleType
 from typing import Any, Literal
 
+from dasksim import simulators
 from dasksim.models._benchmark import Draws, benchmark, check_variant, labels
 from dasksim.models._draws import normal, uniform
-from dasksim.simulators import Simulator
 
 __all__ = ["two_moons"]
 
 
 def two_moons(
     lower: float = -1.0, upper: float = 1.0, variant: Literal["bayesflow", "sbibm"] = "bayesflow"
-) -> Simulator:
+) -> "simulators.Simulator":
     r"""Two moons: two parameters, two observables, a bimodal posterior of two crescents.
 
     .. math::

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy.typing as npt
-import xarray as xr
 import zarr
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
@@ -62,6 +61,10 @@ def create_arrays(location: Location, layout: StoreLayout) -> None:
 
 def _write_coords(store: Store, coords: Mapping[str, Array]) -> None:
     """Write coordinates as xarray encodes them, file by whole file, so that two writers do each other no harm."""
+    if not coords:
+        return
+    import xarray as xr  # which takes half a second, and is not needed where the metadata of a store are looked at
+
     encoded: dict[str, Any] = {}
     values = {dim: _storable(value) for dim, value in coords.items()}
     # a length among damaged bytes may be that of gigabytes, so that the checksum comes first when they are read

@@ -7,7 +7,6 @@ from typing import Any
 import numcodecs.zstd
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 import zarr
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore
@@ -225,6 +224,8 @@ def are_countable(location: Location, name: str) -> bool:
 
 def _labels(node: _Node, name: str) -> npt.NDArray[Any]:
     """Return coordinates as xarray decodes them; none if it cannot."""
+    import xarray as xr  # which takes half a second, and few stores have coordinates to be looked at
+
     try:
         stored = (name, np.asarray(node[:]), dict(node.attrs))  # type: ignore[index, union-attr]
         return np.asarray(xr.decode_cf(xr.Dataset(coords={name: stored}))[name].values)

@@ -18,13 +18,13 @@ import matplotlib.pyplot  # noqa: F401
 from loky import ProcessPoolExecutor
 
 import dasksim.cli
-from dasksim._execution import executors
+from dasksim._execution import processes
 
 for name in dasksim.__all__:
     getattr(dasksim, name)
 
 # a single worker process in place of one for each core, since each takes seconds to start
-vars(executors)["ProcessPoolExecutor"] = lambda n_workers, **how: ProcessPoolExecutor(1, **how)
+vars(processes)["ProcessPoolExecutor"] = lambda n_workers, **how: ProcessPoolExecutor(1, **how)
 
 
 def run(arguments: list[str], folder: str, out: str, err: str, environment: dict[str, str]) -> None:

@@ -20,7 +20,10 @@ LAZY = {
     ("panels.py", "matplotlib"),
     ("_pyplot.py", "matplotlib"),
     ("rates.py", "matplotlib"),
+    ("cli.py", "dask"),
     ("cli.py", "distributed"),
+    ("_create.py", "xarray"),
+    ("_metadata.py", "xarray"),
     ("report.py", "jinja2"),
     ("_pictures.py", "markupsafe"),
     ("_pictures.py", "matplotlib"),
@@ -29,7 +32,7 @@ LAZY = {
 }
 
 #: What only gathers names, and may take them from its own level.
-NAMES_ONLY = {"__init__", "__main__"}
+NAMES_ONLY = {"__init__", "__main__", "cli"}
 
 
 def drawn_places() -> dict[str, tuple[int, set[str]]]:
