@@ -37,7 +37,7 @@ def provenance(pipeline: Pipeline, plan: Plan) -> dict[str, Any]:
         "stages": [
             {
                 "name": step.stage.name,
-                "kind": type(step.stage).__name__,
+                "kind": step.stage.kind,
                 "digest": _stage_digest(step.stage),
                 "probe": step.probe_digest,
                 "inputs": list(step.binding.inputs),

@@ -271,6 +271,11 @@ class Stage(ABC):
     def functions(self) -> tuple[Isolated, ...]:
         """The users' functions that it calls."""
 
+    @property
+    def kind(self) -> str:
+        """What a store calls stages of this kind, which is not gone on with by others."""
+        return type(self).__name__
+
     def settings(self) -> dict[str, Any]:
         """Return what else than functions, inputs and names of outputs its values depend on, ready for JSON."""
         return {

@@ -13,6 +13,7 @@ from dasksim._core.chunk import Chunk, Trace
 from dasksim._core.failures import Policy
 from dasksim._core.plan import Plan
 from dasksim._engine.chunks import simulate_chunk
+from dasksim._engine.compiled import plainly
 from dasksim._engine.pipeline import Pipeline
 from dasksim._execution._timeouts import TimeoutProcess
 from dasksim.store import StoredRows, StoreLayout
@@ -96,7 +97,8 @@ class Again:
 
     def __call__(self, chunk: int, conditions: Any) -> Unit:
         values = {n: value.load() if isinstance(value, StoredRows) else value for n, value in conditions.items()}
-        made = simulate_chunk(self.pipeline, self.plan, chunk, values, self.policy, self.process)
+        with plainly():  # what a function is compiled to has its values
+            made = simulate_chunk(self.pipeline, self.plan, chunk, values, self.policy, self.process)
         n_bytes = sum(array.nbytes for array in made.variables.values())
         digests = self.layout.row_digests(made.variables, slice(None))
         return Unit(whereabouts(), digests, dict(made.variables) if n_bytes <= _MOST_BYTES else {})

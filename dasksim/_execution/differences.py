@@ -9,6 +9,7 @@ import numpy as np
 from dasksim._core.arrays import shown
 from dasksim._core.failures import VALID
 from dasksim._core.plan import Plan
+from dasksim._engine.compiled import CompiledStage
 from dasksim._engine.pipeline import Pipeline
 from dasksim._execution.again import Unit
 
@@ -38,6 +39,12 @@ _LAST_BITS = (
     "Here it gives the same values each time, and they differ in their last digits only: sums were added up in another "
     "order, as by a set or by BLAS with another number of threads (set OPENBLAS_NUM_THREADS=1 and its like), or by "
     "another processor. See the page on reproducibility; audit='warn' goes on."
+)
+
+_COMPILED = (
+    "The plain function gives other values than when Numba compiles it, which the probe did not meet. NumPy and Numba "
+    "round some functions differently: take those of math (math.exp for np.exp) for single numbers, and loops for sums "
+    "and products of arrays. Or leave compile= out."
 )
 
 # How much numbers may differ of which only the last digits do.
@@ -128,8 +135,11 @@ class Difference:
         then = stored(first + row)
         if cause == _PROCESS and all(_is_near(then.get(name), now.values.get(name), row) for name in own):
             cause = _LAST_BITS
+        stage = None if source < 0 else pipeline.steps[source].stage
+        if isinstance(stage, CompiledStage) and cause != _EACH_CALL:
+            cause = _COMPILED
         lines = [_line(name, then, now, again, row) for name in own]
-        return cls(first + row, "" if source < 0 else pipeline.steps[source].stage.name, tuple(lines), where, cause)
+        return cls(first + row, "" if stage is None else stage.name, tuple(lines), where, cause)
 
     @classmethod
     def raised(cls, sample: int, error: Exception, where: str, cause: str) -> Self:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._streams.addresses import SEEDS32_CHILD, SEEDS_CHILD, Address
+from dasksim.errors import SimulatorError
 
 __all__ = ["CellSeeds", "CellStreams", "Cells", "Moves"]
 
@@ -156,6 +157,19 @@ class CellStreams:
         bits = np.random.SFC64(seeds)  # type: ignore[arg-type]
         put = _put if _KNOWS_MEMORY else _put_officially
         return np.random.Generator(bits), functools.partial(put, bits, seeds, _mixed(words))
+
+    def in_memory(self) -> tuple[np.random.Generator, Words, Words]:
+        """Return a generator, the memory of its state as words, and what has to stand there for each cell.
+
+        Raises
+        ------
+        SimulatorError
+            If a state lies in memory in another way than is known.
+        """
+        if not _KNOWS_MEMORY:
+            raise SimulatorError("NumPy keeps the state of SFC64 in another way here than compiled functions need")
+        bits = np.random.SFC64(0)
+        return np.random.Generator(bits), np.frombuffer(_memory(bits), np.uint64), _mixed(self.words())
 
     def child(self, number: int) -> "CellSeeds":
         """Return what seeds a child stream, of the cell that was moved to last."""

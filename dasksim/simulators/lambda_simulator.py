@@ -6,6 +6,7 @@ from typing import Any
 from dasksim._core.checks import check_flag
 from dasksim._core.labels import check_labels
 from dasksim._core.variables import declared_variables
+from dasksim._engine.compiled import CompiledStage
 from dasksim._engine.functions import BatchedStage, ContextStage, function_name
 from dasksim._engine.row_functions import RowStage
 from dasksim._engine.stage import Stage, within
@@ -37,6 +38,10 @@ class LambdaSimulator(Simulator):
     can_use_gpu
         Whether a batched function can be given arrays of a GPU, and a generator of CuPy's; by default if it takes
         ``xp``.
+    compile
+        ``"numba"`` compiles a function that is called once for each sample, with the loop over the samples; values stay
+        as they are. It draws from ``rng`` alone, returns literal dicts, and does what Numba can compile. Both are
+        compared bit by bit before anything is simulated, and samples are by the audit.
     schema
         Shape of one sample and dtype, by variable, as the function returns them. By default the function is run on one
         or two samples to find them.
@@ -58,6 +63,7 @@ class LambdaSimulator(Simulator):
         coords: Mapping[str, Any] | None = None,
         schema: Mapping[str, Any] | None = None,
         can_use_gpu: bool | None = None,
+        compile: str | None = None,  # noqa: A002
     ) -> None:
         super().__init__()
         if not callable(sample_fn):
@@ -69,6 +75,11 @@ class LambdaSimulator(Simulator):
         self.can_use_gpu = None if can_use_gpu is None else check_flag("can_use_gpu", can_use_gpu)
         if can_use_gpu and (is_context or not is_batched):
             raise ArgumentError("can_use_gpu=True is for a batched function, which computes with whole arrays")
+        if compile not in (None, "numba"):
+            raise ArgumentError(f"compile must be 'numba' or None; got {compile!r}")
+        if compile and (is_context or is_batched):
+            raise ArgumentError("compile='numba' is for a function that is called once for each sample")
+        self.compile = compile
         self._declared = declared_variables(schema)
 
     def lower(self, path: str = "") -> Lowering:
@@ -77,5 +88,6 @@ class LambdaSimulator(Simulator):
         if self.is_batched and not self.is_context:
             stage = BatchedStage(name, self.sample_fn, self._declared, self.can_use_gpu)
         else:
-            stage = (ContextStage if self.is_context else RowStage)(name, self.sample_fn, self._declared)
+            kind = ContextStage if self.is_context else CompiledStage if self.compile else RowStage
+            stage = kind(name, self.sample_fn, self._declared)
         return Lowering((stage,), dims=self.dims, coords=self.coords)

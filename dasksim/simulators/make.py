@@ -13,7 +13,7 @@ from dasksim.simulators.simulator import Simulator
 
 __all__ = ["make_simulator"]
 
-_LAMBDA_ARGUMENTS = ("is_batched", "is_context", "dims", "coords", "schema", "can_use_gpu")
+_LAMBDA_ARGUMENTS = ("is_batched", "is_context", "dims", "coords", "schema", "can_use_gpu", "compile")
 
 
 def make_simulator(
@@ -29,6 +29,7 @@ def make_simulator(
     schema: Mapping[str, Any] | None = None,
     max_sizes: Mapping[str, int] | None = None,
     fill_value: Any = math.nan,
+    compile: str | None = None,  # noqa: A002
 ) -> Simulator:
     """Make a simulator of a function, any callable, a simulator, or a sequence or mapping of them.
 
@@ -62,6 +63,9 @@ def make_simulator(
         rest is ``fill_value``.
     fill_value
         What stands beyond the size of a sub-batch. Integers and booleans need one that they can hold.
+    compile
+        ``"numba"`` compiles functions that are called once for each sample, some of them if ``obj_kwargs`` says so; see
+        :class:`~dasksim.LambdaSimulator`. Values stay as they are.
 
     Returns
     -------
@@ -82,7 +86,8 @@ def make_simulator(
     >>> simulator.sample(2, seed=2025).x.dims
     ('batch', 'time')
     """
-    options = {"is_batched": is_batched, **({} if schema is None else {"schema": schema})}
+    more = {"schema": schema, "compile": compile}
+    options = {"is_batched": is_batched, **{name: value for name, value in more.items() if value is not None}}
     check_flag("expand_outputs", expand_outputs)
     check_flag("replace_inputs", replace_inputs)
     if isinstance(obj, Mapping | Sequence) and not isinstance(obj, str | bytes):

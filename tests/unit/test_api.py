@@ -92,7 +92,9 @@ def test_a_name_that_is_also_a_modules_stays_what_it_is() -> None:
     assert loaded(code, ("dasksim.models.sir", "dasksim.models.slcp")) == ["dasksim.models.sir"]
 
 
-def test_a_worker_imports_what_a_chunk_needs(tmp_path: Path) -> None:
+def test_a_worker_imports_what_a_chunk_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASKSIM_TEST", "imports")  # not one that has served other tests
+
     def draw(rng: Any) -> dict[str, Any]:
         names = ("numpy", "zarr", "dask", "dask.array", "xarray", "pandas", "distributed")
         return {"x": rng.normal(), "is_loaded": [name in sys.modules for name in names]}

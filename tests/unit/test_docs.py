@@ -15,7 +15,12 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 #: Packages that examples need and dasksim does not. Their own warnings are no errors of the example.
-OPTIONAL = {"train_bayesflow.py": "bayesflow", "train_sbi.py": "sbi", "train_torch.py": "torch"}
+OPTIONAL = {
+    "compiled_loops.py": "numba",
+    "train_bayesflow.py": "bayesflow",
+    "train_sbi.py": "sbi",
+    "train_torch.py": "torch",
+}
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -22,6 +22,7 @@ LAZY = {
     ("rates.py", "matplotlib"),
     ("cli.py", "dask"),
     ("cli.py", "distributed"),
+    ("compiled.py", "numba"),
     ("_create.py", "xarray"),
     ("_metadata.py", "xarray"),
     ("report.py", "jinja2"),
