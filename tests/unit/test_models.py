@@ -1,6 +1,9 @@
 """The models that come with dasksim, against published numbers."""
 
 import inspect
+import os
+import subprocess
+import sys
 from typing import Any
 
 import array_api_strict
@@ -139,3 +142,29 @@ def test_the_command_line_lists_every_model_on_a_line(capsys: pytest.CaptureFixt
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(MODELS)
     assert all(len(line) <= 160 and line.endswith(".") for line in lines)
+
+
+DIGESTS = """
+import zlib, dasksim
+for name, model in sorted(dasksim.models.MODELS.items()):
+    ds = model().sample(16_384, seed=1, sub_batch_size=8192)
+    if "observables" in ds:
+        print(name, *(zlib.crc32(v.values.tobytes()) for v in ds.compute(scheduler="synchronous").values()))
+"""
+
+
+def test_the_threads_of_blas_change_no_bit() -> None:
+    """A matrix product adds up in another order with more of them; workers of a cluster have one."""
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", DIGESTS],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": str(n), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
+        ).stdout
+        for n in (1, 2)
+    ]
+    assert len(found[0].splitlines()) == 11
+    assert found[0] == found[1]
