@@ -8,7 +8,10 @@ machine whose speed drifts. Run it on a machine that does nothing else::
 
 import argparse
 import math
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -143,6 +146,51 @@ def batched(folder: Path, n: int, repeats: int) -> None:
     row(f"two moons, {n:,} samples, by hand / into a store", by_hand, theirs, ours, n, ">= 0.9")
 
 
+def writing(folder: Path, name: str, n: int, repeats: int) -> None:
+    """Compare stores with the same samples in memory, and with bytes alone; and two processes with one."""
+    simulator, store, raw = dasksim.models.MODELS[name](), folder / "written.zarr", folder / "raw"
+    lazy = simulator.sample(n, seed=2025)
+
+    def generate(scheduler: str | None) -> Callable[[], object]:
+        return lambda: dasksim.generate(simulator, store, n, seed=2025, scheduler=scheduler, overwrite=True)
+
+    here, two, by_default = generate("synchronous"), generate("processes"), generate(None)
+    name = f"{name}, {n:,} samples"
+    row(
+        f"{name}, into a store / in memory",
+        *compare(here, lambda: lazy.compute(scheduler="synchronous"), repeats),
+        n,
+        "<= 1.15",
+    )
+    row(f"{name}, one process / two", *compare(here, two, repeats), n, ">= 1.85")
+    n_bytes = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+    row(f"{name}, dd / by default", *compare(lambda: dd(raw, n_bytes), by_default, repeats), n, ">= 0.8")
+
+
+def dd(file: Path, n_bytes: int) -> None:
+    """Write as many bytes as a store has, without a simulation."""
+    subprocess.run(
+        ["dd", "if=/dev/zero", f"of={file}", "bs=4M", f"count={-(-n_bytes // (1 << 22))}", "status=none"], check=True
+    )
+
+
+def little_work(folder: Path, repeats: int) -> None:
+    """Time 100 samples of plain functions by default, and a first call of the command line."""
+    simulator = dasksim.make_simulator([prior, likelihood])
+    times = [
+        seconds(lambda: dasksim.generate(simulator, folder / "little.zarr", 100, seed=1, overwrite=True))
+        for _ in range(repeats + 1)
+    ]
+    again = statistics.median(times[1:])
+    print(f"\n100 samples of plain functions: {times[0]:.2f} s, then {again:.2f} s (goal: 0.5, 0.2)")
+    for command in ("--version", "--help", "models", f"status {folder / 'little.zarr'}"):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "dasksim", *command.split()], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        print(f"dasksim {command.split()[0]}: {took:.2f} CPU-seconds (goal: 0.4)")
+
+
 def graph() -> None:
     """Time building the graph of a dataset of 10**9 samples."""
     simulator = dasksim.models.two_moons()
@@ -156,12 +204,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the numbers of samples")
+    parser.add_argument("--folder", help="where stores are made, by default where temporary files are")
     options = parser.parse_args()
     print("| comparison | ratio | goal | dasksim, k samples/s | other, k samples/s |\n|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         unbatched(Path(folder), int(1_000_000 * options.scale), options.repeats)
         for n in (1_000_000, 10_000_000):
             batched(Path(folder), int(n * options.scale), options.repeats)
+        for name, n in (("two_moons", 30_000_000), ("gaussian_linear", 10_000_000)):
+            writing(Path(folder), name, int(n * options.scale), options.repeats)
+        little_work(Path(folder), options.repeats)
     graph()
 
 
