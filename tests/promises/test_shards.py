@@ -1,9 +1,11 @@
 """Shards that dasksim encodes are read by Zarr, and Zarr's by dasksim, whatever the dtype, the shape and the codecs."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -64,6 +66,7 @@ def shard(folder: Path) -> bytes:
 @pytest.mark.parametrize("codecs", CODECS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "uint64", "bool", "complex128"])
 def test_the_same_values_both_ways(dtype: str, codecs: str, index: str, tmp_path: Path) -> None:
+    has_sizes = "typesize" in inspect.signature(numcodecs.Blosc).parameters
     for row in ((), (2, 5)):
         for n_rows in (7, 24, N_ROWS):
             folders = [tmp_path / f"{who}{len(row)}{n_rows}" for who in ("ours", "theirs")]
@@ -77,7 +80,8 @@ def test_the_same_values_both_ways(dtype: str, codecs: str, index: str, tmp_path
             assert reader._form is not None
             assert reader.rows(0, n_rows).tobytes() == rows.tobytes()
             assert n_bytes == len(shard(folders[0]))
-            if "checksum, blosc" not in codecs:  # there, values are shuffled by another size
+            # values are shuffled by another size after a checksum, and in Zarr by that of bytes with an older numcodecs
+            if "blosc" not in codecs or (has_sizes and "checksum, blosc" not in codecs):
                 assert shard(folders[0]) == shard(folders[1])
 
 
