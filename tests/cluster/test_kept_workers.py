@@ -115,7 +115,7 @@ def test_little_work_is_done_here(tmp_path: Path) -> None:
     def quick(rng: np.random.Generator) -> dict[str, Any]:
         return {"pid": os.getpid()}
 
-    assert pids(tmp_path / "s.zarr", quick, scheduler=None) == {os.getpid()}
+    assert pids(tmp_path / "s.zarr", quick, 4, scheduler=None) == {os.getpid()}
 
 
 def test_much_work_is_not(tmp_path: Path) -> None:
