@@ -127,7 +127,12 @@ class CompiledStage(RowStage):
         is_row = tuple(name in batch.rows for name in names)
         # not for each sub-batch: what it reads is as it was when the stage was made
         if self._compiled_loop is None or self._compiled_loop[0] != (names, is_row):
-            content = cloudpickle.dumps((fingerprint(self._plain), names, is_row))
+            try:
+                content = cloudpickle.dumps((fingerprint(self._plain), names, is_row))
+            except Exception as error:  # of whatever kind that object has
+                raise SimulatorError(
+                    f"stage {self.name!r} cannot be compiled: it reads what is no constant ({error})"
+                ) from error
             key = hashlib.blake2b(content, digest_size=16).hexdigest()
             if key not in _loops:
                 _loops[key] = _Loop(self._plain, self._lines, self.name, names, is_row)

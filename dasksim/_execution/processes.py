@@ -6,10 +6,12 @@ To start them takes a second, so that they are kept for the next run, and start 
 import contextlib
 import os
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
+from concurrent.futures import wait as finish
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,9 @@ _MOST_SENT = 1 << 20
 _START_SECONDS = 1.5
 _TAKE_UP_SECONDS = 0.1
 
+# Where Python and packages are installed: not all below its prefix, which may be /usr and hold a user's folder too.
+_INSTALLED = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+
 # What changes with each test of pytest, and means nothing to a simulator.
 _IGNORED = {"PYTEST_CURRENT_TEST"}
 
@@ -54,11 +59,14 @@ class _Surroundings:
         files = {}
         for module in list(sys.modules.values()):
             file = getattr(module, "__file__", None)
-            if isinstance(file, str) and not file.startswith((sys.prefix, sys.base_prefix)):
+            if isinstance(file, str) and not file.startswith(_INSTALLED):
                 with contextlib.suppress(OSError):
                     files[file] = Path(file).stat().st_mtime_ns
         environment = {name: value for name, value in os.environ.items() if name not in _IGNORED}
-        return cls(os.getpid(), CPU_COUNT, str(Path.cwd()), tuple(sys.path), environment, files)
+        folder = ""
+        with contextlib.suppress(FileNotFoundError):  # it was removed, which says nothing about where a store is
+            folder = str(Path.cwd())
+        return cls(os.getpid(), CPU_COUNT, folder, tuple(sys.path), environment, files)
 
     def goes_with(self, now: "_Surroundings") -> bool:
         """Whether a process that was started in these is as one would be that is started now."""
@@ -160,15 +168,12 @@ class WorkerProcesses:
         if kill_workers or not self._is_kept:
             executor.shutdown(wait=wait, kill_workers=kill_workers)
             return
-        running = list(self._running)
-        for future in running:
-            future.cancel()
-        _finish(running)
+        try:
+            finish([future for future in list(self._running) if not future.cancel()])
+        except BaseException:  # Ctrl-C while others are waited for
+            executor.shutdown(wait=True, kill_workers=True)
+            raise
         _kept.give_back(surroundings, executor)
-
-
-def _finish(futures: list["Future[Any]"]) -> None:
-    wait([future for future in futures if not future.cancelled()])
 
 
 class HereAtFirst:

@@ -110,7 +110,7 @@ class StoreLayout:
         return found
 
 
-def _rows_at_a_time(n_rows: int, most: int = 64) -> int:
+def _rows_at_a_time(n_rows: int, most: int) -> int:
     """Return how many rows have one digest, so that there are at most so many."""
     return max(-(-n_rows // most), 1)
 

@@ -50,6 +50,14 @@ def test_workers_are_started_anew_in_other_surroundings(tmp_path: Path, monkeypa
     assert len(set.union(*found)) == sum(map(len, found))
 
 
+def test_a_folder_that_was_removed_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    assert pids(tmp_path / "s.zarr", n=4, scheduler=None)
+
+
 def test_a_module_that_was_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "kept_workers_module.py"
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,14 @@ class TestCompiled:
                 return {"x": 1}
             return {"x": 1.5}
 
+        lock = threading.Lock()
+
+        def locked(rng: np.random.Generator) -> dict[str, Any]:
+            with lock:
+                return {"x": rng.random()}
+
         cases: list[tuple[Any, str]] = [
+            (locked, "'locked' cannot be compiled: it reads what is no constant"),
             (of_two_types, "returns something else than a literal dict"),
             (of_two_types_apart, "returns 'x' as int64, and Numba finds that it may be float64"),
             (not_literal, r"'not_literal' cannot be compiled: it returns something else than a literal dict in line"),
