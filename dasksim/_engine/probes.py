@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._core.blas import one_blas_thread
 from dasksim._core.variables import Variable
 from dasksim._engine.evaluation import explain, without_exit
 from dasksim._engine.functions import FunctionStage
@@ -147,9 +148,10 @@ def _run_twice(step: Step, batch: SubBatch) -> Probe:
     """Probe a stage, and again with the same seed to notice randomness that no seed reaches."""
     stage = step.stage
     try:
-        variables, values = without_exit(stage.probe, step.binding, batch)
-        seconds = stage.seconds if isinstance(stage, RowStage) else 0.0
-        again = without_exit(stage.probe, step.binding, batch)
+        with one_blas_thread():
+            variables, values = without_exit(stage.probe, step.binding, batch)
+            seconds = stage.seconds if isinstance(stage, RowStage) else 0.0
+            again = without_exit(stage.probe, step.binding, batch)
         # the shorter one: the first may import and compile, and either may be held up
         seconds = min(seconds, stage.seconds) if isinstance(stage, RowStage) else 0.0
     except Exception as error:

@@ -37,8 +37,8 @@ _PROCESS = (
 )
 _LAST_BITS = (
     "Here it gives the same values each time, and they differ in their last digits only: sums were added up in another "
-    "order, as by a set or by BLAS with another number of threads (set OPENBLAS_NUM_THREADS=1 and its like), or by "
-    "another processor. See the page on reproducibility; audit='warn' goes on."
+    "order, as by a set or by a library with another number of threads (set OMP_NUM_THREADS=1), or by another "
+    "processor. See the page on reproducibility; audit='warn' goes on."
 )
 
 _COMPILED = (

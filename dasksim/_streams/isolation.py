@@ -21,6 +21,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from dasksim._core.blas import one_blas_thread
 from dasksim._streams._finding import Reach, find_generators, instance_attributes
 from dasksim._streams._sources import Seed, halves_of, integer_of, put_at, replacement, restore, state_of
 from dasksim._streams.addresses import HIDDEN_CHILD, NUMPY_CHILD, PYTHON_CHILD, SOURCES_CHILD, Address
@@ -255,7 +256,8 @@ def run_all(functions: Iterable[Isolated], work: Callable[[bool], T]) -> T:
     # two threads must not make two guards for the same functions
     with _finding:
         guard = _guards.setdefault(key, _Guard(key))
-    return guard.run(work)
+    with one_blas_thread():
+        return guard.run(work)
 
 
 @contextlib.contextmanager
