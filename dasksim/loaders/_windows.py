@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._core.memory import keep_freed_memory
 from dasksim.errors import StoreError
 from dasksim.loaders._blocks import StoreBlocks
 from dasksim.loaders._order import Epoch, Piece, plan_epoch
@@ -97,6 +98,7 @@ class Reading:
         self.epoch = epoch
         self._source = source
         self._windows: dict[int, Future[Window]] = {}
+        keep_freed_memory()  # that of batches, which come and go
         self._free: list[Window] = []  # to be used again: new memory costs the system more than filling it
         self._capacity = int(epoch.counts.sum(1).max(initial=0))
         self._listed: tuple[int, list[list[Piece]]] = (0, [])
