@@ -102,7 +102,7 @@ def bernoulli_glm(
 
     def observe_fixed(parameters: Any, rng: Any, xp: ModuleType) -> Draws:
         v = xp.asarray(design)
-        x = _product(_responses(_product(parameters, v.T), rng, xp), v)
+        x = xp.matmul(_responses(xp.matmul(parameters, v.T), rng, xp), v)
         x *= factor
         return {"observables": x}
 
@@ -156,7 +156,7 @@ def bernoulli_glm_raw(T: int = 100, variant: Literal["bayesflow", "sbibm"] = "ba
         return {"observables": x}
 
     def observe_fixed(parameters: Any, rng: Any, xp: ModuleType) -> Draws:
-        return {"observables": _responses(_product(parameters, xp.asarray(design).T), rng, xp)}
+        return {"observables": _responses(xp.matmul(parameters, xp.asarray(design).T), rng, xp)}
 
     coords = {"parameter": _PARAMETERS, "time": range(T)}
     if variant == "sbibm":
@@ -177,7 +177,7 @@ def _prior(variant: str) -> Callable[..., Draws]:
 
     def prior(batch_shape: tuple[int, ...], rng: Any, xp: ModuleType) -> Draws:
         z = normal((*batch_shape, _N_WEIGHTS + 1), rng, xp)
-        return {"parameters": _product(z, xp.asarray(root_transposed))}
+        return {"parameters": xp.matmul(z, xp.asarray(root_transposed))}
 
     return prior
 
@@ -190,17 +190,6 @@ def _fixed_design(n: int) -> Array:
     for lag in range(_N_WEIGHTS):
         design[:, 1 + lag] = np.concatenate([np.zeros(lag), stimulus])[:n]
     return design.astype("float32")
-
-
-def _product(rows: Any, matrix: Any) -> Any:
-    """Return the product of rows with a matrix, added up term by term.
-
-    BLAS adds up in an order that depends on how many threads it has, and so would the last bits.
-    """
-    total = rows[..., :1] * matrix[0, :]
-    for k in range(1, matrix.shape[0]):
-        total += rows[..., k : k + 1] * matrix[k, :]
-    return total
 
 
 def _responses(logits: Any, rng: Any, xp: ModuleType) -> Any:

@@ -1,6 +1,7 @@
 """A stand-in for CuPy, and for a GPU: arrays that never become NumPy's by themselves, and count how often they cross.
 
-The module is the namespace of its arrays, as ``cupy`` is.
+The module is the namespace of its arrays, as ``cupy`` is. What is computed on them is counted too: a GPU starts a
+kernel for each, which reads all that goes in and writes all that comes out.
 """
 
 from collections.abc import Callable
@@ -9,10 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CROSSINGS", "METHODS", "Array", "Generator", "asarray"]
+__all__ = ["CROSSINGS", "KERNELS", "METHODS", "Array", "Generator", "asarray"]
 
 #: Crossings since the list was cleared: ``"get"`` or ``"put"``, and the shape.
 CROSSINGS: list[tuple[str, tuple[int, ...]]] = []
+
+#: What was computed since the list was cleared: its name, and the bytes that were read and written.
+KERNELS: list[tuple[str, int]] = []
 
 
 class Array(np.lib.mixins.NDArrayOperatorsMixin):
@@ -34,17 +38,19 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         CROSSINGS.append(("get", self.shape))
         return self._values.copy()
 
-    def astype(self, dtype: Any, **options: Any) -> "Array":
-        return Array(self._values.astype(dtype, **options))
+    def astype(self, dtype: Any, **options: Any) -> Any:
+        return _computed("astype", self._values.astype(dtype, **options), [self._values])
 
     def reshape(self, *shape: Any) -> "Array":
         return Array(self._values.reshape(*shape))
 
-    def __getitem__(self, key: Any) -> "Array":
-        return Array(self._values[_plain(key)])
+    def __getitem__(self, key: Any) -> Any:
+        return _computed("getitem", self._values[_plain(key)], [self._values])
 
     def __setitem__(self, key: Any, values: Any) -> None:
         self._values[_plain(key)] = _plain(values)
+        part = self._values[_plain(key)]
+        KERNELS.append(("setitem", 2 * part.nbytes))
 
     def __len__(self) -> int:
         return len(self._values)
@@ -56,10 +62,10 @@ class Array(np.lib.mixins.NDArrayOperatorsMixin):
         others = (value for value in inputs if isinstance(value, np.ndarray) and value.ndim)
         if any(True for _ in others):
             raise TypeError("Unsupported type <class 'numpy.ndarray'>")
-        return _wrapped(getattr(ufunc, method)(*map(_plain, inputs), **{k: _plain(v) for k, v in options.items()}))
+        return _call(ufunc.__name__, getattr(ufunc, method), inputs, options, is_ufunc=True)
 
     def __array_function__(self, function: Callable[..., Any], _: Any, arguments: Any, options: Any) -> Any:
-        return _wrapped(function(*map(_plain, arguments), **{k: _plain(v) for k, v in options.items()}))
+        return _call(function.__name__, function, arguments, options)
 
 
 #: The methods of CuPy's generators.
@@ -80,7 +86,7 @@ class Generator:
         if name not in METHODS:
             raise AttributeError(f"'Generator' object has no attribute {name!r}")
         method = getattr(self._generator, name)
-        return lambda *arguments, **options: _wrapped(method(*map(_plain, arguments), **options))
+        return lambda *arguments, **options: _call(name, method, arguments, options)
 
 
 def asarray(value: Any, dtype: Any = None) -> Array:
@@ -96,7 +102,25 @@ def __getattr__(name: str) -> Any:
     found = getattr(np, name)
     if not callable(found) or isinstance(found, type):
         return found
-    return lambda *arguments, **options: _wrapped(found(*map(_plain, arguments), **options))
+    return lambda *arguments, **options: _call(name, found, arguments, options)
+
+
+def _call(name: str, function: Callable[..., Any], arguments: Any, options: Any, is_ufunc: bool = False) -> Any:
+    """Call a function of NumPy's with the values of arrays, and count it."""
+    inputs, named = [*map(_plain, arguments)], {key: _plain(value) for key, value in options.items()}
+    return _computed(
+        name, function(*inputs, **named), inputs, may_view=not (is_ufunc or isinstance(function, np.ufunc))
+    )
+
+
+def _computed(name: str, made: Any, inputs: Any, may_view: bool = True) -> Any:
+    """Return what was computed, and count it, unless it may be and is a view of what went in."""
+    read = [part for value in inputs for part in (value if isinstance(value, list | tuple) else [value])]
+    read = [part for part in read if isinstance(part, np.ndarray)]
+    outputs = [part for part in (made if isinstance(made, tuple) else [made]) if isinstance(part, np.ndarray)]
+    if outputs and not (may_view and any(np.may_share_memory(outputs[0], part) for part in read)):
+        KERNELS.append((name, sum(part.nbytes for part in (*read, *outputs))))
+    return _wrapped(made)
 
 
 def _plain(value: Any) -> Any:

@@ -193,6 +193,22 @@ def assert_same_values(found: xr.Dataset, wanted: xr.Dataset, *, rtol: float = 1
         np.testing.assert_allclose(found[name].values, array.values, rtol=rtol, atol=1e-6)
 
 
+def test_the_stand_in_counts_what_is_computed() -> None:
+    """A benchmark reads off it what a GPU would have to do."""
+    standin.KERNELS.clear()
+    x = standin.asarray(np.ones((4, 2)))
+    x *= 2.0
+    y = standin.exp(x[:, 0]) + x.reshape(-1)[:4].astype("float32")
+    standin.stack([y, y])
+    assert standin.KERNELS == [
+        ("multiply", 128),
+        ("exp", 64),
+        ("astype", 48),
+        ("add", 80),
+        ("stack", 128),
+    ]
+
+
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("make", SIMULATORS.values(), ids=SIMULATORS)
 def test_whole_path_stays_within_the_standard(make: Callable[[], Simulator], tmp_path: Path) -> None:
