@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["keep_freed_memory", "machine_memory"]
+__all__ = ["FREED_BYTES", "keep_freed_memory", "machine_memory"]
 
-# Larger than what functions make of a sub-batch, some arrays at a time.
-_BYTES = 1 << 24
+#: Larger than what functions make of a sub-batch, some arrays at a time.
+FREED_BYTES = 1 << 24
 
 
 @functools.cache
@@ -23,7 +23,7 @@ def keep_freed_memory() -> None:
     (``M_MMAP_THRESHOLD`` in mallopt(3)); here it is shown one, of which no page is touched. Where the environment says
     how memory is kept, as that of Dask's workers does, glibc goes by that alone.
     """
-    np.empty(_BYTES, np.uint8)
+    np.empty(FREED_BYTES, np.uint8)
 
 
 def machine_memory(root: Path = Path("/")) -> int:

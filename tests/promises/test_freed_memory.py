@@ -4,8 +4,14 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
+import dask
+import distributed  # noqa: F401  # which has the settings
+import numpy as np
 import pytest
+
+import dasksim
 
 SCRIPT = """
 import resource
@@ -40,3 +46,19 @@ def test_pages_of_freed_arrays_are_used_again() -> None:
 
     assert faults("") > 20 * 8 * 256 / 2  # the kernel clears most pages again and again
     assert faults("keeps") < 20 * 8
+
+
+def trim_threshold(rng: np.random.Generator) -> dict[str, int]:
+    return {"x": int(os.environ["MALLOC_TRIM_THRESHOLD_"])}
+
+
+@pytest.mark.parametrize("is_of_a_cluster", [True, False])
+def test_what_a_cluster_leaves_in_the_environment_does_not_slow_worker_processes(
+    is_of_a_cluster: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A nanny sets how its workers give memory back for the process that starts it too, and for good."""
+    of_clusters = str(dask.config.get("distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_"))
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", of_clusters if is_of_a_cluster else "123456")
+    simulator = dasksim.make_simulator(trim_threshold)
+    dataset = dasksim.generate(simulator, tmp_path / "s.zarr", 4, seed=1, scheduler="processes", audit=False)
+    assert set(dataset.x.values.tolist()) == {1 << 25 if is_of_a_cluster else 123456}
