@@ -1,6 +1,7 @@
 from . import errors, loaders, models, plots, random
 from ._analysis.arviz import to_arviz
 from ._analysis.report import report
+from ._core.accessor import DatasetAccessor
 from ._core.audits import AuditOutcome
 from ._core.failures import Failure
 from ._operations.check import SimulatorCheck, check
@@ -40,6 +41,7 @@ __all__ = [
     "ArgumentTypeError",
     "AuditOutcome",
     "DasksimError",
+    "DatasetAccessor",
     "ExternalProgram",
     "Failure",
     "GraphicalSimulator",

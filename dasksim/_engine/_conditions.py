@@ -55,10 +55,17 @@ def _read(name: str, value: Any, axes: tuple[int, ...], plates: Sequence[str], a
         raise ArgumentError(
             f"condition {name!r} has shape {shape}, which does not begin with the batch axes {axes}; give a scalar, an "
             "array with one row a sample, or bind a value that all samples share into the function "
-            "(functools.partial)"
+            f"(functools.partial){_for_draws(name, shape, axes)}"
         )
     variable = Variable(name, shape[len(axes) :], dtype, plates=tuple(plates[: len(axes) - 1]))
     return Condition(variable, value, is_scalar=False, dims=dims)
+
+
+def _for_draws(name: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> str:
+    """Return the call for what may be several draws for each of some datasets, as a posterior gives them."""
+    if len(axes) > 1 or len(shape) < 2:
+        return ""
+    return f"; for {shape[1]} draws for each of {shape[0]} datasets, call sample({shape[:2]}, {name}=...)"
 
 
 def _numeric(name: str, value: Any) -> tuple[Any, np.dtype[Any]]:

@@ -17,6 +17,7 @@ import xarray as xr
 from dask.blockwise import blockwise
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
+from dasksim._core import accessor  # noqa: F401  # which datasets have from then on
 from dasksim._core.arrays import device_named, is_lazy
 from dasksim._core.dask_private import DataNode, Task, TaskRef, check_graphs
 from dasksim._core.plan import Plan

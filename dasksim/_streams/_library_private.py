@@ -80,8 +80,10 @@ class KerasGenerators:
     @staticmethod
     def state(generator: Any) -> tuple[int, ...]:
         """Return the state of a SeedGenerator."""
-        convert = sys.modules["keras"].ops.convert_to_numpy
-        return tuple(int(number) for number in convert(generator.state))
+        value = generator.state.value
+        # a tensor of PyTorch, which Keras would convert in a way that NumPy warns of
+        value = value.detach().cpu() if hasattr(value, "detach") else value
+        return tuple(int(number) for number in np.asarray(value))
 
     def seed(self, integer: int) -> None:
         """Put the one without a seed on a stream."""

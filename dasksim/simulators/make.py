@@ -2,24 +2,29 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from dasksim._core.checks import check_flag
 from dasksim._engine.functions import function_name
 from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
+from dasksim.simulators.bayesflow_adapter import BayesFlowAdapter
 from dasksim.simulators.lambda_simulator import LambdaSimulator
 from dasksim.simulators.sequential_simulator import SequentialSimulator
 from dasksim.simulators.simulator import Simulator
+from dasksim.simulators.wrap_bayesflow import from_bayesflow
 
 __all__ = ["make_simulator"]
+
+# Keyword arguments for all functions, by name, or for each.
+ObjectArguments: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any] | None]
 
 _LAMBDA_ARGUMENTS = ("is_batched", "is_context", "dims", "coords", "schema", "can_use_gpu", "compile")
 
 
 def make_simulator(
     obj: Any,
-    meta_fn: Callable[..., Any] | None = None,
-    obj_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+    meta_fn: Callable[..., Any] | ObjectArguments | None = None,
+    obj_kwargs: ObjectArguments | Callable[..., Any] | None = None,
     expand_outputs: bool = True,
     replace_inputs: bool = True,
     *,
@@ -37,15 +42,16 @@ def make_simulator(
     ----------
     obj
         A function (or partial, bound method, callable object) that returns a dict of variables, a
-        :class:`~dasksim.Simulator`, or a sequence or a mapping of these, which run one after the other. The keys of a
-        mapping name the stages.
+        :class:`~dasksim.Simulator`, one of BayesFlow's, or a sequence or a mapping of these, which run one after the
+        other. The keys of a mapping name the stages.
     meta_fn
         A function that is called once for each sub-batch and returns a dict of contexts: values that the whole
         sub-batch shares.
     obj_kwargs
         Keyword arguments of :class:`~dasksim.LambdaSimulator`: a mapping for all functions, a sequence with a mapping
         or None for each, or a mapping of names to mappings: of the keys of ``obj`` where it is a mapping, else of its
-        functions. A mapping whose values are all mappings, and whose keys are not all arguments, goes by name.
+        functions. A mapping whose values are all mappings, and whose keys are not all arguments, goes by name. By
+        position it may stand before ``meta_fn``, as in BayesFlow.
     expand_outputs
         Whether scalars of a sequence or mapping get a trailing axis of size 1.
     replace_inputs
@@ -86,6 +92,10 @@ def make_simulator(
     >>> simulator.sample(2, seed=2025).x.dims
     ('batch', 'time')
     """
+    is_given = isinstance(meta_fn, Mapping | Sequence) and not isinstance(meta_fn, str)
+    if is_given or (meta_fn is None and callable(obj_kwargs)):
+        # in BayesFlow's order
+        meta_fn, obj_kwargs = obj_kwargs, meta_fn
     more = {"schema": schema, "compile": compile}
     options = {"is_batched": is_batched, **{name: value for name, value in more.items() if value is not None}}
     check_flag("expand_outputs", expand_outputs)
@@ -164,6 +174,10 @@ def _wrap(obj: Any, obj_kwargs: Mapping[str, Any] | None, options: Mapping[str, 
     for name in obj_kwargs or ():
         if name not in _LAMBDA_ARGUMENTS:
             raise ArgumentError(f"obj_kwargs holds {name!r}; {nearest(name, _LAMBDA_ARGUMENTS)}")
+    if isinstance(obj, BayesFlowAdapter):
+        obj = obj._simulator
+    elif not isinstance(obj, Simulator) and not callable(obj) and callable(getattr(obj, "sample", None)):
+        obj = from_bayesflow(obj)
     if isinstance(obj, Simulator):
         if obj_kwargs:
             raise ArgumentError(f"obj_kwargs {dict(obj_kwargs)!r} is for a function, but got the simulator {obj!r}")

@@ -23,7 +23,7 @@ from dasksim._execution.graph import compile_dataset
 from dasksim._execution.pickling import dumps, loads
 from dasksim._streams.process_wide import not_copied
 from dasksim.errors import ArgumentTypeError
-from dasksim.simulators.bayesflow_adapter import BayesFlowAdapter
+from dasksim.simulators.bayesflow_adapter import BayesFlowAdapter, for_bayesflow
 from dasksim.simulators.drawing import draw, rows_of
 from dasksim.simulators.filtering import compute_all_accepted, filtered
 from dasksim.simulators.parallel import compute_in_processes
@@ -340,8 +340,9 @@ class Simulator(ABC):
         Returns
         -------
         BayesFlowAdapter
-            An object whose ``sample(batch_shape, **conditions)`` returns a dict of NumPy arrays, new ones at every
-            call, also where worker processes call copies of it.
+            An object with the methods of BayesFlow's simulators, which return dicts of NumPy arrays, new ones at every
+            call, also where worker processes call copies of it. Make it after BayesFlow was imported: it is then an
+            instance of its ``Simulator``, which ``bayesflow.make_simulator`` takes among functions.
 
         Examples
         --------
@@ -350,7 +351,7 @@ class Simulator(ABC):
         >>> simulator.to_bayesflow(seed=1).sample(32)["x"].shape
         (32, 3)
         """
-        return BayesFlowAdapter(self.sample, seed)
+        return for_bayesflow(self, seed)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Go to another process as functions do in a run, whoever sends the simulator."""

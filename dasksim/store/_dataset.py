@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from dasksim._core import accessor  # noqa: F401  # which datasets have from then on
 from dasksim.errors import IncompleteStoreError, StoreError
 from dasksim.store._damage import refuse_damage
 from dasksim.store._entries import Derivation

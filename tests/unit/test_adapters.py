@@ -308,3 +308,95 @@ def test_a_simulator_of_bayesflow_runs() -> None:
 
     assert n_distinct(ds["loc"].values) == n_distinct(ds.u.values) == n_distinct(ds.x.values) == 1000
     assert bits(ds, scheduler="processes") == bits(ds, scheduler="synchronous")
+
+
+# The calls and forms of BayesFlow, without it; test_bayesflow.py has them beside it
+
+
+def spread(rng: np.random.Generator) -> Batch:
+    return {"s": rng.normal()}
+
+
+def test_the_adapter_has_the_methods_of_bayesflows_simulators() -> None:
+    adapter = make_simulator([spread, lambda s, rng: {"x": rng.normal(s, size=3)}]).to_bayesflow(seed=1)
+    accepted = adapter.rejection_sample(40, predicate=lambda data: data["s"][:, 0] > 0, sample_size=16)
+    assert accepted["s"].shape == (40, 1)
+    assert (accepted["s"] > 0).all()
+    batched, parallel = adapter.sample_batched(10, sample_size=4), adapter.sample_parallel((10,), n_jobs=1, verbose=0)
+    assert {name: v.shape for name, v in batched.items()} == {"s": (10, 1), "x": (10, 3)}
+    assert {name: v.shape for name, v in parallel.items()} == {"s": (10, 1), "x": (10, 3)}
+    assert adapter.expand_outputs is True
+    with pytest.raises(ArgumentError, match="axis must be 0"):
+        adapter.rejection_sample(10, lambda data: data["s"][:, 0] > 0, axis=1)
+    with pytest.raises(ArgumentTypeError, match="predicate must be a function"):
+        adapter.rejection_sample(10)
+    with pytest.raises(AttributeError, match="simulatrs"):
+        adapter.simulatrs  # noqa: B018
+
+
+def test_parallel_batches_of_an_adapter_have_the_bits_of_its_others() -> None:
+    one, other = (simulator().to_bayesflow(seed=3) for _ in range(2))
+    assert np.array_equal(one.sample_parallel(20, n_jobs=1)["x"], other.sample(20)["x"])
+
+
+def test_what_nobody_takes_is_passed_over_as_bayesflows_simulators_do() -> None:
+    one, other = (simulator().to_bayesflow(seed=3) for _ in range(2))
+    found = one.sample(5, theta=np.ones((5, 2)), elsewhere=np.zeros(3))
+    assert (found["theta"] == 1).all()
+    assert "elsewhere" not in found
+    assert np.array_equal(found["x"], other.sample(5, theta=np.ones((5, 2)))["x"])
+
+
+def test_members_are_adapters_that_count_their_own_calls() -> None:
+    adapter = simulator().to_bayesflow(seed=1)
+    first, second = adapter.simulators
+    draws = [adapter.sample(4)["theta"], first.sample(4)["theta"], first.sample(4)["theta"]]
+    assert n_distinct(np.concatenate(draws)) == 12
+    assert second.sample(4, **first.sample(4))["x"].shape == (4, 2)
+
+
+def test_a_context_of_several_models_is_one_value() -> None:
+    def size(rng: np.random.Generator) -> Batch:
+        return {"n": int(rng.integers(3, 9))}
+
+    def observed(n: int, rng: np.random.Generator) -> Batch:
+        return {"x": rng.normal(size=n)}
+
+    models = dasksim.ModelComparisonSimulator([make_simulator([observed])] * 2, shared_simulator=size, names=["a", "b"])
+    batch = models.to_bayesflow(seed=1).sample(5)
+    assert np.ndim(batch["n"]) == 0
+    assert batch["x"].shape == (5, batch["n"])
+
+
+def test_a_foreign_simulator_stands_among_functions() -> None:
+    class Foreign:
+        def sample(self, batch_shape: Any, **_: Any) -> Batch:
+            return {"theta": hidden.normal(size=(*batch_shape, 2))}
+
+    ds = make_simulator([Foreign(), likelihood]).sample(50, seed=1)
+    assert n_distinct(ds.theta.values) == 50
+    assert bits(ds) == bits(make_simulator([Foreign(), likelihood]).sample(50, seed=1))
+    adapted = make_simulator(prior).to_bayesflow(seed=5)
+    assert bits(make_simulator([adapted, likelihood]).sample(3, seed=1).theta.to_dataset()) == bits(
+        simulator().sample(3, seed=1).theta.to_dataset()
+    )
+
+
+def test_make_simulator_takes_bayesflows_order_of_arguments() -> None:
+    def size() -> Batch:
+        return {"n": 4}
+
+    def observed(batch_shape: Any, n: int) -> Batch:
+        return {"x": np.zeros((*batch_shape, n))}
+
+    by_position = make_simulator([observed], {"observed": {"is_batched": True}}, size)
+    by_name = make_simulator([observed], obj_kwargs={"observed": {"is_batched": True}}, meta_fn=size)
+    assert bits(by_position.sample(3, seed=1)) == bits(by_name.sample(3, seed=1))
+    assert by_position.sample(3, seed=1).x.shape == (3, 4)
+
+
+def test_draws_for_each_of_several_datasets_are_conditions_of_two_batch_axes() -> None:
+    draws = np.ones((4, 7, 2))
+    assert simulator().sample((4, 7), seed=1, theta=draws).x.shape == (4, 7, 2)
+    with pytest.raises(ArgumentError, match=r"for 7 draws for each of 4 datasets, call sample\(\(4, 7\), theta=...\)"):
+        simulator().sample(28, seed=1, theta=draws)
