@@ -63,8 +63,8 @@ def generate(
     seed
         Any integer >= 0. By default fresh entropy, or the seed of the store that is continued.
     conditions
-        Values of variables, as in :meth:`~dasksim.Simulator.sample`. Lazy ones are computed chunk by chunk, and cannot
-        be read from the store itself.
+        Values of variables, or distributions to draw them from, as in :meth:`~dasksim.Simulator.sample`. Lazy ones are
+        computed chunk by chunk, and cannot be read from the store itself.
     sub_batch_size, chunk_size
         Sizes in samples, as in :meth:`~dasksim.Simulator.sample`. A chunk is a shard of each array of the store.
     dtypes

@@ -24,6 +24,7 @@ from dasksim._execution.pickling import dumps, loads
 from dasksim._streams.process_wide import not_copied
 from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.bayesflow_adapter import BayesFlowAdapter, for_bayesflow
+from dasksim.simulators.distributions import drawn_conditions
 from dasksim.simulators.drawing import draw, rows_of
 from dasksim.simulators.filtering import compute_all_accepted, filtered
 from dasksim.simulators.parallel import compute_in_processes
@@ -90,7 +91,9 @@ class Simulator(ABC):
             does so if this process sees a GPU. Values depend on the kind of device, since its generators are others.
         **conditions
             Values of variables, which are then not simulated: scalars, arrays with the batch axes in front, or
-            DataArrays with the batch dims; or values for arguments that no stage provides.
+            DataArrays with the batch dims; or values for arguments that no stage provides. A distribution, which draws
+            by ``sample((n,))`` as PyTorch's and sbi's posteriors and proposals do, or by ``rvs(size=n)`` as SciPy's, is
+            drawn from at once, one draw a sample; the draws are a function of the seed.
 
         Returns
         -------
@@ -222,6 +225,7 @@ class Simulator(ABC):
         if chunk_size is not None:
             chunk_size = check_count("chunk_size", chunk_size)
         seed = check_seed(seed)
+        conditions = drawn_conditions(conditions, shape, seed)
         pipeline = resolve(lowering, conditions, shape, seed, cache, most_probes=most_probes)
         device = choose_device(device, can_use_gpu(pipeline))
         cost = pipeline.cost(on_gpu=device == "gpu")

@@ -1,16 +1,16 @@
 """A prior and a simulator, as sbi takes them, as a simulator of dasksim."""
 
-import contextlib
 import functools
 import math
-import threading
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dasksim.errors import ArgumentTypeError
+from dasksim.simulators.distributions import draws_of, is_distribution, on_host, torch_seeded
 from dasksim.simulators.lambda_simulator import LambdaSimulator
 from dasksim.simulators.sequential_simulator import SequentialSimulator
 from dasksim.simulators.simulator import Simulator
@@ -19,23 +19,24 @@ __all__ = ["from_sbi"]
 
 Array = npt.NDArray[np.float32]
 
-_lock = threading.RLock()  # PyTorch's global generator is one for all threads
-
 
 def from_sbi(prior: Any, simulator: Callable[..., Any]) -> Simulator:
     """Make a simulator of a prior and a simulator as sbi takes them.
 
-    Both become batched stages, with the variables ``theta`` and ``x`` of dtype float32. PyTorch's global generator is
-    seeded for each sub-batch, under a lock of the process, and put back afterwards; NumPy's and Python's generators are
-    isolated like those of any function. A ``torch.Generator`` of their own is not.
+    They become stages with the variables ``theta`` and ``x`` of dtype float32. PyTorch's global generators are seeded
+    for each sub-batch, or for each sample if the simulator takes one row at a time, under a lock of the process, and
+    put back afterwards; other generators are isolated like those of any function.
 
     Parameters
     ----------
     prior
-        An object with a method ``sample((n,))`` that returns a tensor with one row a sample, such as a distribution of
-        PyTorch or sbi.
+        An object with a method ``sample((n,))`` that returns a tensor or an array with one row a sample, such as a
+        distribution of PyTorch or sbi, or with ``rvs(size=n)``, as SciPy's have; or a sequence of such objects, which
+        are independent and give one column each, or more.
     simulator
-        A function of a tensor with one row a sample that returns another one, or a NumPy array.
+        A function of ``theta`` that returns ``x``, tensors or arrays: of many rows at once, or of one. Which it is
+        shows when it is called with two and with three rows, as sbi finds it out. It is given NumPy arrays if the prior
+        draws such and PyTorch is not imported, else tensors.
 
     Returns
     -------
@@ -44,57 +45,80 @@ def from_sbi(prior: Any, simulator: Callable[..., Any]) -> Simulator:
     Raises
     ------
     ArgumentTypeError
-        If the prior has no method ``sample``, or the simulator is not callable.
+        If the prior cannot be drawn from, or the simulator is not callable.
 
     Examples
     --------
-    >>> import torch  # doctest: +SKIP
-    >>> prior = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))  # doctest: +SKIP
-    >>> simulator = from_sbi(prior, lambda theta: theta + torch.randn_like(theta))  # doctest: +SKIP
-    >>> simulator.sample(1000, seed=2025).x.shape  # doctest: +SKIP
+    >>> import numpy as np
+    >>> import scipy.stats
+    >>> simulator = from_sbi([scipy.stats.norm(), scipy.stats.gamma(2)], lambda theta: np.sqrt(np.abs(theta)))
+    >>> simulator.sample(1000, seed=2025).x.shape
     (1000, 2)
     """
-    if not callable(getattr(prior, "sample", None)):
+    members = prior if isinstance(prior, Sequence) else [prior]
+    if not members or not all(map(is_distribution, members)):
         raise ArgumentTypeError(
-            f"prior must have a method sample((n,)), as PyTorch's distributions have; got {prior!r}"
+            "prior must have a method sample((n,)), as PyTorch's distributions have, or rvs(size=n), as SciPy's have, "
+            f"or be a sequence of such; got {prior!r}"
         )
     if not callable(simulator):
         raise ArgumentTypeError(f"simulator must be callable; got {simulator!r}")
     # partials, since the search for generators looks into them
-    stages = {"prior": functools.partial(_prior, prior), "simulator": functools.partial(_simulator, simulator)}
-    return SequentialSimulator({name: LambdaSimulator(stage, is_batched=True) for name, stage in stages.items()})
+    trial = LambdaSimulator(functools.partial(_takes_rows, prior, simulator))
+    is_batched = bool(trial.sample(1, seed=0, device="cpu").compute(scheduler="synchronous").is_batched.values[0])
+    stages = {
+        "prior": LambdaSimulator(functools.partial(_prior, prior), is_batched=True),
+        "simulator": LambdaSimulator(
+            functools.partial(_simulator if is_batched else _row, simulator), is_batched=is_batched
+        ),
+    }
+    return SequentialSimulator(stages)
+
+
+def _takes_rows(prior: Any, simulator: Callable[..., Any], seed: int) -> dict[str, bool]:
+    """Find out whether a simulator takes many rows at once."""
+    with torch_seeded(seed):
+        for n in (2, 3):
+            drawn = draws_of(prior, n)
+            theta = drawn.reshape(len(drawn), -1).astype(np.float32)
+            try:
+                shape = np.shape(on_host(simulator(_given(theta))))
+            except Exception:  # noqa: BLE001  # of whatever kind: it is called row by row then, and says so again
+                return {"is_batched": False}
+            if shape[:1] != (n,):
+                return {"is_batched": False}
+    return {"is_batched": True}
 
 
 def _prior(prior: Any, batch_shape: tuple[int, ...], seed: int) -> dict[str, Array]:
-    with _seeded(seed):
-        return {"theta": _rows(prior.sample((math.prod(batch_shape),)), batch_shape)}
+    n = math.prod(batch_shape)
+    with torch_seeded(seed):
+        values = draws_of(prior, n)
+    return {"theta": _rows(values.reshape(len(values), -1), batch_shape)}
 
 
 def _simulator(
     simulator: Callable[..., Any], batch_shape: tuple[int, ...], theta: Array, seed: int
 ) -> dict[str, Array]:
-    flat = theta.reshape(-1, *theta.shape[len(batch_shape) :])
-    with _seeded(seed) as torch:
-        # a copy: what a function is given is read-only, which tensors cannot be
-        return {"x": _rows(simulator(torch.tensor(flat)), batch_shape)}
+    with torch_seeded(seed):
+        return {"x": _rows(simulator(_given(theta.reshape(-1, *theta.shape[len(batch_shape) :]))), batch_shape)}
 
 
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[Any]:
-    """Give PyTorch with its global generators, those of GPUs too, seeded."""
-    import torch  # only where it is used: it takes seconds, and dasksim does not need it
+def _row(simulator: Callable[..., Any], theta: Array, seed: int) -> dict[str, Array]:
+    with torch_seeded(seed):
+        return {"x": np.asarray(on_host(simulator(_given(theta))), dtype=np.float32).reshape(-1)}
 
-    # devices are named, since PyTorch warns where there are several and none is
-    with _lock, torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield torch
+
+def _given(theta: Array) -> Any:
+    """Return what a simulator is given: a tensor, or an array where PyTorch is not in use."""
+    torch = sys.modules.get("torch")
+    # a copy: what a function is given is read-only, which tensors cannot be
+    return theta.copy() if torch is None else torch.tensor(theta)
 
 
 def _rows(values: Any, batch_shape: tuple[int, ...]) -> Array:
     """Return a tensor as an array that begins with ``batch_shape``, if it has as many rows."""
-    # NumPy takes no tensor that has a gradient or is on a GPU
-    host = values.detach().cpu() if hasattr(values, "detach") else values
-    array = np.asarray(host, dtype=np.float32)
+    array = np.asarray(on_host(values), dtype=np.float32)
     if array.shape[:1] != (math.prod(batch_shape),):
         return array  # which is refused, with the name of the variable
     return array.reshape(*batch_shape, *array.shape[1:])
