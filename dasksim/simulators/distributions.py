@@ -26,6 +26,9 @@ Array = npt.NDArray[Any]
 # Rows of a condition that are drawn at once, whole, so that the first ones are the same however many there are.
 _ROWS = 512
 
+# How posteriors and proposals of sbi are told not to speak of every few rows.
+_SPEAKS = {"show_progress_bars", "print_rejected_frac"}
+
 _lock = threading.RLock()  # PyTorch's global generator is one for all threads
 
 
@@ -43,9 +46,8 @@ def draws_of(distribution: Any, n: int) -> Array:
     if not callable(getattr(distribution, "sample", None)):
         drawn = np.asarray(distribution.rvs(size=n))
         return drawn if drawn.shape[:1] == (n,) else drawn.reshape(n, -1)  # SciPy leaves out the axis of one draw
-    # posteriors of sbi would show a progress bar for every few rows
-    shows = "show_progress_bars" in inspect.signature(distribution.sample).parameters
-    return on_host(distribution.sample((n,), **({"show_progress_bars": False} if shows else {})))
+    quietly = _SPEAKS.intersection(inspect.signature(distribution.sample).parameters)
+    return on_host(distribution.sample((n,), **dict.fromkeys(quietly, False)))
 
 
 def on_host(values: Any) -> Array:

@@ -176,7 +176,8 @@ def _wrap(obj: Any, obj_kwargs: Mapping[str, Any] | None, options: Mapping[str, 
             raise ArgumentError(f"obj_kwargs holds {name!r}; {nearest(name, _LAMBDA_ARGUMENTS)}")
     if isinstance(obj, BayesFlowAdapter):
         obj = obj._simulator
-    elif not isinstance(obj, Simulator) and not callable(obj) and callable(getattr(obj, "sample", None)):
+    elif not callable(obj) and callable(getattr(obj, "sample", None)) and not isinstance(obj, Simulator):
+        # of BayesFlow: what else has a method `sample` returns no dict, which is said then
         obj = from_bayesflow(obj)
     if isinstance(obj, Simulator):
         if obj_kwargs:
