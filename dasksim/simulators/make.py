@@ -23,7 +23,7 @@ _LAMBDA_ARGUMENTS = ("is_batched", "is_context", "dims", "coords", "schema", "ca
 
 def make_simulator(
     obj: Any,
-    meta_fn: Callable[..., Any] | ObjectArguments | None = None,
+    meta_fn: Callable[..., Any] | Mapping[str, Any] | None = None,
     obj_kwargs: ObjectArguments | Callable[..., Any] | None = None,
     expand_outputs: bool = True,
     replace_inputs: bool = True,
@@ -92,10 +92,9 @@ def make_simulator(
     >>> simulator.sample(2, seed=2025).x.dims
     ('batch', 'time')
     """
-    is_given = isinstance(meta_fn, Mapping | Sequence) and not isinstance(meta_fn, str)
-    if is_given or (meta_fn is None and callable(obj_kwargs)):
-        # in BayesFlow's order
-        meta_fn, obj_kwargs = obj_kwargs, meta_fn
+    if isinstance(meta_fn, Mapping) or (meta_fn is None and callable(obj_kwargs)):
+        in_bayesflows_order: tuple[Any, Any] = obj_kwargs, meta_fn
+        meta_fn, obj_kwargs = in_bayesflows_order
     more = {"schema": schema, "compile": compile}
     options = {"is_batched": is_batched, **{name: value for name, value in more.items() if value is not None}}
     check_flag("expand_outputs", expand_outputs)
