@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dasksim._core.arrays import is_lazy
 from dasksim._core.conditions import Condition, pad_rows
 from dasksim._core.failures import VALID
-from dasksim._core.labels import check_dims, check_fill, feature_dims, ragged_variable
+from dasksim._core.labels import check_described, check_dims, check_fill, feature_dims, ragged_variable
 from dasksim._core.variables import RESERVED, Variable, check_name
 from dasksim._engine.nested import NestedStage, inner_input
 from dasksim._engine.pipeline import Pipeline
@@ -364,15 +364,19 @@ class Resolver:
         sources = {name: self._source(name) for name in names}
         made = {v.name: v for step in self.steps for v in step.outputs}
         variables = tuple(made[name] if name in made else self.conditions[name].variable for name in sources)
-        dims, coords = self.lowering.dims, self.lowering.coords
-        used = {} if is_inner else check_dims(variables, dims, coords, self.sizes, self.lowering.max_sizes)
+        dims, coords, attrs = self.lowering.dims, self.lowering.coords, self.lowering.attrs
+        used: dict[str, tuple[str, ...]] = {}
+        if not is_inner:
+            used = check_dims(variables, dims, coords, self.sizes, self.lowering.max_sizes)
+            check_described(attrs, names, coords)
         return Pipeline(
             steps=self._with_full_steps(),
             conditions=self.conditions,
             variables=variables,
             sources=sources,
             dims=used,
-            coords={dim: np.asarray(values) for dim, values in coords.items()},
+            coords={name: c._replace(attrs={**c.attrs, **attrs.get(name, {})}) for name, c in coords.items()},
+            attrs={name: attrs[name] for name in names if name in attrs},
             sizes=self.sizes,
             fill_value=self.lowering.fill_value,
             max_sizes=self.lowering.max_sizes,

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.arrays import namespace_of, read_only
+from dasksim._core.attributes import Coordinate
 from dasksim._core.conditions import pad_rows
 from dasksim._core.variables import Variable
 from dasksim._engine._outputs import PaddedRows
@@ -34,7 +35,9 @@ class Lowering:
     dims
         Names of feature dims, by variable.
     coords
-        Coordinates, by feature dim.
+        Coordinates, by name.
+    attrs
+        Attributes, by the name of a variable or coordinate.
     levels
         Names of the further batch axes, if the simulator has a fixed number of them.
     max_sizes
@@ -48,7 +51,8 @@ class Lowering:
     stages: tuple[Stage, ...]
     replace_inputs: bool = True
     dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    coords: Mapping[str, Any] = field(default_factory=dict)
+    coords: Mapping[str, Coordinate] = field(default_factory=dict)
+    attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     levels: tuple[str, ...] | None = None
     max_sizes: Mapping[str, int] = field(default_factory=dict)
     fill_value: Any = math.nan
