@@ -26,6 +26,26 @@ class Coordinate(NamedTuple):
     values: npt.NDArray[Any]
     attrs: Mapping[str, Any]
 
+    @classmethod
+    def checked(cls, name: str, dims: Sequence[Any], array: npt.NDArray[Any], attrs: Mapping[Any, Any]) -> "Coordinate":
+        """Return a coordinate that a store can hold.
+
+        Raises
+        ------
+        ArgumentTypeError
+            If it cannot.
+        """
+        if len(dims) != 1:
+            raise ArgumentTypeError(f"coords[{name!r}] must have one dim; got {dims!r}")
+        if array.dtype.kind not in _COORD_KINDS and not all(isinstance(value, str) for value in array.flat):
+            raise ArgumentTypeError(f"coords[{name!r}] must hold numbers, strings or times; got {array!r}")
+        kept = check_attrs({name: attrs}, "coords")[name]
+        if array.dtype.kind in "Mm" and "units" in kept:
+            raise ArgumentTypeError(
+                f"coords[{name!r}] holds times, whose unit is their own; leave 'units' out of its attributes"
+            )
+        return cls(tuple(dims), array, kept)
+
 
 def as_coordinate(name: str, given: Any) -> Coordinate:
     """Return a coordinate that was given as values, as a DataArray, or as ``(dim, values)`` with or without attributes.
@@ -43,17 +63,7 @@ def as_coordinate(name: str, given: Any) -> Coordinate:
     elif isinstance(given, tuple) and len(given) in (2, 3) and _are_dims(given[0]) and _are_values(given[1]):
         dims, values, attrs = given[0], given[1], given[2] if len(given) == 3 else {}
         dims = (dims,) if isinstance(dims, str) else tuple(dims)
-    if len(dims) != 1:
-        raise ArgumentTypeError(f"coords[{name!r}] must have one dim; got {dims!r}")
-    array = np.asarray(values)
-    if array.dtype.kind not in _COORD_KINDS and not all(isinstance(value, str) for value in array.flat):
-        raise ArgumentTypeError(f"coords[{name!r}] must hold numbers, strings or times; got {array!r}")
-    attrs = check_attrs({name: attrs}, "coords")[name]
-    if array.dtype.kind in "Mm" and "units" in attrs:
-        raise ArgumentTypeError(
-            f"coords[{name!r}] holds times, whose unit is their own; leave 'units' out of its attributes"
-        )
-    return Coordinate(tuple(dims), array, attrs)
+    return Coordinate.checked(name, tuple(dims), np.asarray(values), attrs)
 
 
 def _are_dims(dims: object) -> bool:
@@ -118,9 +128,7 @@ def attrs_of(attrs: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Return a scalar or an array of NumPy's as Python has it."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    raise TypeError(f"a {type(value).__name__} is no JSON")
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else json.JSONEncoder().default(value)
 
 
 def same_values(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:

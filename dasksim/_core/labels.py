@@ -1,13 +1,13 @@
 """The labels of a dataset: names of dims, and coordinates."""
 
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from dasksim._core.attributes import Coordinate, as_coordinate
+from dasksim._core.attributes import Coordinate, as_coordinate, same_values
 from dasksim._core.failures import VALID
 from dasksim._core.variables import Variable, unstorable
 from dasksim.errors import ArgumentTypeError, SimulatorError, nearest
@@ -21,6 +21,7 @@ __all__ = [
     "check_sizes",
     "feature_dims",
     "is_label",
+    "own_coords",
     "ragged_variable",
 ]
 
@@ -115,6 +116,8 @@ def is_label(name: object) -> bool:
 def feature_dims(variable: Variable, dims: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Return the given names of a variable's feature dims, else ``{variable}_dim_{i}``."""
     given = dims.get(variable.name)
+    if given is None and variable.labels is not None and variable.labels.dims:
+        return variable.labels.feature_dims(variable.name)
     if given is None:
         return tuple(f"{variable.name}_dim_{i}" for i in range(len(variable.sample_shape)))
     if len(given) != len(variable.sample_shape):
@@ -237,6 +240,41 @@ def _check_coord(
             f"coords[{name!r}] has shape {coordinate.values.shape}, but dim {dim!r} has size {sizes[dim][0]}; give one "
             "value for each position"
         )
+
+
+def own_coords(
+    variables: Sequence[Variable], dims: Mapping[str, Sequence[str]], given: Collection[str]
+) -> dict[str, Coordinate]:
+    """Return the coordinates that values have of themselves, but for those that are given, along the dims in use.
+
+    Raises
+    ------
+    SimulatorError
+        If two variables have different ones, or sizes differ along their dim.
+    """
+    found: dict[str, tuple[Coordinate, str]] = {}
+    for variable in variables:
+        if variable.labels is None:
+            continue
+        own = variable.labels.dims[variable.labels.n_axes :]
+        used = dict(zip(own, enumerate(feature_dims(variable, dims)), strict=False))
+        for label, coordinate in variable.labels.coords.items():
+            axis, dim = used[coordinate.dims[0]]
+            name = dim if label == coordinate.dims[0] else label
+            if name in given:
+                continue
+            if axis in variable.ragged:
+                raise SimulatorError(
+                    f"variable {variable.name!r} has the coordinate {name!r} along {dim!r}, along which sizes differ; "
+                    f"return it as a variable, or drop it (drop_vars({label!r}))"
+                )
+            known, owner = found.setdefault(name, (coordinate._replace(dims=(dim,)), variable.name))
+            if known.dims != (dim,) or not same_values(known.values, coordinate.values):
+                raise SimulatorError(
+                    f"variables {owner!r} and {variable.name!r} have different coordinates {name!r}; give the "
+                    f"right one with coords={{{name!r}: ...}}, or rename a dim"
+                )
+    return {name: coordinate for name, (coordinate, _) in found.items()}
 
 
 def check_described(attrs: Iterable[str], variables: Sequence[str], coords: Iterable[str]) -> None:

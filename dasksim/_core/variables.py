@@ -5,13 +5,14 @@ import math
 import operator
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from dasksim._core.arrays import device_named, dtype_of
 from dasksim._core.failures import VALID
+from dasksim._core.labelled import Labels, plain
 from dasksim.errors import ArgumentError, ArgumentTypeError, DasksimError, OutputError
 
 __all__ = [
@@ -63,6 +64,8 @@ class Variable:
         Whether it is no variable of the dataset but passes between stages; its name holds a ``/``, as no user's does.
     counts
         What it counts, to be summed over all sub-batches: ``"proposals"`` or ``"accepted"``; such a one is hidden.
+    labels
+        What its values say of themselves, where the function returns DataArrays or quantities.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Variable:
     fill_value: Any = 0
     is_hidden: bool = False
     counts: str = ""
+    labels: Labels | None = field(default=None, compare=False)
 
     @property
     def is_count(self) -> bool:
@@ -154,6 +158,7 @@ def as_values(value: Any, name: str, where: str, device: str = "cpu") -> Any:
             f"{where} returned {name!r} as a masked array, whose mask would be lost; fill it, or return the mask as a "
             "variable of its own"
         )
+    value = plain(value, None, name, where)
     try:
         array = device_named(device).put(value)
         dtype = dtype_of(array)

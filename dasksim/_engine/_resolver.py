@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dasksim._core.arrays import is_lazy
 from dasksim._core.conditions import Condition, pad_rows
 from dasksim._core.failures import VALID
-from dasksim._core.labels import check_described, check_dims, check_fill, feature_dims, ragged_variable
+from dasksim._core.labels import check_described, check_dims, check_fill, feature_dims, own_coords, ragged_variable
 from dasksim._core.variables import RESERVED, Variable, check_name
 from dasksim._engine.nested import NestedStage, inner_input
 from dasksim._engine.pipeline import Pipeline
@@ -367,8 +367,11 @@ class Resolver:
         dims, coords, attrs = self.lowering.dims, self.lowering.coords, self.lowering.attrs
         used: dict[str, tuple[str, ...]] = {}
         if not is_inner:
+            coords = {**own_coords(variables, dims, coords), **coords}
             used = check_dims(variables, dims, coords, self.sizes, self.lowering.max_sizes)
             check_described(attrs, names, coords)
+        own_attrs = {v.name: v.labels.attrs for v in variables if v.labels is not None}
+        described = {name: {**own_attrs.get(name, {}), **attrs.get(name, {})} for name in names}
         return Pipeline(
             steps=self._with_full_steps(),
             conditions=self.conditions,
@@ -376,7 +379,7 @@ class Resolver:
             sources=sources,
             dims=used,
             coords={name: c._replace(attrs={**c.attrs, **attrs.get(name, {})}) for name, c in coords.items()},
-            attrs={name: attrs[name] for name in names if name in attrs},
+            attrs={name: of_one for name, of_one in described.items() if of_one},
             sizes=self.sizes,
             fill_value=self.lowering.fill_value,
             max_sizes=self.lowering.max_sizes,
