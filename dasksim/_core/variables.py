@@ -64,6 +64,8 @@ class Variable:
         Whether it is no variable of the dataset but passes between stages; its name holds a ``/``, as no user's does.
     counts
         What it counts, to be summed over all sub-batches: ``"proposals"`` or ``"accepted"``; such a one is hidden.
+    sizes_of
+        The variable whose sizes along its ragged axes it holds, if it does.
     labels
         What its values say of themselves, where the function returns DataArrays or quantities.
     """
@@ -79,6 +81,7 @@ class Variable:
     fill_value: Any = 0
     is_hidden: bool = False
     counts: str = ""
+    sizes_of: str = ""
     labels: Labels | None = field(default=None, compare=False)
 
     @property
@@ -99,6 +102,12 @@ class Variable:
     def expanded(self) -> "Variable":
         """Return the variable with ``is_expanded`` set."""
         return replace(self, is_expanded=True)
+
+    def sizes(self) -> "Variable":
+        """Return the variable of its sizes along ragged axes: one number, or one for each of several axes."""
+        shape = (len(self.ragged),) if len(self.ragged) > 1 else ()
+        name = f"{self.name}_size"
+        return Variable(name, shape, np.dtype("int64"), self.is_shared, plates=self.plates, sizes_of=self.name)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether values of one sample may have the shape."""

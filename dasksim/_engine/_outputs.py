@@ -1,5 +1,6 @@
 """What a user's function returned: describe it at the probe, and check it afterwards."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._core.arrays import cast, dtype_of
+from dasksim._core.arrays import cast, device_named, dtype_of
 from dasksim._core.labelled import Labels, labels_of, plain
 from dasksim._core.variables import Variable, as_values, brief, can_hold, check_name
 from dasksim.errors import OutputError
@@ -26,6 +27,7 @@ __all__ = [
     "rows_alike",
     "stacked",
     "with_labels",
+    "with_sizes",
     "without_labels",
 ]
 
@@ -133,12 +135,16 @@ class PaddedRows(np.ndarray[Any, Any]):
     ----------
     finite
         For each row, whether all of its own values are finite.
+    shapes
+        The shape of each row, one line a row.
     """
 
     finite: Array
+    shapes: Array
 
     def __array_finalize__(self, obj: Any) -> None:
         self.finite = getattr(obj, "finite", np.ones(0, bool))
+        self.shapes = getattr(obj, "shapes", np.zeros((0, 0), np.int64))
 
 
 def rows_alike(values: Sequence[Any], variable: Variable) -> Array:
@@ -150,7 +156,25 @@ def rows_alike(values: Sequence[Any], variable: Variable) -> Array:
         row[tuple(map(slice, value.shape))] = value
     # asked of the rows themselves, since what fills them up may be NaN
     padded.finite = np.array([np.isfinite(value).all() for value in values])
+    padded.shapes = np.array([value.shape for value in values])
     return padded
+
+
+def with_sizes(made: Mapping[str, Any], variables: Sequence[Variable], device: str = "cpu") -> dict[str, Any]:
+    """Return what a function made with the sizes of what differs in size, as far as there are variables of them."""
+    by_name = {v.name: v for v in variables}
+    found = dict(made)
+    for variable in variables:
+        if variable.sizes_of:
+            of, array = by_name[variable.sizes_of], made[variable.sizes_of]
+            axes, n_lead = sorted(of.ragged), array.ndim - len(of.shape)
+            lead = array.shape[:n_lead]
+            sizes = np.broadcast_to([array.shape[n_lead + axis] for axis in axes], (*lead, len(axes)))
+            if isinstance(array, PaddedRows):
+                sizes = array.shapes[: math.prod(lead), axes].reshape(*lead, len(axes))
+            values = np.array(sizes if variable.shape else sizes[..., 0], variable.dtype)
+            found[variable.name] = device_named(device).put(values)
+    return found
 
 
 def parts_alike(parts: Sequence[Any], variable: Variable) -> list[Any]:

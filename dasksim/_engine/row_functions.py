@@ -62,6 +62,7 @@ class RowStage(FunctionStage):
 
     is_batched = False
     is_by_cell = True
+    takes_padded = True
     how_often = "once for each sample"
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
@@ -194,6 +195,9 @@ class RowStage(FunctionStage):
                 column = value.reshape(batch.n_cells, *value.shape[len(batch.axes) :])
                 column = column if is_called is None else column[is_called]
                 columns[name] = column.tolist() if name in batch.python else column
+                if name in batch.shapes:
+                    shapes = batch.shapes[name] if is_called is None else batch.shapes[name][is_called]
+                    columns[name] = [row[tuple(map(slice, shape))] for row, shape in zip(column, shapes.tolist())]
             else:
                 columns[name] = itertools.repeat(value)
         moves: Moves | None = None
@@ -249,6 +253,8 @@ def _scattered(values: Array | None, cells: Sequence[int], n_cells: int, variabl
     if isinstance(values, PaddedRows):
         padded, finite = array.view(PaddedRows), np.ones(n_cells, bool)
         finite[cells] = values.finite
-        padded.finite = finite
+        shapes = np.zeros((n_cells, len(variable.shape)), np.int64)
+        shapes[cells] = values.shapes
+        padded.finite, padded.shapes = finite, shapes
         return padded
     return array

@@ -123,7 +123,7 @@ def layout_of(pipeline: Pipeline, plan: Plan, dtypes: Any, policy: Policy) -> St
 def as_stored(pipeline: Pipeline, found: Record | Derivation | None) -> Pipeline:
     """Return a pipeline with the labels of a store that an older version made, which kept fewer of them.
 
-    Dims may have had names without meaning, there were no attributes, and coordinates had to be given.
+    Dims may have had names without meaning, there were no attributes, coordinates had to be given, and sizes were lost.
     """
     if found is None or found.has_labels:
         return pipeline
@@ -134,9 +134,17 @@ def as_stored(pipeline: Pipeline, found: Record | Derivation | None) -> Pipeline
         and v.name in found.variables
         and found.variables[v.name].dims == ("batch", *v.plates, *automatic)
     }
+    variables = tuple(v for v in pipeline.variables if not v.sizes_of or v.name in found.variables)
     labels = found.coords if isinstance(found, Record) else {}
     coords = {name: c._replace(attrs={}) for name, c in pipeline.coords.items() if name in labels and name == c.dims[0]}
-    return replace(pipeline, dims={**pipeline.dims, **dims}, attrs={}, coords=coords)
+    return replace(
+        pipeline,
+        variables=variables,
+        sources={v.name: pipeline.sources[v.name] for v in variables},
+        dims={**pipeline.dims, **dims},
+        attrs={},
+        coords=coords,
+    )
 
 
 def variables_of(pipeline: Pipeline) -> dict[str, StoredVariable]:

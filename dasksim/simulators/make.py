@@ -64,8 +64,8 @@ def make_simulator(
     schema
         For a single function: shape of one sample and dtype, by variable, instead of a probe.
     max_sizes
-        Largest sizes of dims whose size follows a context, such as ``{"obs": 100}``. The dataset has these sizes, the
-        rest is ``fill_value``.
+        Largest sizes of dims whose size follows a context or differs between samples, such as ``{"obs": 100}``. The
+        dataset has these sizes, the rest is ``fill_value``, and ``{variable}_size`` says how long each sample is.
     fill_value
         What stands beyond the size of a sub-batch. Integers and booleans need one that they can hold.
     compile
