@@ -25,6 +25,9 @@ __all__ = [
     "ragged_variable",
 ]
 
+#: The dim of scalars that are expanded.
+SCALAR = "scalar"
+
 # Every folder has the first two, and every store the third.
 _NO_COORDS = {".", "..", "_dasksim"}
 
@@ -114,8 +117,13 @@ def is_label(name: object) -> bool:
 
 
 def feature_dims(variable: Variable, dims: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Return the given names of a variable's feature dims, else ``{variable}_dim_{i}``."""
+    """Return the given names of a variable's feature dims, else ``{variable}_dim_{i}``.
+
+    All scalars that are expanded have one dim, since xarray would align none of many.
+    """
     given = dims.get(variable.name)
+    if given is None and variable.is_expanded and not variable.shape:
+        return (SCALAR,)
     if given is None and variable.labels is not None and variable.labels.dims:
         return variable.labels.feature_dims(variable.name)
     if given is None:

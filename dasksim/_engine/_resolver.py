@@ -173,7 +173,7 @@ class Resolver:
             if name not in self.conditions
             and not (variable := self._variable(name, index)).is_count
             # a function that takes all it can get is not given what it did not ask for
-            and (not variable.sizes_of or isinstance(stage, NestedStage) or name in stage.names)
+            and (not variable.sizes_of or variable.is_hidden or isinstance(stage, NestedStage) or name in stage.names)
             and (not variable.is_hidden or self.steps[index].stage.name in stage.gathers)
             and (seen is None or self.steps[index].stage.makes_contexts or self.makers[name] in seen)
         ]

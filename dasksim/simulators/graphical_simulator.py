@@ -60,7 +60,7 @@ class GraphicalSimulator(Simulator):
     >>> simulator.add_node("student", lambda mu, rng: {"score": rng.normal(mu)}, reps=20)
     >>> simulator.add_edge("school", "student")
     >>> simulator.sample(100, seed=1).score.dims
-    ('batch', 'student', 'score_dim_0')
+    ('batch', 'student', 'scalar')
     """
 
     def __init__(

@@ -48,7 +48,7 @@ def make_simulator(
         or None for each, or a mapping of names to mappings: of the keys of ``obj`` where it is a mapping, else of its
         functions. A mapping whose values are all mappings, and whose keys are not all arguments, goes by name.
     expand_outputs
-        Whether scalars of a sequence or mapping get a trailing axis of size 1.
+        Whether scalars of a sequence or mapping get a trailing axis of size 1, whose dim is ``scalar`` for all of them.
     replace_inputs
         Whether a condition replaces the simulated variable of its name for all later stages.
     is_batched
@@ -84,9 +84,9 @@ def make_simulator(
     Examples
     --------
     >>> def prior(rng):
-    ...     return {"loc": rng.normal(), "scale": rng.uniform()}
-    >>> def likelihood(loc, scale, rng):
-    ...     return {"x": rng.normal(loc, scale, size=3)}
+    ...     return {"mu": rng.normal(), "sigma": rng.uniform()}
+    >>> def likelihood(mu, sigma, rng):
+    ...     return {"x": rng.normal(mu, sigma, size=3)}
     >>> simulator = make_simulator([prior, likelihood], dims={"x": ["time"]})
     >>> simulator.sample(2, seed=2025).x.dims
     ('batch', 'time')

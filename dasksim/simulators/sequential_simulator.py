@@ -24,7 +24,8 @@ class SequentialSimulator(Simulator):
     simulators
         A sequence of simulators, or a mapping of names to them; the names then name the stages.
     expand_outputs
-        Whether scalars get a trailing axis of size 1 in the dataset. Functions see them without it.
+        Whether scalars get a trailing axis of size 1 in the dataset, with the dim ``scalar``. Functions see them
+        without it.
     replace_inputs
         Whether a condition replaces the simulated variable of its name for all later stages and in the dataset.
         Otherwise it is seen only by the stages before the one that makes the variable.
@@ -43,10 +44,10 @@ class SequentialSimulator(Simulator):
     Examples
     --------
     >>> from dasksim import LambdaSimulator
-    >>> prior = LambdaSimulator(lambda rng: {"loc": rng.normal()})
-    >>> likelihood = LambdaSimulator(lambda loc, rng: {"x": rng.normal(loc, size=3)})
+    >>> prior = LambdaSimulator(lambda rng: {"mu": rng.normal()})
+    >>> likelihood = LambdaSimulator(lambda mu, rng: {"x": rng.normal(mu, size=3)})
     >>> ds = SequentialSimulator([prior, likelihood]).sample(2, seed=1)
-    >>> ds["loc"].shape, ds["x"].shape
+    >>> ds.mu.shape, ds.x.shape
     ((2, 1), (2, 3))
     """
 
