@@ -122,7 +122,7 @@ def test_reps_may_be_any_integer(n_reps: Any) -> None:
 def test_a_node_that_is_not_repeated_has_no_dim(n_reps: Any) -> None:
     dataset = graph_of({"root": (root, n_reps), "obs": (leaf, n_reps)}, ["root obs"]).sample(2, seed=1)
     assert dataset.m.dims == ("batch", "scalar")
-    assert dataset.y.dims == ("batch", "y_dim_0")
+    assert dataset.y.dims == ("batch", "scalar")
 
 
 def test_a_context_of_one_keeps_the_dim() -> None:
