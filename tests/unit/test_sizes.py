@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from bits import bits
 
 from dasksim import (
@@ -184,6 +185,19 @@ def test_functions_that_take_all_are_not_given_sizes() -> None:
     found = simulator.sample(20, seed=1).compute(scheduler="synchronous")
     assert set(found.n_others.values.tolist()) == {1}
     assert np.array_equal(found.asked, found.n)
+
+
+def test_dataarrays_may_differ_in_size_without_coordinates() -> None:
+    def simulate(rng: Rng) -> dict[str, Any]:
+        n = int(rng.integers(1, 6))
+        labels = {"spike": np.arange(n)}
+        return {"s": xr.DataArray(rng.random(n), dims=["spike"], coords=labels), "n": n}
+
+    with pytest.raises(SimulatorError, match="has the coordinate 'spike' along 'spike', along which sizes differ"):
+        make_simulator(simulate, max_sizes={"spike": 6}).sample(1)
+    found = make_simulator(simulate, max_sizes={"spike": 6}, coords={"spike": range(6)}).sample(50, seed=1).compute()
+    assert np.array_equal(found.s_size, found.n)
+    assert np.array_equal(found.s_size, found.s.notnull().sum("spike"))
 
 
 def test_condition_that_stands_for_what_differs_has_no_sizes() -> None:
