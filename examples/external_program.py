@@ -44,7 +44,7 @@ dataset = dasksim.generate(
     simulator, "epidemics.zarr", 100, seed=2025, sub_batch_size=10, chunk_size=10, scheduler="threads"
 ).compute()
 peak = dataset.infected.max("day")
-growth = (dataset.contact / dataset.recovery).isel(contact_dim_0=0, recovery_dim_0=0)
+growth = (dataset.contact / dataset.recovery).isel(scalar=0)
 print("\n  contact / recovery   infected at the peak, of 1000")
 for low, high in [(0, 1), (1, 2), (2, 4), (4, 8), (8, 16)]:
     chosen = peak.values[(growth.values >= low) & (growth.values < high)]

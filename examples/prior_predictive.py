@@ -34,5 +34,5 @@ for time in times[::2]:
     line[middle] = "|"
     print(f"{time:6.1f}   {''.join(line)}")
 
-fast = dataset.where(dataset.frequency.isel(frequency_dim_0=0) > 1.5).x.sel(time=2.0).mean().compute()
+fast = dataset.where(dataset.frequency.isel(scalar=0) > 1.5).x.sel(time=2.0).mean().compute()
 print(f"\nmean of x at time 2 where frequency > 1.5: {float(fast):.3f}")

@@ -117,5 +117,5 @@ def _series(summary: Summary) -> list[str]:
         for name, array in arrays.items()
         if array.ndim == 2
         and array.shape[1] >= _LEAST_LENGTH
-        and all(coord.dtype.kind in "iuf" for coord in array.coords.values())
+        and all(coord.dtype.kind in "iuf" for name, coord in array.coords.items() if name in array.dims)
     ]

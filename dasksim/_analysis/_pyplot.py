@@ -1,12 +1,13 @@
 """Matplotlib, and text as it shows it."""
 
+from collections.abc import Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["label_text", "legend_above", "open_pyplot"]
+__all__ = ["axis_text", "label_text", "legend_above", "open_pyplot"]
 
 # Characters of a label.
 _MOST_CHARACTERS = 40
@@ -27,6 +28,15 @@ def label_text(label: object) -> str:
     text = str(label)
     text = text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
     return text.replace("$", r"\$")
+
+
+def axis_text(attrs: Mapping[Any, Any], name: str, feature: str = "") -> str:
+    """Return the label of an axis: the attribute ``long_name``, or else the name, and the units in brackets.
+
+    A feature is the name with what tells it from others, such as ``x[3]``.
+    """
+    text = f"{attrs.get('long_name', name)}{feature.removeprefix(name)}"
+    return label_text(f"{text} [{attrs['units']}]" if attrs.get("units") else text)
 
 
 def legend_above(ax: "Axes") -> None:

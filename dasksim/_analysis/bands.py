@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._analysis._pyplot import label_text, legend_above, open_pyplot
+from dasksim._analysis._pyplot import axis_text, label_text, legend_above, open_pyplot
 from dasksim._analysis._summary import DataSource, summarize
 from dasksim.errors import ArgumentError, nearest
 
@@ -85,7 +85,8 @@ def predictive_bands(
     ax.plot(at, bounds[0], color="black", linewidth=1, label="median")
     if labels:
         ax.set_xticks(at, labels)
-    ax.set(xlabel=label_text(dims[0]), ylabel=label_text(variable))
+    of_dim = array.coords[dims[0]].attrs if dims[0] in array.coords else {}
+    ax.set(xlabel=axis_text(of_dim, dims[0]), ylabel=axis_text(array.attrs, variable))
     legend_above(ax)
     return ax
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._analysis._histograms import count_histograms
-from dasksim._analysis._pyplot import label_text, open_pyplot
+from dasksim._analysis._pyplot import axis_text, open_pyplot
 from dasksim._analysis._summary import DataSource, Feature, Summary, summarize
 from dasksim._core.checks import check_count
 from dasksim.errors import ArgumentError
@@ -82,8 +82,8 @@ def pairs(
     axes = figure.subplots(n, n, squeeze=False, sharex="col")
     for i, feature in enumerate(features):
         _draw_histogram(axes[i, i], found.edges[i], found.counts[i])
-        axes[i, 0].set_ylabel(_in_two_lines(feature.label) if i else "")
-        axes[-1, i].set_xlabel(_in_two_lines(feature.label))
+        axes[i, 0].set_ylabel(_in_two_lines(_text(summary, feature)) if i else "")
+        axes[-1, i].set_xlabel(_in_two_lines(_text(summary, feature)))
         for j in range(i):
             _draw_pair(axes[i, j], found.edges[j], found.edges[i], found.pairs[i, j])
             axes[i, j].tick_params(labelleft=j == 0)
@@ -145,7 +145,7 @@ def marginals(
     axes = np.asarray(figure.subplots(n_rows, n_columns, squeeze=False)).ravel()
     for axis, feature, edges, counts in zip(axes, features, found.edges, found.counts, strict=False):
         _draw_histogram(axis, edges, counts)
-        axis.set_xlabel(label_text(feature.label))
+        axis.set_xlabel(_text(summary, feature))
     for axis in axes[len(features) :]:
         axis.set_visible(False)
     _note(figure, summary, features, found.counts)
@@ -184,8 +184,11 @@ def _draw_pair(axis: "Axes", x: npt.NDArray[Any], y: npt.NDArray[Any], counts: n
     axis.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
 
 
-def _in_two_lines(label: str) -> str:
-    text = label_text(label)
+def _text(summary: Summary, feature: Feature) -> str:
+    return axis_text(summary.dataset[feature.variable].attrs, feature.variable, feature.label)
+
+
+def _in_two_lines(text: str) -> str:
     return text if len(text) <= _MOST_IN_A_LINE else text.replace("[", "\n[", 1)
 
 

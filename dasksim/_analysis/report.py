@@ -161,6 +161,7 @@ def _variables(record: Record, summary: Summary | None, n_samples: int) -> list[
     return [
         {
             "name": name,
+            "meaning": _meaning(variable.attrs),
             "stage": stages.get(name, "given" if name in record.conditions else ""),
             "dims": ", ".join(variable.dims),
             "shape": " x ".join(f"{size:,}" for size in (n_samples, *variable.shape)),
@@ -171,6 +172,12 @@ def _variables(record: Record, summary: Summary | None, n_samples: int) -> list[
         }
         for name, variable in record.visible_variables.items()
     ]
+
+
+def _meaning(attrs: Mapping[str, Any]) -> str:
+    """Return what the attributes of a variable say that stand in plots, too."""
+    units = f"[{attrs['units']}]" if attrs.get("units") else ""
+    return f"{attrs.get('long_name', '')} {units}".strip()
 
 
 def _features(summary: Summary) -> list[dict[str, Any]]:

@@ -1,18 +1,19 @@
 """The labels of a dataset: names of dims, and coordinates."""
 
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from dasksim._core.attributes import Coordinate, as_coordinate, same_values
 from dasksim._core.failures import VALID
 from dasksim._core.variables import Variable, unstorable
 from dasksim.errors import ArgumentTypeError, SimulatorError, nearest
 
 __all__ = [
+    "check_described",
     "check_dims",
     "check_fill",
     "check_fill_value",
@@ -20,16 +21,18 @@ __all__ = [
     "check_sizes",
     "feature_dims",
     "is_label",
+    "own_coords",
     "ragged_variable",
 ]
 
-_COORD_KINDS = "biufMmU"
+#: The dim of scalars that are expanded.
+SCALAR = "scalar"
 
 # Every folder has the first two, and every store the third.
 _NO_COORDS = {".", "..", "_dasksim"}
 
 
-def check_labels(dims: Any, coords: Any) -> tuple[dict[str, tuple[str, ...]], dict[str, npt.NDArray[Any]]]:
+def check_labels(dims: Any, coords: Any) -> tuple[dict[str, tuple[str, ...]], dict[str, Coordinate]]:
     """Return the names of feature dims, and coordinates, as they are kept by a simulator.
 
     Raises
@@ -47,17 +50,16 @@ def check_labels(dims: Any, coords: Any) -> tuple[dict[str, tuple[str, ...]], di
                 f"dims[{name!r}] must be a list of names, such as ['time'], none of them empty or with '/'; "
                 f"got {names!r}"
             )
-    arrays = {dim: np.asarray(values) for dim, values in (coords or {}).items()}
-    for dim, array in arrays.items():
-        wrong = unstorable(dim) if is_label(dim) else ""
-        if wrong or dim in _NO_COORDS:
+    for name in coords or {}:
+        wrong = unstorable(name) if is_label(name) else ""
+        if wrong or name in _NO_COORDS:
             raise ArgumentTypeError(
-                f"coords has labels of {dim[:100]!r}, whose name cannot "
+                f"coords has labels of {name[:100]!r}, whose name cannot "
                 f"{wrong or 'be that of a folder'}, since it names an array in a store"
             )
-        if array.dtype.kind not in _COORD_KINDS and not all(isinstance(value, str) for value in array.flat):
-            raise ArgumentTypeError(f"coords[{dim!r}] must hold numbers, strings or times; got {array!r}")
-    return {name: tuple(names) for name, names in given.items()}, arrays
+    return {name: tuple(names) for name, names in given.items()}, {
+        name: as_coordinate(name, values) for name, values in (coords or {}).items()
+    }
 
 
 def check_sizes(max_sizes: Any) -> dict[str, int]:
@@ -115,8 +117,15 @@ def is_label(name: object) -> bool:
 
 
 def feature_dims(variable: Variable, dims: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Return the given names of a variable's feature dims, else ``{variable}_dim_{i}``."""
+    """Return the given names of a variable's feature dims, else ``{variable}_dim_{i}``.
+
+    All scalars that are expanded have one dim, since xarray would align none of many.
+    """
     given = dims.get(variable.name)
+    if given is None and variable.is_expanded and not variable.shape:
+        return (SCALAR,)
+    if given is None and variable.labels is not None and variable.labels.dims:
+        return variable.labels.feature_dims(variable.name)
     if given is None:
         return tuple(f"{variable.name}_dim_{i}" for i in range(len(variable.sample_shape)))
     if len(given) != len(variable.sample_shape):
@@ -130,7 +139,7 @@ def feature_dims(variable: Variable, dims: Mapping[str, Sequence[str]]) -> tuple
 def check_dims(
     variables: Sequence[Variable],
     dims: Mapping[str, Sequence[str]],
-    coords: Mapping[str, Any],
+    coords: Mapping[str, Coordinate],
     plates: Mapping[str, int],
     max_sizes: Mapping[str, int],
 ) -> dict[str, tuple[str, ...]]:
@@ -172,8 +181,8 @@ def check_dims(
                 )
         if len(set(found[variable.name])) < len(found[variable.name]):
             raise SimulatorError(f"dims[{variable.name!r}]={list(found[variable.name])} names one dim twice")
-    for dim, values in coords.items():
-        _check_coord(dim, values, sizes)
+    for name, coordinate in coords.items():
+        _check_coord(name, coordinate, sizes, names)
     others = [name for name in sizes if name != "batch"]
     for dim in set(max_sizes) - set(others):
         raise SimulatorError(f"max_sizes names {dim!r}, which is no dim of the simulator; {nearest(dim, others)}")
@@ -218,15 +227,75 @@ def ragged_variable(
     return replace(variable, shape=shape, ragged=ragged, fill_value=fill_value)
 
 
-def _check_coord(dim: str, values: Any, sizes: Mapping[str, tuple[int, str]]) -> None:
-    features = [name for name, (size, _) in sizes.items() if size >= 0]
+def _check_coord(
+    name: str, coordinate: Coordinate, sizes: Mapping[str, tuple[int, str]], variables: Sequence[str]
+) -> None:
+    features = [dim for dim, (size, _) in sizes.items() if size >= 0]
+    dim = coordinate.dims[0]
     if dim not in features:
         raise SimulatorError(
             f"coords names {dim!r}, which is no feature dim of the simulator; {nearest(dim, features)}"
         )
-    array = np.asarray(values)
-    if array.shape != (sizes[dim][0],):
+    if name != dim and (name in variables or name in sizes or name == VALID or not is_label(name) or name[:1] in "_."):
         raise SimulatorError(
-            f"coords[{dim!r}] has shape {array.shape}, but dim {dim!r} has size {sizes[dim][0]}; give one value for "
-            "each position"
+            f"coords has {name!r} along {dim!r}, which is the name of a variable or of another dim, or one that no "
+            "array in a store can have; rename it"
         )
+    if name != dim and len(name.split()) != 1:
+        raise SimulatorError(f"coords has {name!r} along {dim!r}; xarray finds it in a store by a name without spaces")
+    if coordinate.values.shape != (sizes[dim][0],):
+        raise SimulatorError(
+            f"coords[{name!r}] has shape {coordinate.values.shape}, but dim {dim!r} has size {sizes[dim][0]}; give one "
+            "value for each position"
+        )
+
+
+def own_coords(
+    variables: Sequence[Variable], dims: Mapping[str, Sequence[str]], given: Collection[str]
+) -> dict[str, Coordinate]:
+    """Return the coordinates that values have of themselves, but for those that are given, along the dims in use.
+
+    Raises
+    ------
+    SimulatorError
+        If two variables have different ones, or sizes differ along their dim.
+    """
+    found: dict[str, tuple[Coordinate, str]] = {}
+    for variable in variables:
+        if variable.labels is None:
+            continue
+        own = variable.labels.dims[variable.labels.n_axes :]
+        used = dict(zip(own, enumerate(feature_dims(variable, dims)), strict=False))
+        for label, coordinate in variable.labels.coords.items():
+            axis, dim = used[coordinate.dims[0]]
+            name = dim if label == coordinate.dims[0] else label
+            if name in given:
+                continue
+            if axis in variable.ragged:
+                raise SimulatorError(
+                    f"variable {variable.name!r} has the coordinate {name!r} along {dim!r}, along which sizes differ; "
+                    f"return it as a variable, or drop it (drop_vars({label!r}))"
+                )
+            known, owner = found.setdefault(name, (coordinate._replace(dims=(dim,)), variable.name))
+            if known.dims != (dim,) or not same_values(known.values, coordinate.values):
+                raise SimulatorError(
+                    f"variables {owner!r} and {variable.name!r} have different coordinates {name!r}; give the "
+                    f"right one with coords={{{name!r}: ...}}, or rename a dim"
+                )
+    return {name: coordinate for name, (coordinate, _) in found.items()}
+
+
+def check_described(attrs: Iterable[str], variables: Sequence[str], coords: Iterable[str]) -> None:
+    """Refuse attributes of what is neither a variable nor a coordinate.
+
+    Raises
+    ------
+    SimulatorError
+        If there are some.
+    """
+    known = [*variables, *coords]
+    for name in attrs:
+        if name not in known:
+            raise SimulatorError(
+                f"attrs names {name!r}, which is neither a variable nor a coordinate; {nearest(name, known)}"
+            )

@@ -5,13 +5,14 @@ import math
 import operator
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from dasksim._core.arrays import device_named, dtype_of
 from dasksim._core.failures import VALID
+from dasksim._core.labelled import Labels, plain
 from dasksim.errors import ArgumentError, ArgumentTypeError, DasksimError, OutputError
 
 __all__ = [
@@ -63,6 +64,10 @@ class Variable:
         Whether it is no variable of the dataset but passes between stages; its name holds a ``/``, as no user's does.
     counts
         What it counts, to be summed over all sub-batches: ``"proposals"`` or ``"accepted"``; such a one is hidden.
+    sizes_of
+        The variable whose sizes along its ragged axes it holds, if it does.
+    labels
+        What its values say of themselves, where the function returns DataArrays or quantities.
     """
 
     name: str
@@ -76,6 +81,8 @@ class Variable:
     fill_value: Any = 0
     is_hidden: bool = False
     counts: str = ""
+    sizes_of: str = ""
+    labels: Labels | None = field(default=None, compare=False)
 
     @property
     def is_count(self) -> bool:
@@ -95,6 +102,12 @@ class Variable:
     def expanded(self) -> "Variable":
         """Return the variable with ``is_expanded`` set."""
         return replace(self, is_expanded=True)
+
+    def sizes(self) -> "Variable":
+        """Return the variable of its sizes along ragged axes: one number, or one for each of several axes."""
+        shape = (len(self.ragged),) if len(self.ragged) > 1 else ()
+        name = f"{self.name}_size"
+        return Variable(name, shape, np.dtype("int64"), self.is_shared, plates=self.plates, sizes_of=self.name)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether values of one sample may have the shape."""
@@ -154,6 +167,7 @@ def as_values(value: Any, name: str, where: str, device: str = "cpu") -> Any:
             f"{where} returned {name!r} as a masked array, whose mask would be lost; fill it, or return the mask as a "
             "variable of its own"
         )
+    value = plain(value, None, name, where)
     try:
         array = device_named(device).put(value)
         dtype = dtype_of(array)

@@ -11,6 +11,7 @@ from dask.array.utils import meta_from_array
 from dasksim._core.arrays import as_host
 from dasksim._core.conditions import Condition
 from dasksim._core.failures import VALID
+from dasksim._core.labelled import is_quantity
 from dasksim._core.variables import Variable, check_name, is_supported
 from dasksim.errors import ArgumentError, ArgumentTypeError
 
@@ -42,6 +43,10 @@ def _read(name: str, value: Any, axes: tuple[int, ...], plates: Sequence[str], a
             any_level = False
         array = _batch_first(name, value, ("batch", *plates[: len(axes) - 1]))
         value, dims = array.data, array.dims[len(axes) :]
+    if is_quantity(value):
+        raise ArgumentTypeError(
+            f"condition {name!r} has a unit, which would be lost; give its numbers in the unit that the variable has"
+        )
     value, dtype = _numeric(name, value)
     shape = value.shape if isinstance(value, da.Array) else np.shape(value)
     if not shape:

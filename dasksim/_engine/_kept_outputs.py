@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.arrays import as_host
+from dasksim._core.labelled import is_labelled
 from dasksim._core.variables import is_supported
 from dasksim._streams.process_wide import locked
 
@@ -74,6 +75,8 @@ def copied(value: Any) -> Any:
     """Return a value as no call to come can change it, of the same kind as far as checks of outputs go."""
     if _is_immutable(type(value)):
         return value
+    if is_labelled(value):
+        return copy.deepcopy(value)
     if isinstance(value, np.ndarray):
         return value.copy()
     if isinstance(value, Mapping):

@@ -1,5 +1,6 @@
 """What a user's function returned: describe it at the probe, and check it afterwards."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
@@ -8,11 +9,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._core.arrays import cast, dtype_of
+from dasksim._core.arrays import cast, device_named, dtype_of
+from dasksim._core.labelled import Labels, labels_of, plain
 from dasksim._core.variables import Variable, as_values, brief, can_hold, check_name
 from dasksim.errors import OutputError
 
-__all__ = ["PaddedRows", "checked", "columns_of", "describe", "describe_rows", "parts_alike", "rows_alike", "stacked"]
+__all__ = [
+    "PaddedRows",
+    "checked",
+    "columns_of",
+    "describe",
+    "describe_rows",
+    "known_labels",
+    "labels_in",
+    "loose_dims",
+    "parts_alike",
+    "rows_alike",
+    "stacked",
+    "with_labels",
+    "with_sizes",
+    "without_labels",
+]
 
 Array = npt.NDArray[Any]
 
@@ -36,6 +53,43 @@ def describe(outputs: object, stage: str, axes: tuple[int, ...], *, is_shared: b
     if not outputs:
         raise OutputError(f"stage {stage!r} returned an empty dict; return at least one variable")
     return tuple(_describe_one(name, value, stage, axes, is_shared) for name, value in outputs.items())
+
+
+def labels_in(outputs: object, stage: str, n_axes: int) -> dict[str, Labels]:
+    """Return what values say of themselves, by name, of those that are DataArrays or quantities."""
+    if not isinstance(outputs, Mapping):
+        return {}
+    found = {str(name): labels_of(value, str(name), f"stage {stage!r}", n_axes) for name, value in outputs.items()}
+    return {name: labels for name, labels in found.items() if labels is not None}
+
+
+def known_labels(variables: Sequence[Variable]) -> dict[str, Labels]:
+    """Return what a probe has found that values say of themselves."""
+    return {v.name: v.labels for v in variables if v.labels is not None}
+
+
+def without_labels(
+    outputs: Any, labels: Mapping[str, Labels], where: str, loose: Mapping[str, frozenset[str]] | None = None
+) -> Any:
+    """Return outputs as plain values."""
+    if not isinstance(outputs, Mapping):
+        return outputs
+    loose = loose or {}
+    return {n: plain(value, labels.get(n), n, where, loose.get(n, frozenset())) for n, value in outputs.items()}
+
+
+def loose_dims(variables: Sequence[Variable]) -> dict[str, frozenset[str]]:
+    """Return the dims of labelled variables along which samples differ in size."""
+    return {
+        v.name: frozenset(v.labels.dims[v.labels.n_axes + axis] for axis in v.ragged)
+        for v in variables
+        if v.labels is not None and v.labels.dims
+    }
+
+
+def with_labels(variables: Sequence[Variable], labels: Mapping[str, Labels]) -> tuple[Variable, ...]:
+    """Return variables with what their values say of themselves."""
+    return tuple(replace(v, labels=labels[v.name]) if v.name in labels else v for v in variables)
 
 
 def describe_rows(rows: Sequence[object], stage: str) -> tuple[Variable, ...]:
@@ -81,12 +135,16 @@ class PaddedRows(np.ndarray[Any, Any]):
     ----------
     finite
         For each row, whether all of its own values are finite.
+    shapes
+        The shape of each row, one line a row.
     """
 
     finite: Array
+    shapes: Array
 
     def __array_finalize__(self, obj: Any) -> None:
         self.finite = getattr(obj, "finite", np.ones(0, bool))
+        self.shapes = getattr(obj, "shapes", np.zeros((0, 0), np.int64))
 
 
 def rows_alike(values: Sequence[Any], variable: Variable) -> Array:
@@ -98,7 +156,25 @@ def rows_alike(values: Sequence[Any], variable: Variable) -> Array:
         row[tuple(map(slice, value.shape))] = value
     # asked of the rows themselves, since what fills them up may be NaN
     padded.finite = np.array([np.isfinite(value).all() for value in values])
+    padded.shapes = np.array([value.shape for value in values])
     return padded
+
+
+def with_sizes(made: Mapping[str, Any], variables: Sequence[Variable], device: str = "cpu") -> dict[str, Any]:
+    """Return what a function made with the sizes of what differs in size, as far as there are variables of them."""
+    by_name = {v.name: v for v in variables}
+    found = dict(made)
+    for variable in variables:
+        if variable.sizes_of:
+            of, array = by_name[variable.sizes_of], made[variable.sizes_of]
+            axes, n_lead = sorted(of.ragged), array.ndim - len(of.shape)
+            lead = array.shape[:n_lead]
+            sizes = np.broadcast_to([array.shape[n_lead + axis] for axis in axes], (*lead, len(axes)))
+            if isinstance(array, PaddedRows):
+                sizes = array.shapes[: math.prod(lead), axes].reshape(*lead, len(axes))
+            values = np.array(sizes if variable.shape else sizes[..., 0], variable.dtype)
+            found[variable.name] = device_named(device).put(values)
+    return found
 
 
 def parts_alike(parts: Sequence[Any], variable: Variable) -> list[Any]:

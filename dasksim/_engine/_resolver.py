@@ -11,8 +11,10 @@ import numpy.typing as npt
 from dasksim._core.arrays import is_lazy
 from dasksim._core.conditions import Condition, pad_rows
 from dasksim._core.failures import VALID
-from dasksim._core.labels import check_dims, check_fill, feature_dims, ragged_variable
+from dasksim._core.labels import check_described, check_dims, check_fill, feature_dims, own_coords, ragged_variable
 from dasksim._core.variables import RESERVED, Variable, check_name
+from dasksim._engine._outputs import with_sizes
+from dasksim._engine.functions import FunctionStage
 from dasksim._engine.nested import NestedStage, inner_input
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.probes import Probing, digest_text
@@ -129,7 +131,8 @@ class Resolver:
                     f"stage {stage.name!r} is repeated {size!r} times, but no context provides {size!r}; "
                     f"{nearest(size, self._known(stage))}"
                 )
-        sources = {name: self._source(name) for name in (*binding.inputs, *sizes)}
+        lengths = [n for n in map(self._size_of, binding.inputs) if n] if stage.takes_padded else []
+        sources = {name: self._source(name) for name in (*binding.inputs, *sizes, *lengths)}
         plates = self._plates(stage)
         index = len(self.steps)
         # before it is probed, since the probe looks it up here
@@ -145,6 +148,12 @@ class Resolver:
             self._size_plates(plates, [])
         own = tuple(plate.name for plate in plates)
         self._add(index, tuple(v if v.is_shared else _repeated(v, own) for v in outputs))
+
+    def _size_of(self, name: str) -> str:
+        """Return the variable of the sizes of an input, whose rows a function is then given at their own length."""
+        size = f"{name}_size"
+        is_made = name in self.made and size in self.made and self._source(name) is not None
+        return size if is_made and self._variable(size, self.made[size]).sizes_of == name else ""
 
     def _plates(self, stage: Stage) -> tuple[Plate, ...]:
         plates = () if stage.is_context else (*self.further[: stage.depth], *stage.plates)
@@ -163,6 +172,8 @@ class Resolver:
             for name, index in self.made.items()
             if name not in self.conditions
             and not (variable := self._variable(name, index)).is_count
+            # a function that takes all it can get is not given what it did not ask for
+            and (not variable.sizes_of or variable.is_hidden or isinstance(stage, NestedStage) or name in stage.names)
             and (not variable.is_hidden or self.steps[index].stage.name in stage.gathers)
             and (seen is None or self.steps[index].stage.makes_contexts or self.makers[name] in seen)
         ]
@@ -259,7 +270,7 @@ class Resolver:
             if other != index:
                 raise self._made_twice(variable.name, step.stage.name)
         if step.stage.is_expanded:
-            outputs = tuple(v if v.is_shared else v.expanded() for v in outputs)
+            outputs = tuple(v if v.is_shared or v.sizes_of else v.expanded() for v in outputs)
         lowering = self.lowering
         outputs = tuple(ragged_variable(v, lowering.dims, lowering.max_sizes, lowering.fill_value) for v in outputs)
         for variable in outputs:
@@ -270,7 +281,19 @@ class Resolver:
             if variable.name in self.conditions and self.lowering.replace_inputs:
                 self._stand_for(variable)
         is_run = not self.lowering.replace_inputs or not all(v.name in self.conditions for v in outputs)
-        self.steps[index] = replace(step, outputs=outputs, is_run=is_run)
+        sizes = self._sizes(step.stage, outputs)
+        self.made.update(dict.fromkeys((v.name for v in sizes), index))
+        self.makers.update(dict.fromkeys((v.name for v in sizes), step.stage.name))
+        self.steps[index] = replace(step, outputs=(*outputs, *sizes), is_run=is_run)
+        if index in self.probed and sizes:
+            self.probed[index] = with_sizes(self.probed[index], self.steps[index].outputs)
+
+    def _sizes(self, stage: Stage, outputs: Sequence[Variable]) -> list[Variable]:
+        """Return the variables of the sizes of outputs that differ in size, unless there are some of their names."""
+        taken = {*(v.name for v in outputs), *self.made, *self.conditions}
+        is_function = isinstance(stage, FunctionStage)
+        ragged = [v for v in outputs if is_function and v.ragged and not v.is_hidden and v.name not in self.conditions]
+        return [size for size in (v.sizes() for v in ragged) if size.name not in taken]
 
     def _made_twice(self, name: str, stage: str) -> SimulatorError:
         return SimulatorError(
@@ -323,7 +346,7 @@ class Resolver:
             return condition.variable, value
         # a stage that is declared is probed no earlier than this, where another needs its values
         if source not in self.probed or not self.probed[source]:
-            self.probed[source] = self._probe(source)[1]
+            self.probed[source] = with_sizes(self._probe(source)[1], self.steps[source].outputs)
         variable = self._variable(name, source)
         value = self.probed[source][name].view()
         value.flags.writeable = False
@@ -364,15 +387,22 @@ class Resolver:
         sources = {name: self._source(name) for name in names}
         made = {v.name: v for step in self.steps for v in step.outputs}
         variables = tuple(made[name] if name in made else self.conditions[name].variable for name in sources)
-        dims, coords = self.lowering.dims, self.lowering.coords
-        used = {} if is_inner else check_dims(variables, dims, coords, self.sizes, self.lowering.max_sizes)
+        dims, coords, attrs = self.lowering.dims, self.lowering.coords, self.lowering.attrs
+        used: dict[str, tuple[str, ...]] = {}
+        if not is_inner:
+            coords = {**own_coords(variables, dims, coords), **coords}
+            used = check_dims(variables, dims, coords, self.sizes, self.lowering.max_sizes)
+            check_described(attrs, names, coords)
+        own_attrs = {v.name: v.labels.attrs for v in variables if v.labels is not None}
+        described = {name: {**own_attrs.get(name, {}), **attrs.get(name, {})} for name in names}
         return Pipeline(
             steps=self._with_full_steps(),
             conditions=self.conditions,
             variables=variables,
             sources=sources,
             dims=used,
-            coords={dim: np.asarray(values) for dim, values in coords.items()},
+            coords={name: c._replace(attrs={**c.attrs, **attrs.get(name, {})}) for name, c in coords.items()},
+            attrs={name: of_one for name, of_one in described.items() if of_one},
             sizes=self.sizes,
             fill_value=self.lowering.fill_value,
             max_sizes=self.lowering.max_sizes,

@@ -252,6 +252,11 @@ class MergeStage(Stage):
                     f"in model {model!r}; give the models the same shape, other names for it, or, where sizes follow a "
                     "context, one name of the dim and its largest size (dims, max_sizes)"
                 )
+        units = {m: v.labels.attrs.get("units") if v.labels else None for m, v in found.items()}
+        if len(set(units.values())) > 1:
+            raise SimulatorError(
+                f"variable {variable.name!r} has different units in the models: {units}; let all models return the same"
+            )
         is_expanded = any(v.is_expanded for v in found.values())
         return replace(found[first], name=variable.name, dtype=variable.dtype, is_expanded=is_expanded, is_hidden=False)
 

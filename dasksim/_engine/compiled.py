@@ -51,6 +51,8 @@ class CompiledStage(RowStage):
     plain one. Where the compiled one raises an exception, the plain one is called, and says what is wrong.
     """
 
+    takes_padded = False  # the loop is given whole arrays
+
     def __init__(self, name: str, function: Callable[..., Any], declared: tuple[Variable, ...] | None = None) -> None:
         super().__init__(name, function, declared)
         self._plain = function

@@ -16,7 +16,7 @@ from dasksim._core.failures import Policy
 from dasksim._core.memory import keep_freed_memory
 from dasksim._core.plan import Plan
 from dasksim._core.variables import Variable
-from dasksim._engine._outputs import PaddedRows
+from dasksim._engine._outputs import PaddedRows, with_sizes
 from dasksim._engine.failed_rows import FailedRows
 from dasksim._engine.functions import FunctionStage, zeros
 from dasksim._engine.pipeline import Pipeline
@@ -95,7 +95,7 @@ def _name_stage(error: Exception, step: Step) -> None:
 def _evaluated(step: Step, batch: SubBatch) -> dict[str, Array]:
     failures = batch.failures
     if failures is None or step.stage.is_transfer or step.stage.passes_failed:
-        return step.stage.simulate(step.binding, batch, step.outputs)
+        return _simulated(step, batch)
     # a function that is called row by row passes over those that have failed by itself
     if failures.is_lenient and not isinstance(step.stage, RowStage) and not step.stage.makes_contexts:
         failed = failures.failed
@@ -103,13 +103,21 @@ def _evaluated(step: Step, batch: SubBatch) -> dict[str, Array]:
             return zeros(step.outputs, batch)
         if failed.any():
             batch = replace(batch, rows={name: without(failed, values) for name, values in batch.rows.items()})
-    made = step.stage.simulate(step.binding, batch, step.outputs)
+    made = _simulated(step, batch)
     # the stages inside another have been looked at there
     if failures.policy.on_nonfinite != "keep" and isinstance(step.stage, FunctionStage):
         for variable in step.outputs:
             if variable.dtype.kind in "fc" and not variable.is_shared:
                 _check_finite(made[variable.name], variable, step, batch, failures)
     return made
+
+
+def _simulated(step: Step, batch: SubBatch) -> dict[str, Array]:
+    """Return what a stage makes, with the sizes of what differs in size; stages inside others have added them."""
+    if not isinstance(step.stage, FunctionStage) or not any(v.sizes_of for v in step.outputs):
+        return step.stage.simulate(step.binding, batch, step.outputs)
+    made = step.stage.simulate(step.binding, batch, tuple(v for v in step.outputs if not v.sizes_of))
+    return with_sizes(made, step.outputs, batch.device)
 
 
 def run_steps(

@@ -289,7 +289,7 @@ class FilterStage(NestedStage):
         # as what all rows share, so that it is given whole arrays
         inner = SubBatch(place, address, (n,), shared=seen, watch=batch.watch, device=self.device)
         try:
-            found = self.predicate.call(binding, inner)
+            found, _ = self.predicate.call(binding, inner)
         except Exception as error:
             explain(error, f"raised by predicate {self.name!r}")
             raise

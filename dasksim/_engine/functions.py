@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.arrays import device_named
+from dasksim._core.labelled import Labels
 from dasksim._core.variables import RESERVED, Variable
 from dasksim._engine._kept_outputs import Turns, are_kept, copied
-from dasksim._engine._outputs import checked, describe
+from dasksim._engine._outputs import checked, describe, known_labels, labels_in, loose_dims, with_labels, without_labels
 from dasksim._engine.stage import Binding, Stage, SubBatch
 from dasksim._streams.cells import Cells, CellStreams
 from dasksim._streams.isolation import Isolated
@@ -180,14 +181,24 @@ class FunctionStage(Stage):
             drawn["seed32"] = CellStreams(batch.address, Cells(range(number, number + 1))).seeds32()[0]
         return drawn
 
-    def call(self, binding: Binding, batch: SubBatch) -> Any:
-        """Call the function with what it is bound to; what it returns stays as it is, whatever it does afterwards."""
+    def call(
+        self, binding: Binding, batch: SubBatch, variables: Sequence[Variable] | None = None
+    ) -> tuple[Any, dict[str, Labels]]:
+        """Call the function with what it is bound to; what it returns stays as it is, whatever it does afterwards.
+
+        Labels are those that its variables are known to have, else those found; the values are without them.
+        """
+        labels, loose = known_labels(variables or ()), loose_dims(variables or ())
 
         def work(copies: bool) -> list[Any]:
             outputs = self._returned(binding, batch)
+            if variables is None:
+                labels.update(labels_in(outputs[0], self.name, 0 if self.is_context else len(batch.axes)))
+            if labels:
+                outputs = [without_labels(outputs[0], labels, _where(self.name, batch), loose)]
             return copied(outputs) if copies else outputs
 
-        return self._turns.run(work, lambda outputs: are_kept(outputs, arrays_of(batch)))[0]
+        return self._turns.run(work, lambda outputs: are_kept(outputs, arrays_of(batch)))[0], labels
 
     def _returned(self, binding: Binding, batch: SubBatch) -> list[Any]:
         """Return what the function returns, in a list that alone holds it."""
@@ -225,13 +236,13 @@ class BatchedStage(FunctionStage):
         self.can_use_gpu = "xp" in self.names if can_use_gpu is None else can_use_gpu
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
-        outputs = self.call(binding, batch)
-        variables = describe(outputs, self.name, batch.axes)
+        outputs, labels = self.call(binding, batch)
+        variables = with_labels(describe(outputs, self.name, batch.axes), labels)
         return variables, checked(outputs, f"stage {self.name!r}", variables, batch.axes)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         try:
-            made = self.call(binding, batch)
+            made, _ = self.call(binding, batch, outputs)
         except Exception as error:
             if self.makes_contexts or not batch.fails(slice(None), self.name, error):
                 raise
@@ -249,12 +260,13 @@ class ContextStage(FunctionStage):
     how_often = "once for each sub-batch, for all its samples"
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
-        outputs = self.call(binding, batch)
-        variables = describe(outputs, self.name, (), is_shared=True)
+        outputs, labels = self.call(binding, batch)
+        variables = with_labels(describe(outputs, self.name, (), is_shared=True), labels)
         return variables, checked(outputs, f"stage {self.name!r}", variables, ())
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
-        return checked(self.call(binding, batch), _where(self.name, batch), outputs, ())
+        made, _ = self.call(binding, batch, outputs)
+        return checked(made, _where(self.name, batch), outputs, ())
 
 
 class SharedStage(BatchedStage):
@@ -266,13 +278,14 @@ class SharedStage(BatchedStage):
         super().__init__(name, function, declared, can_use_gpu=False)
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
-        outputs = self.call(binding, batch)
+        outputs, labels = self.call(binding, batch)
         if not isinstance(outputs, Mapping):
             describe(outputs, self.name, ())
         contexts = {name: value for name, value in outputs.items() if np.ndim(value) == 0}
         rows = {name: value for name, value in outputs.items() if name not in contexts}
         variables = describe(contexts, self.name, (), is_shared=True) if contexts or not rows else ()
         variables += describe(rows, self.name, batch.axes) if rows else ()
+        variables = with_labels(variables, labels)
         return variables, checked(outputs, f"stage {self.name!r}", variables, batch.axes)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.arrays import cast, concat, namespace_of
+from dasksim._core.attributes import Coordinate
 from dasksim._core.conditions import Condition
 from dasksim._core.plan import Cost, Plan
 from dasksim._core.variables import Variable
@@ -48,7 +49,9 @@ class Pipeline:
     dims
         The feature dims of each variable.
     coords
-        Coordinates of feature dims.
+        Coordinates of feature dims, by name.
+    attrs
+        Attributes of variables.
     sizes
         Sizes of plates in the dataset.
     fill_value
@@ -68,8 +71,9 @@ class Pipeline:
     variables: tuple[Variable, ...]
     sources: Mapping[str, int | None]
     dims: Mapping[str, tuple[str, ...]]
-    coords: Mapping[str, Array]
+    coords: Mapping[str, Coordinate]
     sizes: Mapping[str, int]
+    attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     fill_value: Any = math.nan
     max_sizes: Mapping[str, int] = field(default_factory=dict)
     call: str = "sample({shape}"
@@ -125,6 +129,10 @@ class Pipeline:
     def array_dims(self, variable: Variable) -> tuple[str, ...]:
         """Return the dims of a variable in the dataset."""
         return ("batch", *variable.plates, *self.dims[variable.name])
+
+    def labelled(self, variable: Variable, array: Any) -> tuple[tuple[str, ...], Any, dict[str, Any]]:
+        """Return an array of a variable with its dims and attributes, in the form that xarray takes."""
+        return self.array_dims(variable), array, dict(self.attrs.get(variable.name, {}))
 
     def array_shape(self, variable: Variable) -> tuple[int, ...]:
         """Return the shape of a variable in the dataset, without its first axis."""

@@ -41,7 +41,8 @@ def provenance(pipeline: Pipeline, plan: Plan) -> dict[str, Any]:
                 "digest": _stage_digest(step.stage),
                 "probe": step.probe_digest,
                 "inputs": list(step.binding.inputs),
-                "outputs": [v.name for v in step.outputs],
+                # sizes follow from the others, and older stores have none
+                "outputs": [v.name for v in step.outputs if not v.sizes_of],
                 "settings": _settings(pipeline, step),
             }
             for step in pipeline.steps

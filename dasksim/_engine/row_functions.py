@@ -9,9 +9,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._core.labelled import Labels
 from dasksim._core.variables import RESERVED, Variable
 from dasksim._engine._kept_outputs import are_kept, are_new, copied
-from dasksim._engine._outputs import PaddedRows, checked, columns_of, describe_rows, rows_alike, stacked
+from dasksim._engine._outputs import (
+    PaddedRows,
+    checked,
+    columns_of,
+    describe_rows,
+    known_labels,
+    labels_in,
+    loose_dims,
+    rows_alike,
+    stacked,
+    with_labels,
+    without_labels,
+)
 from dasksim._engine.functions import FunctionStage, arrays_of
 from dasksim._engine.stage import Binding, SubBatch
 from dasksim._streams.addresses import PROBE_SUB_BATCH
@@ -33,6 +46,7 @@ class _Rows:
     cells: Sequence[int]
     rows: list[Any]
     columns: dict[str, list[Any]]
+    labels: dict[str, Labels]
 
 
 class RowStage(FunctionStage):
@@ -48,22 +62,27 @@ class RowStage(FunctionStage):
 
     is_batched = False
     is_by_cell = True
+    takes_padded = True
     how_often = "once for each sample"
 
     def probe(self, binding: Binding, batch: SubBatch) -> tuple[tuple[Variable, ...], dict[str, Array]]:
         self.seconds = 0.0
         made = self._rows(binding, batch)
-        variables = describe_rows(made.rows, self.name)
+        variables = with_labels(describe_rows(made.rows, self.name), made.labels)
         return variables, self._stack(made, batch, variables)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
-        return self._stack(self._rows(binding, batch), batch, outputs)
+        return self._stack(self._rows(binding, batch, outputs), batch, outputs)
 
     def _offered(self) -> frozenset[str]:
         return RESERVED - {"batch_shape"}
 
-    def _rows(self, binding: Binding, batch: SubBatch) -> _Rows:
-        """Return what the function returns for the cells of rows that have not failed, as it stays."""
+    def _rows(self, binding: Binding, batch: SubBatch, variables: Sequence[Variable] | None = None) -> _Rows:
+        """Return what the function returns for the cells of rows that have not failed, as it stays.
+
+        Labels are those that its variables are known to have, else those of the first row.
+        """
+        labels, loose = known_labels(variables or ()), loose_dims(variables or ())
         forget = batch.failures.mark() if batch.failures is not None else None
 
         def work(copies: bool) -> _Rows:
@@ -71,7 +90,12 @@ class RowStage(FunctionStage):
                 # all rows are called again, and those that failed would be counted twice
                 forget()
             cells, rows = self._returned_rows(binding, batch, copies)
-            return _Rows(cells, rows, columns_of(rows))
+            if variables is None and rows:
+                labels.update(labels_in(rows[0], self.name, 0))
+            if labels:
+                where = [f"stage {self.name!r} at {batch.row_of(cell)}" for cell in cells]
+                rows = [without_labels(row, labels, at, loose) for at, row in zip(where, rows)]
+            return _Rows(cells, rows, columns_of(rows), labels)
 
         def is_kept(made: _Rows) -> bool:
             if are_new(made.rows, made.columns):
@@ -171,6 +195,9 @@ class RowStage(FunctionStage):
                 column = value.reshape(batch.n_cells, *value.shape[len(batch.axes) :])
                 column = column if is_called is None else column[is_called]
                 columns[name] = column.tolist() if name in batch.python else column
+                if name in batch.shapes:
+                    shapes = batch.shapes[name] if is_called is None else batch.shapes[name][is_called]
+                    columns[name] = [row[tuple(map(slice, shape))] for row, shape in zip(column, shapes.tolist())]
             else:
                 columns[name] = itertools.repeat(value)
         moves: Moves | None = None
@@ -226,6 +253,8 @@ def _scattered(values: Array | None, cells: Sequence[int], n_cells: int, variabl
     if isinstance(values, PaddedRows):
         padded, finite = array.view(PaddedRows), np.ones(n_cells, bool)
         finite[cells] = values.finite
-        padded.finite = finite
+        shapes = np.zeros((n_cells, len(variable.shape)), np.int64)
+        shapes[cells] = values.shapes
+        padded.finite, padded.shapes = finite, shapes
         return padded
     return array

@@ -101,6 +101,8 @@ class SubBatch:
         Which rows have failed, or None where any exception ends all.
     device
         Where it is simulated; its rows are arrays of that device.
+    shapes
+        For each of ``rows`` whose cells differ in size, the shape of each cell.
     """
 
     place: Place
@@ -112,6 +114,7 @@ class SubBatch:
     watch: bool = False
     failures: FailedRows | None = None
     device: str = "cpu"
+    shapes: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def cells(self) -> Cells:
@@ -224,6 +227,8 @@ class Stage(ABC):
         Whether all it does is to copy a variable to another device.
     passes_failed
         Whether all it does is to put values elsewhere, those of rows that have failed too.
+    takes_padded
+        Whether it can be given rows that differ in size, each at its own.
     """
 
     is_batched: bool
@@ -231,6 +236,7 @@ class Stage(ABC):
     can_use_gpu: bool = False
     is_transfer: ClassVar[bool] = False
     passes_failed: ClassVar[bool] = False
+    takes_padded: bool = False
     is_context: ClassVar[bool] = False
     makes_contexts: ClassVar[bool] = False
     is_redrawn: bool = True

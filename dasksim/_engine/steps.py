@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.arrays import namespace_of, read_only
+from dasksim._core.attributes import Coordinate
 from dasksim._core.conditions import pad_rows
 from dasksim._core.variables import Variable
 from dasksim._engine._outputs import PaddedRows
@@ -34,7 +35,9 @@ class Lowering:
     dims
         Names of feature dims, by variable.
     coords
-        Coordinates, by feature dim.
+        Coordinates, by name.
+    attrs
+        Attributes, by the name of a variable or coordinate.
     levels
         Names of the further batch axes, if the simulator has a fixed number of them.
     max_sizes
@@ -48,7 +51,8 @@ class Lowering:
     stages: tuple[Stage, ...]
     replace_inputs: bool = True
     dims: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    coords: Mapping[str, Any] = field(default_factory=dict)
+    coords: Mapping[str, Coordinate] = field(default_factory=dict)
+    attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     levels: tuple[str, ...] | None = None
     max_sizes: Mapping[str, int] = field(default_factory=dict)
     fill_value: Any = math.nan
@@ -114,8 +118,15 @@ def sub_batch_of(
     plates = tuple(plate.name for plate in step.plates)
     rows: dict[str, Array] = {}
     shared: dict[str, Any] = {}
+    shapes: dict[str, Array] = {}
     python = set()
     for name, (variable, value) in inputs.items():
+        if variable.sizes_of and name not in step.binding.inputs:
+            continue  # taken for the sake of what it is the sizes of
+        own = _shapes(step, name, inputs, n_rows, axes)
+        if own is not None:
+            shapes[name] = own
+            value = np.asarray(value)
         if isinstance(value, PaddedRows):
             raise SimulatorError(differing_sizes(name, step.stage.name))
         if variable.is_shared:
@@ -127,7 +138,25 @@ def sub_batch_of(
         if variable.is_python and set(variable.plates) <= set(plates):
             python.add(name)
     address = place.address(step.stage)
-    return SubBatch(place, address, axes, rows, shared, frozenset(python), watch, failures, step.device)
+    return SubBatch(place, address, axes, rows, shared, frozenset(python), watch, failures, step.device, shapes)
+
+
+def _shapes(
+    step: Step, name: str, inputs: Mapping[str, tuple[Variable, Any]], n_rows: int, axes: tuple[int, ...]
+) -> Array | None:
+    """Return the shape of an input in each cell, if cells differ in size and a stage can be given them so."""
+    variable, value = inputs[name]
+    sized, sizes = inputs.get(f"{name}_size", (variable, None))
+    plates = tuple(plate.name for plate in step.plates)
+    # cells along plates that the stage lacks would stand in one array
+    if sized.sizes_of != name or variable.is_shared or not set(variable.plates) <= set(plates):
+        return None
+    rows = aligned(pad_rows(np.asarray(sizes), n_rows), sized, plates, axes)
+    n_axes = len(variable.shape)
+    own = np.empty((math.prod(axes), n_axes), np.int64)
+    own[:] = value.shape[value.ndim - n_axes :]
+    own[:, sorted(variable.ragged)] = rows.reshape(len(own), -1)
+    return own if (own != value.shape[value.ndim - n_axes :]).any() else None
 
 
 def differing_sizes(name: str, stage: str) -> str:

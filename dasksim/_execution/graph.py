@@ -181,7 +181,7 @@ def compile_dataset(pipeline: Pipeline, plan: Plan) -> xr.Dataset:
     """
     check_graphs("write the samples with dasksim.generate, which needs no such arrays")
     graph = _Graph(pipeline, plan)
-    variables = {v.name: (pipeline.array_dims(v), graph.array(v)) for v in pipeline.variables}
+    variables = {v.name: pipeline.labelled(v, graph.array(v)) for v in pipeline.variables}
     return xr.Dataset(variables, dict(pipeline.coords), {"dasksim": json.dumps(provenance(pipeline, plan))})
 
 

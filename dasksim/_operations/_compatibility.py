@@ -15,12 +15,13 @@ from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.provenance import describe_condition, provenance
 from dasksim.errors import ArgumentTypeError, StoreMismatchError
 from dasksim.simulators import Simulator
-from dasksim.store import Record, Store, StoredVariable, StoreLayout, StoreLike
+from dasksim.store import Derivation, Record, Store, StoredVariable, StoreLayout, StoreLike
 
 __all__ = [
     "StoredRequest",
     "again_dtypes",
     "agreed",
+    "as_stored",
     "check_lazy_conditions",
     "extended",
     "layout_of",
@@ -87,7 +88,7 @@ def stored_request(store: StoreLike, simulator: Any, conditions: Mapping[str, An
         device=record.device,
         most_probes=record.policy.most_probes,
     )
-    pipeline = replace(pipeline, store=place.name)
+    pipeline = as_stored(replace(pipeline, store=place.name), record)
     made = layout_of(pipeline, plan, None, record.policy).record
     # the mask comes from the policy, not from the simulator
     names = [name for name in record.variables if name != VALID or VALID in pipeline.sources]
@@ -119,10 +120,38 @@ def layout_of(pipeline: Pipeline, plan: Plan, dtypes: Any, policy: Policy) -> St
     return StoreLayout.of(record, pipeline.coords)
 
 
+def as_stored(pipeline: Pipeline, found: Record | Derivation | None) -> Pipeline:
+    """Return a pipeline with the labels of a store that an older version made, which kept fewer of them.
+
+    Dims may have had names without meaning, there were no attributes, coordinates had to be given, and sizes were lost.
+    """
+    if found is None or found.has_labels:
+        return pipeline
+    dims = {
+        v.name: automatic
+        for v in pipeline.variables
+        if (automatic := tuple(f"{v.name}_dim_{i}" for i in range(len(v.sample_shape))))
+        and v.name in found.variables
+        and found.variables[v.name].dims == ("batch", *v.plates, *automatic)
+    }
+    variables = tuple(v for v in pipeline.variables if not v.sizes_of or v.name in found.variables)
+    labels = found.coords if isinstance(found, Record) else {}
+    coords = {name: c._replace(attrs={}) for name, c in pipeline.coords.items() if name in labels and name == c.dims[0]}
+    return replace(
+        pipeline,
+        variables=variables,
+        sources={v.name: pipeline.sources[v.name] for v in variables},
+        dims={**pipeline.dims, **dims},
+        attrs={},
+        coords=coords,
+    )
+
+
 def variables_of(pipeline: Pipeline) -> dict[str, StoredVariable]:
     """Return the variables of a dataset, in the dtypes in which they are made."""
     return {
-        v.name: StoredVariable(pipeline.array_dims(v), pipeline.array_shape(v), v.dtype) for v in pipeline.variables
+        v.name: StoredVariable(pipeline.array_dims(v), pipeline.array_shape(v), v.dtype, pipeline.attrs.get(v.name, {}))
+        for v in pipeline.variables
     }
 
 

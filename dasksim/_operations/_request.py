@@ -19,7 +19,7 @@ from dasksim._execution.announcement import announcement, check_room
 from dasksim._execution.executors import check_scheduler
 from dasksim._execution.graph import compile_dataset
 from dasksim._execution.run import check_memory, run_chunks
-from dasksim._operations._compatibility import again_dtypes, layout_of
+from dasksim._operations._compatibility import again_dtypes, as_stored, layout_of
 from dasksim._operations.verify import bad_chunks
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators import Simulator
@@ -129,8 +129,9 @@ class RunRequest:
         dtypes: Any,
         policy: Policy,
         device: Any,
+        found: Record | None = None,
     ) -> StorePlan:
-        """Find the schema, cut the samples into chunks, and lay out the store."""
+        """Find the schema, cut the samples into chunks, and lay out the store, one that there is with its labels."""
         pipeline, plan = self.simulator.plan(
             shape,
             seed=seed,
@@ -141,13 +142,13 @@ class RunRequest:
             most_probes=policy.most_probes,
         )
         check_policy(pipeline, policy)
-        pipeline = replace(pipeline, store=self.store.name)
+        pipeline = as_stored(replace(pipeline, store=self.store.name), found)
         return StorePlan(pipeline, plan, layout_of(pipeline, plan, dtypes, policy), policy)
 
     def resolve_again(self, found: Record, n_samples: int) -> StorePlan:
         """Resolve what a store was made of, for another number of samples."""
         shape, sizes = (n_samples, *found.shape[1:]), (found.sub_batch_size, found.chunk_size)
-        task = self.resolve(shape, found.seed, *sizes, None, found.policy, found.device)
+        task = self.resolve(shape, found.seed, *sizes, None, found.policy, found.device, found)
         # laid out twice: which stored dtypes still hold the variables shows once these are known
         dtypes = again_dtypes(found, task.pipeline)
         return replace(task, layout=layout_of(task.pipeline, task.plan, dtypes, found.policy))

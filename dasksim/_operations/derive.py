@@ -15,9 +15,10 @@ from dasksim._engine.functions import FunctionStage
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.provenance import provenance
 from dasksim._engine.stage import Stage
+from dasksim._engine.steps import Lowering
 from dasksim._execution.executors import check_scheduler, connect
 from dasksim._execution.run import check_memory
-from dasksim._operations._compatibility import variables_of
+from dasksim._operations._compatibility import as_stored, variables_of
 from dasksim._operations._own_data import refuse_own_functions
 from dasksim._operations._request import StorePlan, fill, scheduler_for
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError, StoreMismatchError, nearest
@@ -35,6 +36,7 @@ def derive(
     seed: int | None = None,
     is_batched: bool = False,
     dims: Mapping[str, Sequence[str]] | None = None,
+    attrs: Mapping[str, Mapping[str, Any]] | None = None,
     dtypes: Any = None,
     overwrite: bool = False,
     allow_changed: bool = False,
@@ -63,6 +65,8 @@ def derive(
         Whether the function is called once for a whole sub-batch, as in :func:`make_simulator`.
     dims
         Names of the feature dims of new variables. Those of a dim that the store has get its labels.
+    attrs
+        Attributes of new variables, as in :func:`make_simulator`.
     dtypes
         In which dtype to store new variables, as in :func:`generate`.
     overwrite
@@ -111,7 +115,7 @@ def derive(
     scheduler = scheduler_for(scheduler, place)
     # what is to be repaired may lack shards, which to open it all would refuse
     dataset = place.open_simulated() if flags["repair"] else place.open()
-    simulator = make_simulator(fn, is_batched=is_batched, dims=dims)
+    simulator = make_simulator(fn, is_batched=is_batched, dims=dims, attrs=attrs)
     seed = record.seed if seed is None else check_seed(seed)
     key, entry, pipeline, plan = _planned(simulator, place, record, dataset, seed, dtypes)
     # before anything is removed
@@ -160,17 +164,25 @@ def _planned(
             # lazy, for shapes and dtypes: workers read the rows by themselves, see _reading
             conditions={name: dataset[name].data for name in inputs},
             # not replaced: what returns an input is refused by its name in _made, whatever its shape
-            lowering=replace(simulator.lower(path), coords={}, replace_inputs=False, call="derive"),
+            lowering=_without_coords(simulator.lower(path)),
         )
 
     # the key, by which streams are addressed, is known only when the variables are
     key = _made(planned("derive/")[0], record)[0].name
     pipeline, plan = planned(f"derive/{key}/")
     pipeline = _reading(replace(pipeline, variables=_made(pipeline, record)), place)
+    if key in record.derivations:
+        pipeline = as_stored(pipeline, record.derivations[key])
     told = provenance(replace(pipeline, conditions={}), plan)
     entry = Derivation.of(told, inputs, variables_of(pipeline), dtypes)
     _check_dims(entry.variables, plan.n_samples, dataset)
     return key, entry, pipeline, plan
+
+
+def _without_coords(lowering: Lowering) -> Lowering:
+    """Return a lowering without labels of its own: a store has them for dims, not for derivations."""
+    attrs = {name: attrs for name, attrs in lowering.attrs.items() if name not in lowering.coords}
+    return replace(lowering, coords={}, attrs=attrs, replace_inputs=False, call="derive")
 
 
 def _inputs(stages: Sequence[Stage], dataset: xr.Dataset, record: Record) -> list[str]:

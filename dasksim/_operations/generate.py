@@ -171,6 +171,7 @@ def generate(
     scheduler = scheduler_for(scheduler, place)
     found = place.find_record(mends_root=request.repair)
     asked = (seed, sub_batch_size, chunk_size)
+    kept = None if overwrite else found
     if found is not None and not overwrite:
         seed = found.seed if seed is None else seed
         sub_batch_size = found.sub_batch_size if sub_batch_size is None else sub_batch_size
@@ -182,7 +183,7 @@ def generate(
             device = "cpu"
 
         def planned(seed: int | None, sub_batch_size: int | None, chunk_size: int | None) -> StorePlan:
-            return request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy, device)
+            return request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy, device, kept)
 
         task = planned(seed, sub_batch_size, chunk_size)
         executor = check_scheduler(connected, task.on_gpu)

@@ -30,7 +30,7 @@ def single_level() -> "simulators.Simulator":
     Examples
     --------
     >>> dict(single_level().sample(8, seed=1).y.sizes)
-    {'batch': 8, 'observation': 14, 'y_dim_0': 1}
+    {'batch': 8, 'observation': 14, 'scalar': 1}
     """
 
     def sizes(rng: Any) -> Draws:
@@ -77,7 +77,7 @@ def two_level(repeated_roots: bool = False) -> "simulators.Simulator":
     Examples
     --------
     >>> two_level().sample(8, seed=1).y.dims
-    ('batch', 'locals', 'observation', 'y_dim_0')
+    ('batch', 'locals', 'observation', 'scalar')
     """
 
     def hypers(batch_shape: tuple[int, ...], rng: Any) -> Draws:
@@ -195,7 +195,7 @@ def crossed_design_irt() -> "simulators.Simulator":
     Examples
     --------
     >>> crossed_design_irt().sample(8, seed=1).obs.dims
-    ('batch', 'questions', 'students', 'obs_dim_0')
+    ('batch', 'questions', 'students', 'scalar')
     """
 
     def sizes(rng: Any) -> Draws:

@@ -78,7 +78,7 @@ def compute_all_accepted(pipeline: Pipeline, plan: Plan) -> xr.Dataset:
     program = Packed(Program(pipeline, plan))
     parts = compute(*(run(program, sub_batch) for sub_batch in range(n_sub_batches)))
     arrays = {
-        v.name: (pipeline.array_dims(v), np.concatenate([part[v.name] for part in parts])) for v in pipeline.variables
+        v.name: pipeline.labelled(v, np.concatenate([part[v.name] for part in parts])) for v in pipeline.variables
     }
     return xr.Dataset(arrays, dict(pipeline.coords), {"dasksim": json.dumps(provenance(pipeline, plan))})
 

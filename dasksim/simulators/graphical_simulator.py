@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from dasksim._core.attributes import check_attrs
 from dasksim._core.checks import as_shape, check_flag
 from dasksim._core.labels import check_fill_value, check_labels, check_sizes
 from dasksim._engine.functions import BatchedStage, ContextStage, function_name
@@ -43,7 +44,10 @@ class GraphicalSimulator(Simulator):
     dims
         Names of feature dims, by variable.
     coords
-        Coordinates, by feature dim.
+        Coordinates: values by feature dim, or, along a dim of another name, ``(dim, values)``, ``(dim, values, attrs)``
+        or a DataArray.
+    attrs
+        Attributes such as ``units`` and ``long_name``, by the name of a variable or coordinate.
     max_sizes
         Largest sizes of plates and dims whose size follows a context.
     fill_value
@@ -56,7 +60,7 @@ class GraphicalSimulator(Simulator):
     >>> simulator.add_node("student", lambda mu, rng: {"score": rng.normal(mu)}, reps=20)
     >>> simulator.add_edge("school", "student")
     >>> simulator.sample(100, seed=1).score.dims
-    ('batch', 'student', 'score_dim_0')
+    ('batch', 'student', 'scalar')
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class GraphicalSimulator(Simulator):
         expand_outputs: bool = True,
         dims: Mapping[str, Sequence[str]] | None = None,
         coords: Mapping[str, Any] | None = None,
+        attrs: Mapping[str, Mapping[str, Any]] | None = None,
         max_sizes: Mapping[str, int] | None = None,
         fill_value: Any = math.nan,
     ) -> None:
@@ -75,6 +80,7 @@ class GraphicalSimulator(Simulator):
         self.meta_fn = meta_fn
         self.expand_outputs = check_flag("expand_outputs", expand_outputs)
         self.dims, self.coords = check_labels(dims, coords)
+        self.attrs = check_attrs(attrs)
         self.max_sizes = check_sizes(max_sizes)
         self.fill_value = check_fill_value(fill_value)
         self._nodes: dict[str, _Node] = {}
@@ -193,6 +199,7 @@ class GraphicalSimulator(Simulator):
             tuple(stages),
             dims=self.dims,
             coords=self.coords,
+            attrs=self.attrs,
             max_sizes=self.max_sizes,
             fill_value=self.fill_value,
         )

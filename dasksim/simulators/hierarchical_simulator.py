@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dasksim._core.attributes import check_attrs
 from dasksim._core.labels import check_labels, is_label
 from dasksim._engine.stage import within
 from dasksim._engine.steps import Lowering
 from dasksim.errors import ArgumentError, ArgumentTypeError
-from dasksim.simulators.lowering import as_simulator, joined, with_distinct_names
+from dasksim.simulators.lowering import as_simulator, joined, joined_attrs, with_distinct_names
 from dasksim.simulators.simulator import Simulator
 
 __all__ = ["HierarchicalSimulator"]
@@ -29,7 +30,10 @@ class HierarchicalSimulator(Simulator):
     dims
         Names of feature dims, by variable.
     coords
-        Coordinates, by feature dim.
+        Coordinates: values by feature dim, or, along a dim of another name, ``(dim, values)``, ``(dim, values, attrs)``
+        or a DataArray.
+    attrs
+        Attributes such as ``units`` and ``long_name``, by the name of a variable or coordinate.
 
     Examples
     --------
@@ -49,6 +53,7 @@ class HierarchicalSimulator(Simulator):
         *,
         dims: Mapping[str, Sequence[str]] | None = None,
         coords: Mapping[str, Any] | None = None,
+        attrs: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(hierarchy, str) or not isinstance(hierarchy, Mapping | Sequence):
@@ -63,6 +68,7 @@ class HierarchicalSimulator(Simulator):
         self.hierarchy = tuple(as_simulator(member, "hierarchy") for member in members)
         self.levels = _levels(levels, self.names)
         self.dims, self.coords = check_labels(dims, coords)
+        self.attrs = check_attrs(attrs)
 
     def lower(self, path: str = "") -> Lowering:
         stages = []
@@ -77,6 +83,7 @@ class HierarchicalSimulator(Simulator):
             with_distinct_names(stages),
             dims={**joined(lowering.dims for lowering in lowerings), **self.dims},
             coords={**joined(lowering.coords for lowering in lowerings), **self.coords},
+            attrs=joined_attrs([*(lowering.attrs for lowering in lowerings), self.attrs]),
             levels=self.levels,
         )
 

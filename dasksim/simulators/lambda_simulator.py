@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dasksim._core.attributes import check_attrs
 from dasksim._core.checks import check_flag
 from dasksim._core.labels import check_labels
 from dasksim._core.variables import declared_variables
@@ -34,7 +35,10 @@ class LambdaSimulator(Simulator):
     dims
         Names of feature dims, by variable.
     coords
-        Coordinates, by feature dim.
+        Coordinates: values by feature dim, or, along a dim of another name, ``(dim, values)``, ``(dim, values, attrs)``
+        or a DataArray.
+    attrs
+        Attributes such as ``units`` and ``long_name``, by the name of a variable or coordinate.
     can_use_gpu
         Whether a batched function can be given arrays of a GPU, and a generator of CuPy's; by default if it takes
         ``xp``.
@@ -61,6 +65,7 @@ class LambdaSimulator(Simulator):
         is_context: bool = False,
         dims: Mapping[str, Sequence[str]] | None = None,
         coords: Mapping[str, Any] | None = None,
+        attrs: Mapping[str, Mapping[str, Any]] | None = None,
         schema: Mapping[str, Any] | None = None,
         can_use_gpu: bool | None = None,
         compile: str | None = None,  # noqa: A002
@@ -72,6 +77,7 @@ class LambdaSimulator(Simulator):
         self.is_batched = check_flag("is_batched", is_batched)
         self.is_context = check_flag("is_context", is_context)
         self.dims, self.coords = check_labels(dims, coords)
+        self.attrs = check_attrs(attrs)
         self.can_use_gpu = None if can_use_gpu is None else check_flag("can_use_gpu", can_use_gpu)
         if can_use_gpu and (is_context or not is_batched):
             raise ArgumentError("can_use_gpu=True is for a batched function, which computes with whole arrays")
@@ -90,4 +96,4 @@ class LambdaSimulator(Simulator):
         else:
             kind = ContextStage if self.is_context else CompiledStage if self.compile else RowStage
             stage = kind(name, self.sample_fn, self._declared)
-        return Lowering((stage,), dims=self.dims, coords=self.coords)
+        return Lowering((stage,), dims=self.dims, coords=self.coords, attrs=self.attrs)

@@ -9,7 +9,7 @@ from dasksim.errors import ArgumentTypeError, SimulatorError
 from dasksim.simulators.lambda_simulator import LambdaSimulator
 from dasksim.simulators.simulator import Simulator
 
-__all__ = ["as_simulator", "common_levels", "joined", "with_distinct_names"]
+__all__ = ["as_simulator", "common_levels", "joined", "joined_attrs", "with_distinct_names"]
 
 
 def with_distinct_names(stages: Sequence[Stage]) -> tuple[Stage, ...]:
@@ -41,6 +41,15 @@ def common_levels(lowerings: Iterable[Lowering]) -> tuple[str, ...] | None:
 def joined(mappings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the union of mappings; later ones go first."""
     return {name: value for mapping in mappings for name, value in mapping.items()}
+
+
+def joined_attrs(mappings: Iterable[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return the union of attributes of each name; later ones go first."""
+    found: dict[str, dict[str, Any]] = {}
+    for mapping in mappings:
+        for name, attrs in mapping.items():
+            found[name] = {**found.get(name, {}), **attrs}
+    return found
 
 
 def as_simulator(obj: Any, argument: str, make: Callable[..., Simulator] = LambdaSimulator) -> Simulator:

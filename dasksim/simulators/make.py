@@ -18,7 +18,7 @@ __all__ = ["make_simulator"]
 # Keyword arguments for all functions, by name, or for each.
 ObjectArguments: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any] | None]
 
-_LAMBDA_ARGUMENTS = ("is_batched", "is_context", "dims", "coords", "schema", "can_use_gpu", "compile")
+_LAMBDA_ARGUMENTS = ("is_batched", "is_context", "dims", "coords", "attrs", "schema", "can_use_gpu", "compile")
 
 
 def make_simulator(
@@ -31,6 +31,7 @@ def make_simulator(
     is_batched: bool = False,
     dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Any] | None = None,
+    attrs: Mapping[str, Mapping[str, Any]] | None = None,
     schema: Mapping[str, Any] | None = None,
     max_sizes: Mapping[str, int] | None = None,
     fill_value: Any = math.nan,
@@ -53,7 +54,7 @@ def make_simulator(
         functions. A mapping whose values are all mappings, and whose keys are not all arguments, goes by name. By
         position it may stand before ``meta_fn``, as in BayesFlow.
     expand_outputs
-        Whether scalars of a sequence or mapping get a trailing axis of size 1.
+        Whether scalars of a sequence or mapping get a trailing axis of size 1, whose dim is ``scalar`` for all of them.
     replace_inputs
         Whether a condition replaces the simulated variable of its name for all later stages.
     is_batched
@@ -61,12 +62,16 @@ def make_simulator(
     dims
         Names of feature dims, by variable. Others are named ``{variable}_dim_{i}``.
     coords
-        Coordinates, by feature dim.
+        Coordinates: values by feature dim, or, along a dim of another name, ``(dim, values)``, ``(dim, values, attrs)``
+        or a DataArray.
+    attrs
+        Attributes by the name of a variable or coordinate, such as ``{"x": {"units": "mV"}}``: what JSON can hold. They
+        are kept in stores, and plots take their labels from ``long_name`` and ``units``.
     schema
         For a single function: shape of one sample and dtype, by variable, instead of a probe.
     max_sizes
-        Largest sizes of dims whose size follows a context, such as ``{"obs": 100}``. The dataset has these sizes, the
-        rest is ``fill_value``.
+        Largest sizes of dims whose size follows a context or differs between samples, such as ``{"obs": 100}``. The
+        dataset has these sizes, the rest is ``fill_value``, and ``{variable}_size`` says how long each sample is.
     fill_value
         What stands beyond the size of a sub-batch. Integers and booleans need one that they can hold.
     compile
@@ -85,9 +90,9 @@ def make_simulator(
     Examples
     --------
     >>> def prior(rng):
-    ...     return {"loc": rng.normal(), "scale": rng.uniform()}
-    >>> def likelihood(loc, scale, rng):
-    ...     return {"x": rng.normal(loc, scale, size=3)}
+    ...     return {"mu": rng.normal(), "sigma": rng.uniform()}
+    >>> def likelihood(mu, sigma, rng):
+    ...     return {"x": rng.normal(mu, sigma, size=3)}
     >>> simulator = make_simulator([prior, likelihood], dims={"x": ["time"]})
     >>> simulator.sample(2, seed=2025).x.dims
     ('batch', 'time')
@@ -108,21 +113,28 @@ def make_simulator(
         if obj_kwargs is not None and not isinstance(obj_kwargs, Mapping):
             raise ArgumentTypeError(f"obj_kwargs must be a mapping for a single function; got {obj_kwargs!r}")
         if isinstance(obj, Simulator) and meta_fn is None:
-            if dims or coords or schema or is_batched:
+            if dims or coords or attrs or schema or is_batched:
                 raise ArgumentError(
-                    "is_batched, dims, coords and schema belong to the simulator that is given; set them where it is "
-                    "made"
+                    "is_batched, dims, coords, attrs and schema belong to the simulator that is given; set them where "
+                    "it is made"
                 )
             return _wrap(obj, obj_kwargs, options)
         if meta_fn is None and max_sizes is None:
-            return _wrap(obj, obj_kwargs, {**options, "dims": dims, "coords": coords})
+            return _wrap(obj, obj_kwargs, {**options, "dims": dims, "coords": coords, "attrs": attrs})
         simulators = [_wrap(obj, obj_kwargs, options)]
         # one function keeps the shapes that it returns, with contexts as without
         expand = False
     if meta_fn is not None:
         simulators = _with_context(meta_fn, simulators)
     return SequentialSimulator(
-        simulators, expand, replace_inputs, dims=dims, coords=coords, max_sizes=max_sizes, fill_value=fill_value
+        simulators,
+        expand,
+        replace_inputs,
+        dims=dims,
+        coords=coords,
+        attrs=attrs,
+        max_sizes=max_sizes,
+        fill_value=fill_value,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from dasksim._core.attributes import as_coordinate
 from dasksim._core.checks import check_flag
 from dasksim._core.labels import check_fill_value, check_sizes
 from dasksim._engine.branches import INDICES, BranchStage, ChoiceStage, MergeStage
@@ -14,7 +15,7 @@ from dasksim._engine.stage import Stage, within
 from dasksim._engine.steps import Lowering
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators.lambda_simulator import LambdaSimulator
-from dasksim.simulators.lowering import as_simulator, common_levels, joined
+from dasksim.simulators.lowering import as_simulator, common_levels, joined, joined_attrs
 from dasksim.simulators.simulator import Simulator
 
 __all__ = ["ModelComparisonSimulator"]
@@ -116,7 +117,8 @@ class ModelComparisonSimulator(Simulator):
         return Lowering(
             (*shared.stages, *stages),
             dims={**joined(m.dims for m in inner), INDICES: ("model",)},
-            coords={**joined(m.coords for m in inner), "model": np.asarray(self.names)},
+            coords={**joined(m.coords for m in inner), "model": as_coordinate("model", np.asarray(self.names))},
+            attrs=joined_attrs(m.attrs for m in inner),
             levels=levels,
             max_sizes={**joined(m.max_sizes for m in inner), **self.max_sizes},
             fill_value=self.fill_value,

@@ -9,6 +9,7 @@ from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
+from dasksim._core.attributes import Coordinate
 from dasksim._core.failures import VALID
 from dasksim.store._kept import folder_of
 from dasksim.store._layout import ArrayLayout, StoreLayout
@@ -59,16 +60,16 @@ def create_arrays(location: Location, layout: StoreLayout) -> None:
         Receipts.create(group, layout.record.n_chunks, list(names), location.key_separator, folder)
 
 
-def _write_coords(store: Store, coords: Mapping[str, Array]) -> None:
+def _write_coords(store: Store, coords: Mapping[str, Coordinate]) -> None:
     """Write coordinates as xarray encodes them, file by whole file, so that two writers do each other no harm."""
     if not coords:
         return
     import xarray as xr  # which takes half a second, and is not needed where the metadata of a store are looked at
 
     encoded: dict[str, Any] = {}
-    values = {dim: _storable(value) for dim, value in coords.items()}
+    values = {name: c._replace(values=_storable(c.values)) for name, c in coords.items()}
     # a length among damaged bytes may be that of gigabytes, so that the checksum comes first when they are read
-    how = {dim: {"compressors": (ZstdCodec(), Crc32cCodec())} for dim in values}
+    how = {name: {"compressors": (ZstdCodec(), Crc32cCodec())} for name in values}
     xr.Dataset(coords=values).to_zarr(MemoryStore(encoded), consolidated=False, zarr_format=3, encoding=how)
     for key in sorted(encoded.keys() - {ROOT}, key=lambda key: (not key.endswith(ROOT), key)):  # as Icechunk needs it
         sync(store.set(key, encoded[key]))
@@ -95,5 +96,6 @@ def create_array(group: zarr.Group, array: ArrayLayout) -> None:
         compressors=[Crc32cCodec()] if is_float else [BloscCodec(cname="lz4", clevel=5), Crc32cCodec()],
         fill_value=array.fill_value,
         dimension_names=array.dims,
+        attributes=dict(array.attrs),
         config={"write_empty_chunks": True},
     )

@@ -12,6 +12,7 @@ from dasksim._core import accessor  # noqa: F401  # which datasets have from the
 from dasksim.errors import IncompleteStoreError, StoreError
 from dasksim.store._damage import refuse_damage
 from dasksim.store._entries import Derivation
+from dasksim.store._layout import COORDINATES
 from dasksim.store._lazy import lazy_variable
 from dasksim.store._locate import StoreLike
 from dasksim.store._location import Location, expected_warnings, explained
@@ -113,7 +114,9 @@ def _opened(location: Location, record: Record) -> xr.Dataset:
         # labels are decoded, as times need it, but not before their texts were counted
         if labels and all(are_countable(location, dim) for dim in labels):
             coords = xr.open_zarr(store, decode_coords=False, drop_variables=names - labels, **how)
-            dataset = dataset.assign_coords(coords.coords)
+            dataset = dataset.assign_coords(
+                coords.set_coords(labels & set(coords.variables)).coords.to_dataset().load().coords
+            )
     for dim in labels:
         if dim not in dataset.coords or not are_labels(dataset[dim].values, record.coords[dim]):
             raise StoreError(
@@ -128,5 +131,6 @@ def _opened(location: Location, record: Record) -> xr.Dataset:
         # xarray's own arrays would read a shard that is lost as fill values
         reader = ShardReader(location, group[name])  # type: ignore[arg-type]
         dataset[name] = lazy_variable(dataset.variables[name], reader)
+        dataset[name].attrs.pop(COORDINATES, None)  # which xarray writes anew
     chunks = {dim: record.chunk_size if dim == "batch" else -1 for dim in dataset.dims}
     return dataset.chunk(chunks, token=uuid.uuid4().hex)  # what is there when it is opened again may be other bytes

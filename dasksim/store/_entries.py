@@ -9,7 +9,7 @@ import json
 import math
 import platform
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -45,11 +45,14 @@ class StoredVariable:
         Shape of one sample.
     dtype
         Type of the stored values.
+    attrs
+        Its attributes.
     """
 
     dims: tuple[str, ...]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def sample_bytes(self) -> int:
@@ -58,7 +61,8 @@ class StoredVariable:
 
     def told(self) -> dict[str, Any]:
         """Return what a record says of it."""
-        return {"dims": list(self.dims), "shape": list(self.shape), "dtype": self.dtype.name}
+        told = {"dims": list(self.dims), "shape": list(self.shape), "dtype": self.dtype.name}
+        return {**told, "attrs": dict(self.attrs)} if self.attrs else told
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,11 @@ class Told:
         return tuple(map(StoredStage, self.document.get("stages", ())))
 
     @property
+    def has_labels(self) -> bool:
+        """Whether it says what its labels are; older stores do not."""
+        return "labels" in self.document
+
+    @property
     def n_samples(self) -> int:
         """Samples that there are, or shall be."""
         return int(self.document["n_samples"])
@@ -175,6 +184,7 @@ class Derivation(Told):
         told = {
             "inputs": sorted(inputs),
             "variables": all_told(variables, dtypes),
+            "labels": {},
             "created": created_now(),
             "n_samples": 0,
         }
@@ -226,7 +236,8 @@ def _setting_differences(stage: str, old: Mapping[str, Any], new: Mapping[str, A
 
 def variable_of(told: Mapping[str, Any]) -> StoredVariable:
     """Return the entry of a variable from what a record says of it."""
-    return StoredVariable(tuple(told["dims"]), tuple(told["shape"]), np.dtype(told["dtype"]))
+    attrs = as_mapping(told.get("attrs"))
+    return StoredVariable(tuple(told["dims"]), tuple(told["shape"]), np.dtype(told["dtype"]), attrs)
 
 
 def all_told(variables: Mapping[str, StoredVariable], dtypes: Any) -> dict[str, Any]:

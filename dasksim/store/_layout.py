@@ -6,19 +6,23 @@ reader has to fetch.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._core.attributes import Coordinate
 from dasksim._core.failures import VALID
 from dasksim.store._dtypes import as_stored
 from dasksim.store._entries import StoredVariable
 from dasksim.store._receipt import digest_rows
 from dasksim.store._record import Record
 
-__all__ = ["ArrayLayout", "StoreLayout", "array_layout", "choose_inner_rows", "inner_rows_for"]
+__all__ = ["COORDINATES", "ArrayLayout", "StoreLayout", "array_layout", "choose_inner_rows", "inner_rows_for"]
+
+#: The attribute that names coordinates.
+COORDINATES = "coordinates"
 
 # Rows of an inner chunk, the same for all variables so that a reader can shuffle them together: about 1 MiB of the
 # widest variable, which reads at 0.4 to 0.5 of the speed of a whole shard with a tenth of the buffer, and at most 8192
@@ -45,6 +49,8 @@ class ArrayLayout:
         Rows of a shard.
     inner_rows
         Rows of an inner chunk; divides ``chunk_rows``.
+    attrs
+        Its attributes, for readers such as xarray.
     """
 
     name: str
@@ -53,6 +59,7 @@ class ArrayLayout:
     dtype: np.dtype[Any]
     chunk_rows: int
     inner_rows: int
+    attrs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fill_value(self) -> Any:
@@ -79,7 +86,7 @@ class StoreLayout:
     arrays
         The variables.
     coords
-        Coordinates of feature dims, each along the dim of its name.
+        Coordinates of feature dims.
     record
         What the store says of itself, or of the derivation.
     derivation
@@ -87,12 +94,12 @@ class StoreLayout:
     """
 
     arrays: tuple[ArrayLayout, ...]
-    coords: Mapping[str, npt.NDArray[Any]]
+    coords: Mapping[str, Coordinate]
     record: Record
     derivation: str | None = None
 
     @classmethod
-    def of(cls, record: Record, coords: Mapping[str, npt.NDArray[Any]]) -> "StoreLayout":
+    def of(cls, record: Record, coords: Mapping[str, Coordinate]) -> "StoreLayout":
         """Return how a new store is laid out that says what a record says."""
         inner_rows = inner_rows_for(record)
         arrays = (array_layout(record, name, variable, inner_rows) for name, variable in record.variables.items())
@@ -118,7 +125,10 @@ def _rows_at_a_time(n_rows: int, most: int) -> int:
 def array_layout(record: Record, name: str, variable: StoredVariable, inner_rows: int) -> ArrayLayout:
     """Return how a variable is stored in the store that a record is of."""
     shape = (record.n_samples, *variable.shape)
-    return ArrayLayout(name, shape, variable.dims, variable.dtype, record.chunk_size, inner_rows)
+    # xarray finds coordinates that do not have the name of a dim by this attribute
+    others = record.named_coords(variable.dims)
+    attrs = {**variable.attrs, **({COORDINATES: " ".join(others)} if others else {})}
+    return ArrayLayout(name, shape, variable.dims, variable.dtype, record.chunk_size, inner_rows, attrs)
 
 
 def inner_rows_for(record: Record) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dasksim._core.attributes import Coordinate
 from dasksim._core.failures import VALID, Policy
 from dasksim.store._entries import (
     Derivation,
@@ -48,6 +49,7 @@ _OF_STORE = (
     "conditions",
     "variables",
     "coords",
+    "labels",
 )
 
 #: What a store of an older version does not say.
@@ -74,7 +76,7 @@ class Record(Told):
         chunk_size: int,
         policy: Policy,
         variables: Mapping[str, StoredVariable],
-        coords: Mapping[str, Iterable[object]],
+        coords: Mapping[str, Coordinate],
         dtypes: Any = None,
     ) -> "Record":
         """Return what a new store says of itself.
@@ -96,7 +98,8 @@ class Record(Told):
             "on_nonfinite": policy.on_nonfinite,
             "masks": "what the stage that failed and those after it make",
             "variables": {**all_told(variables, dtypes), **mask},
-            "coords": {dim: [str(value) for value in values] for dim, values in coords.items()},
+            "coords": {name: [str(value) for value in c.values] for name, c in coords.items()},
+            "labels": {name: {"dims": list(c.dims), "attrs": dict(c.attrs)} for name, c in coords.items()},
         }
         return cls(as_read(told))
 
@@ -175,8 +178,17 @@ class Record(Told):
 
     @property
     def coords(self) -> dict[str, list[str]]:
-        """The labels of feature dims, as text."""
+        """The values of coordinates, as text."""
         return dict(self.document.get("coords", {}))
+
+    def dim_of(self, coordinate: str) -> str:
+        """Return the dim of a coordinate; in older stores all are along dims of their names."""
+        told = as_mapping(as_mapping(self.document.get("labels")).get(coordinate))
+        return str(told["dims"][0]) if told else coordinate
+
+    def named_coords(self, dims: Iterable[str]) -> list[str]:
+        """Return the coordinates along some dims that do not have the name of their dim."""
+        return [name for name in self.coords if self.dim_of(name) != name and self.dim_of(name) in set(dims)]
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -246,7 +258,7 @@ class Record(Told):
         if entry is None:
             return None
         # simulated variables are kept beside, since their size decides on inner chunks of derived ones too
-        own = {"n_samples": self.n_samples, "coords": {}, "of": self.document["variables"]}
+        own = {"n_samples": self.n_samples, "coords": {}, "labels": {}, "of": self.document["variables"]}
         return Record({**self.alone.document, **entry.document, **own})
 
     def with_derivations(self, entries: Mapping[str, Derivation]) -> "Record":
@@ -282,7 +294,8 @@ class Record(Told):
 
     def differences(self, wanted: "Record") -> list[str]:
         """Return what a call asks for otherwise, stages apart; see :meth:`stage_differences`."""
-        return self._differences(wanted, _OF_STORE)
+        names = [name for name in _OF_STORE if name != "labels" or self.has_labels]
+        return self._differences(wanted, names)
 
     def is_same_store(self, other: "Record") -> bool:
         """Whether it is that of another one's store, which may have been extended since."""

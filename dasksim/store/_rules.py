@@ -40,6 +40,9 @@ def first_wrong(record: Mapping[str, Any]) -> str:
         # variables and labels lie in one folder, under their names
         if names.count(name) > 1:
             return f"the name {name[:100]!r} stands for two arrays"
+    wrong = _wrong_labels(record)
+    if wrong:
+        return wrong
     if not isinstance(record.get("extended_from", []), list):
         return "extended_from must be a list"
     dims = {dim for _, variable in variables for dim in variable["dims"]}
@@ -59,6 +62,8 @@ def _wrong_variable(name: str, variable: Any, record: Mapping[str, Any]) -> str:
         return f"must have a shape of integers >= 0; got {repr(shape)[:100]}"
     if not _is_names(dims) or dims[:1] != ["batch"] or not len(dims) == len(set(dims)) == len(shape) + 1:
         return f"must have dims that name each axis once, 'batch' first; got {repr(dims)[:100]}"
+    if not isinstance(variable.get("attrs", {}), dict):
+        return f"must have a mapping of attributes; got {repr(variable['attrs'])[:100]}"
     if not isinstance(dtype, str) or dtype not in DTYPES:
         return f"must have a boolean or numeric dtype; got {repr(dtype)[:100]}"
     # in Python's integers: sizes of a stranger's choosing overflow NumPy's
@@ -66,6 +71,19 @@ def _wrong_variable(name: str, variable: Any, record: Mapping[str, Any]) -> str:
     for size in shape:
         n_bytes *= size
     return "" if n_bytes <= _MAX_SIZE else "is too large to exist"
+
+
+def _wrong_labels(record: Mapping[str, Any]) -> str:
+    labels = record.get("labels", {})
+    if not isinstance(labels, dict):
+        return f"labels must be a mapping; got {repr(labels)[:100]}"
+    for name, told in labels.items():
+        is_right = isinstance(told, dict) and _is_names(told.get("dims")) and len(told["dims"]) == 1
+        if not is_right or not isinstance(told.get("attrs"), dict) or name not in record["coords"]:
+            return f"labels of {name[:100]!r} must be those of a coordinate, with one dim and attributes"
+        if told["dims"][0] != name and not _is_name(name):
+            return f"the coordinate {name[:100]!r} has a name that no array can have"
+    return ""
 
 
 def _is_derivation(entry: object) -> bool:

@@ -181,7 +181,9 @@ def check_documents(location: Location, record: Record, *, is_whole: bool) -> No
         name: ([n_samples, *variable.shape], shortest, list(variable.dims), [variable.dtype.name])
         for name, variable in (record.visible_variables if is_whole else record.variables).items()
     }
-    labels: dict[str, Any] = {dim: ([len(values)], len(values), [dim], None) for dim, values in record.coords.items()}
+    labels: dict[str, Any] = {
+        name: ([len(values)], len(values), [record.dim_of(name)], None) for name, values in record.coords.items()
+    }
     for name, (shape, least, dims, dtypes) in {**expected, **labels}.items():
         found = read_document(location, name)
         if found is None and not is_whole:

@@ -610,7 +610,7 @@ def test_coordinates_that_no_store_can_hold_are_refused() -> None:
         ),
         (
             {"coords": {"batch": [1, 2]}},
-            "coords names 'batch', which is no feature dim of the simulator; known: 'x_dim_0', 'y_dim_0'",
+            "coords names 'batch', which is no feature dim of the simulator; known: 'scalar', 'y_dim_0'",
         ),
     ],
 )

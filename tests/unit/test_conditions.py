@@ -226,7 +226,7 @@ def test_rows_lie_along_all_batch_axes(model: Model) -> None:
     mu = np.arange(12.0).reshape(4, 3)
     dataset = model.simulator().sample((4, 3), seed=1, mu=mu).compute()
 
-    assert dataset.mu.dims == ("batch", "batch_1", "mu_dim_0")
+    assert dataset.mu.dims == ("batch", "batch_1", "scalar")
     assert dataset.x.shape == (4, 3, 3)
     np.testing.assert_array_equal(dataset.mu.values[..., 0], mu)
     assert abs(dataset.x - mu[..., None]).max() < 10

@@ -121,13 +121,13 @@ def test_reps_may_be_any_integer(n_reps: Any) -> None:
 @pytest.mark.parametrize("n_reps", [1, np.int64(1)])
 def test_a_node_that_is_not_repeated_has_no_dim(n_reps: Any) -> None:
     dataset = graph_of({"root": (root, n_reps), "obs": (leaf, n_reps)}, ["root obs"]).sample(2, seed=1)
-    assert dataset.m.dims == ("batch", "m_dim_0")
-    assert dataset.y.dims == ("batch", "y_dim_0")
+    assert dataset.m.dims == ("batch", "scalar")
+    assert dataset.y.dims == ("batch", "scalar")
 
 
 def test_a_context_of_one_keeps_the_dim() -> None:
     dataset = graph_of({"root": root, "obs": (leaf, "n")}, ["root obs"], lambda: {"n": 1}).sample(2, seed=1)
-    assert dataset.y.dims == ("batch", "obs", "y_dim_0")
+    assert dataset.y.dims == ("batch", "obs", "scalar")
     assert dataset.y.shape == (2, 1, 1)
 
 
@@ -185,7 +185,7 @@ def test_batched_nodes_are_given_batch_shape_with_plates() -> None:
 
 def test_sample_shape_gives_further_batch_dims() -> None:
     dataset = schools().sample(4, sample_shape=(5,), seed=1).compute(scheduler="synchronous")
-    assert dataset.s.dims == ("batch", "batch_1", "schools", "s_dim_0")
+    assert dataset.s.dims == ("batch", "batch_1", "schools", "scalar")
     assert dataset.parts.shape == (4, 5, 2, 3, 4, 3)
     assert len(np.unique(dataset.s)) == 40
     assert bits(dataset) == bits(schools().sample(batch_size=4, sample_shape=5, seed=1))

@@ -85,7 +85,7 @@ def test_levels_may_be_sequences_and_have_contexts() -> None:
     dataset = HierarchicalSimulator([top, member]).sample((12, 3), **CUT).compute(scheduler="synchronous")
     assert dataset.n.dims == ("batch",)
     np.testing.assert_array_equal(dataset.nu[:, 0], dataset.m[:, 0] + dataset.n)
-    assert dataset.z.dims == ("batch", "level_1", "z_dim_0")
+    assert dataset.z.dims == ("batch", "level_1", "scalar")
     np.testing.assert_array_equal(dataset.z[..., 0], dataset.theta[..., 0] - dataset.nu.values)
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dasksim._core.attributes import as_coordinate
 from dasksim._core.failures import VALID, Policy
 from dasksim.store._entries import Derivation, StoredVariable
 from dasksim.store._record import Record
@@ -32,7 +33,7 @@ def record(n_samples: int = 20, policy: Policy | None = None, **more: Any) -> Re
         chunk_size=8,
         policy=policy or Policy(),
         variables={"x": X},
-        coords={"time": [0.5, 1, 2]},
+        coords={"time": as_coordinate("time", [0, 1, 2])},
     )
     return Record({**made.document, **more})
 
@@ -55,7 +56,7 @@ def test_variables_are_those_that_were_told() -> None:
 
     assert told.variables == {"x": X}
     assert told.shape == (20, 2)
-    assert told.coords == {"time": ["0.5", "1", "2"]}
+    assert told.coords == {"time": ["0", "1", "2"]}
     assert X.sample_bytes == 12
     assert [(stage.name, stage.kind, stage.outputs) for stage in told.stages] == [("f", "FunctionStage", ("x",))]
 

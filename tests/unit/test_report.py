@@ -99,7 +99,7 @@ def test_a_report_has_the_statistics_of_all_samples(page: Page, path: Path) -> N
     assert f"theta[shift] {' '.join(f'{value:.4g}' for value in row)} 0 " in page.text
     n_nan = int(valid.flag.isnull().sum())
     assert n_nan > 0
-    assert f"flag observe batch, flag_dim_0 500 x 1 float64 3.91 kiB {n_nan} 0 " in page.text
+    assert f"flag observe batch, scalar 500 x 1 float64 3.91 kiB {n_nan} 0 " in page.text
     assert "and 18 more of x" in page.text
 
 

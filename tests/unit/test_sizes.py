@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from bits import bits
 
 from dasksim import (
@@ -13,6 +14,7 @@ from dasksim import (
     OutputError,
     RejectionSimulator,
     SimulatorError,
+    extend,
     generate,
     make_simulator,
     verify,
@@ -97,14 +99,112 @@ def test_sizes_by_sample_beside_a_batched_function() -> None:
     assert np.array_equal(true_sizes(found), found.n)
 
 
-@pytest.mark.parametrize("is_batched", [False, True])
-def test_function_that_takes_what_differs_in_size_is_refused(is_batched: bool) -> None:
+def test_batched_function_that_takes_what_differs_in_size_is_refused() -> None:
     def later(y: Any) -> dict[str, Any]:
         return {"s": y.sum(axis=-1)}
 
-    simulator = make_simulator([series, later], None, [None, {"is_batched": is_batched}], max_sizes={"y_dim_0": 10})
+    simulator = make_simulator([series, later], None, [None, {"is_batched": True}], max_sizes={"y_dim_0": 10})
     with pytest.raises(SimulatorError, match="stage 'later' takes 'y', whose size differs between the samples"):
         simulator.sample(100, seed=1).compute(scheduler="synchronous")
+
+
+def summarized(y: Any) -> dict[str, Any]:
+    return {"n_taken": y.size, "total": y.sum(), "z": 2 * y}
+
+
+@pytest.mark.parametrize("sub_batch_size", [1, 7, 100])
+def test_plain_function_takes_each_row_at_its_own_length(sub_batch_size: int) -> None:
+    simulator = make_simulator([series, summarized], None, None, False, max_sizes={"y_dim_0": 10, "z_dim_0": 10})
+    found = simulator.sample(100, seed=1, sub_batch_size=sub_batch_size).compute(scheduler="synchronous")
+    assert np.array_equal(found.n_taken, found.n)
+    assert np.array_equal(found.z_size, found.n)
+    assert np.allclose(found.total, found.y.sum("y_dim_0"))
+    assert np.array_equal(found.z, 2 * found.y, equal_nan=True)
+
+
+def test_rows_that_were_drawn_again_are_taken_at_their_own_length() -> None:
+    kept = RejectionSimulator(make_simulator([series], None, None, False, max_sizes={"y_dim_0": 10}), large)
+    simulator = make_simulator([kept, summarized], None, None, False, max_sizes={"y_dim_0": 10, "z_dim_0": 10})
+    found = simulator.sample(50, seed=1).compute(scheduler="synchronous")
+    assert np.array_equal(found.n_taken, found.n)
+    assert found.n.min() > 4
+
+
+def test_sizes_are_kept(tmp_path: Path) -> None:
+    simulator = make_simulator(series, max_sizes={"y_dim_0": 10})
+    path = tmp_path / "s.zarr"
+    stored = generate(simulator, path, 60, seed=1, scheduler="synchronous")
+    stored = extend(path, simulator, 100, scheduler="synchronous")
+    assert stored.y_size.dims == ("batch",)
+    assert stored.y_size.dtype == np.int64
+    assert np.array_equal(stored.y_size, stored.n)
+    mask = np.arange(10) < stored.y_size.values[:, None]
+    assert np.array_equal(mask, stored.y.notnull())
+    assert verify(path, simulator, resimulate=3, progress=False).is_good
+
+
+def test_sizes_along_several_axes_stand_in_one_variable() -> None:
+    def simulate(rng: Rng) -> dict[str, Any]:
+        shape = tuple(int(size) for size in rng.integers(1, 5, size=2))
+        return {"y": rng.normal(size=shape), "shape": np.array(shape)}
+
+    found = make_simulator(simulate, max_sizes={"y_dim_0": 4, "y_dim_1": 4}).sample(50, seed=1).compute()
+    assert found.y_size.dims == ("batch", "y_size_dim_0")
+    assert np.array_equal(found.y_size, found["shape"])
+
+
+def test_sizes_of_batched_functions_and_contexts_are_kept() -> None:
+    def meta(rng: Rng) -> dict[str, Any]:
+        return {"n": int(rng.integers(1, 6))}
+
+    def simulate(batch_shape: Any, n: int, rng: Rng) -> dict[str, Any]:
+        return {"x": rng.normal(size=(*batch_shape, n))}
+
+    simulator = make_simulator(simulate, meta, is_batched=True, dims={"x": ["obs"]}, max_sizes={"obs": 5})
+    found = simulator.sample(40, seed=1, sub_batch_size=8).compute(scheduler="synchronous")
+    assert np.array_equal(found.x_size, found.n)
+    assert len(set(found.n.values.tolist())) > 1
+
+
+def test_name_that_is_taken_is_left_to_its_variable() -> None:
+    def simulate(rng: Rng) -> dict[str, Any]:
+        return {"y": rng.normal(size=int(rng.integers(1, 5))), "y_size": 7.5}
+
+    found = make_simulator(simulate, max_sizes={"y_dim_0": 5}).sample(20, seed=1).compute()
+    assert set(found.y_size.values.tolist()) == {7.5}
+
+
+def test_functions_that_take_all_are_not_given_sizes() -> None:
+    def later(n: int, **others: Any) -> dict[str, Any]:
+        return {"n_others": len(others)}
+
+    def asks(y_size: int) -> dict[str, Any]:
+        return {"asked": y_size}
+
+    simulator = make_simulator([series, later, asks], None, None, False, max_sizes={"y_dim_0": 10})
+    found = simulator.sample(20, seed=1).compute(scheduler="synchronous")
+    assert set(found.n_others.values.tolist()) == {1}
+    assert np.array_equal(found.asked, found.n)
+
+
+def test_dataarrays_may_differ_in_size_without_coordinates() -> None:
+    def simulate(rng: Rng) -> dict[str, Any]:
+        n = int(rng.integers(1, 6))
+        labels = {"spike": np.arange(n)}
+        return {"s": xr.DataArray(rng.random(n), dims=["spike"], coords=labels), "n": n}
+
+    with pytest.raises(SimulatorError, match="has the coordinate 'spike' along 'spike', along which sizes differ"):
+        make_simulator(simulate, max_sizes={"spike": 6}).sample(1)
+    found = make_simulator(simulate, max_sizes={"spike": 6}, coords={"spike": range(6)}).sample(50, seed=1).compute()
+    assert np.array_equal(found.s_size, found.n)
+    assert np.array_equal(found.s_size, found.s.notnull().sum("spike"))
+
+
+def test_condition_that_stands_for_what_differs_has_no_sizes() -> None:
+    simulator = make_simulator(lambda rng: {"y": rng.normal(size=int(rng.integers(1, 5)))}, max_sizes={"y_dim_0": 5})
+    found = simulator.sample(3, seed=1, y=np.ones((3, 5))).compute()
+    assert list(found) == ["y"]
+    assert (found.y == 1).all()
 
 
 def test_contexts_of_their_own_sizes_are_filled_up() -> None:
@@ -117,6 +217,8 @@ def test_contexts_of_their_own_sizes_are_filled_up() -> None:
     simulator = make_simulator(simulate, meta_fn=meta, max_sizes={"t_dim_0": 10, "y_dim_0": 10})
     found = simulator.sample(100, seed=1, sub_batch_size=10).compute(scheduler="synchronous")
     assert dict(found.sizes) == {"batch": 100, "t_dim_0": 10, "y_dim_0": 10}
+    assert np.array_equal(found.t_size, true_sizes(found))
+    assert np.array_equal(found.y_size, found.t_size)
     assert np.array_equal((~np.isnan(found.t)).sum("t_dim_0"), true_sizes(found))
     assert len(set(true_sizes(found))) > 1
     with pytest.raises(SimulatorError, match=r"more than max_sizes\['t_dim_0'\]=3"):
@@ -146,6 +248,7 @@ def test_sizes_by_sample_within_filters_and_models(wrap: Callable[..., Any]) -> 
     simulator = wrap(make_simulator(series, max_sizes={"y_dim_0": 10}))
     found = simulator.sample(100, seed=1, sub_batch_size=10).compute(scheduler="synchronous")
     assert np.array_equal(true_sizes(found), found.n.values.reshape(-1))
+    assert np.array_equal(true_sizes(found), found.y_size)
 
 
 @pytest.mark.parametrize("policy", [{"on_error": "redraw"}, {"on_nonfinite": "redraw"}, {"on_nonfinite": "mask"}])
@@ -166,5 +269,6 @@ def test_sizes_by_sample_with_samples_that_fail(policy: dict[str, Any], tmp_path
     good = stored.valid.values if "valid" in stored else np.ones(200, bool)
     assert (good.sum() < 200) == ("mask" in policy.values())
     assert np.array_equal(true_sizes(stored)[good], stored.n.values[good])
+    assert np.array_equal(stored.y_size.values[good], stored.n.values[good])
     assert stored.ok.values[good].all()
     assert verify(path, simulator, resimulate=5, progress=False).is_good

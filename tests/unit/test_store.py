@@ -69,8 +69,8 @@ def test_store_is_plain_zarr_with_named_dims(tmp_path: Path) -> None:
     assert set(arrays) == {"theta", "k", "flag", "x", "channel"}
     assert {name: getattr(array.metadata, "dimension_names", None) for name, array in arrays.items()} == {
         "theta": ("batch", "theta_dim_0"),
-        "k": ("batch", "k_dim_0"),
-        "flag": ("batch", "flag_dim_0"),
+        "k": ("batch", "scalar"),
+        "flag": ("batch", "scalar"),
         "x": ("batch", "time", "channel"),
         "channel": ("channel",),
     }
