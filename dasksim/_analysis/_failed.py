@@ -88,7 +88,7 @@ def _kept_parameters(record: Record, failures: Collection[Failure]) -> list[str]
 
 def picture_of_failed(shares: Collection[FailedShare]) -> dict[str, Any]:
     """Return a picture of the share of failed samples over each parameter."""
-    n_columns = min(3, len(shares))
+    n_columns = min(2, len(shares))
     n_rows = -(-len(shares) // n_columns)
 
     def draw(figure: Any) -> None:
@@ -101,7 +101,7 @@ def picture_of_failed(shares: Collection[FailedShare]) -> dict[str, Any]:
             axis.set_visible(False)
 
     caption = "Share of samples that failed, over each parameter, and of all samples (dashed)."
-    return draw_picture(caption, 1 + 2.75 * n_columns, 0.6 + 2 * n_rows, draw, is_wide=n_columns > 2)
+    return draw_picture(caption, 0.6 + 3.2 * n_columns, 0.6 + 2 * n_rows, draw)
 
 
 def _draw_share(axis: Any, share: FailedShare) -> None:
@@ -110,3 +110,4 @@ def _draw_share(axis: Any, share: FailedShare) -> None:
     axis.stairs(heights, share.edges, fill=True)
     axis.axhline(share.failed.sum() / max(share.counts.sum(), 1), color=text_color(), linewidth=1, linestyle="--")
     axis.set(xlim=(share.edges[0], share.edges[-1]), ylim=(0, None), xlabel=label_text(share.label))
+    axis.locator_params(axis="x", nbins=4)

@@ -127,6 +127,8 @@ def _draw_curves(array: xr.DataArray, figure: Any) -> None:
             axis.plot(at, sample.values, linewidth=1, label=f"sample {int(sample.batch):,}")
         label = array[panels].values[i] if panels in array.coords else i
         axis.set_ylabel(label_text(f"{array.name}[{label}]" if panels != _NO_DIM else array.name))
+    if has_numbers and array[over].dtype.kind == "M":
+        axes[-1].tick_params(axis="x", labelrotation=30)
     units = array[over].attrs.get("units") if has_numbers else None
     axes[-1].set_xlabel(label_text(f"{over} ({units})" if units else over))
     legend_above(axes[0], n_columns=3)

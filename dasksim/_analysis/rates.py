@@ -118,7 +118,7 @@ def model_frequencies(
     ax = ax or pyplot.figure(layout="constrained").subplots()
     bars = ax.barh(range(len(labels)), found.mean)
     ax.set_yticks(range(len(labels)), labels)
-    ax.bar_label(bars, [f"{count:,.0f}" for count in found.mean * found.count], padding=3)
+    ax.bar_label(bars, [f"{count:,.0f}" for count in found.mean * found.count], padding=6)
     asked = _asked(summary, len(labels)) if expected is None else _checked(expected, len(labels))
     if asked is not None:
         at = np.arange(len(labels))

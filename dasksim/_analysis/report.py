@@ -131,7 +131,7 @@ def _described(store: StoreLike) -> dict[str, Any]:
         "status": found,
         "cards": _cards(found, record, n_bytes),
         "variables": _variables(record, summary, found.n_complete_samples, n_bytes),
-        "coords": _coords(dataset),
+        "coords": _coords(record, dataset),
         "conditions": _conditions(record),
         "numbers": numbers_of(samples) if samples is not None else [],
         "sample_numbers": samples["batch"].values.tolist() if samples is not None else [],
@@ -198,10 +198,11 @@ def _variables(
     ]
 
 
-def _coords(dataset: xr.Dataset) -> list[dict[str, Any]]:
+def _coords(record: Record, dataset: xr.Dataset) -> list[dict[str, Any]]:
     """Return the rows of the table of coordinates."""
     rows = []
-    for name, array in dataset.coords.items():
+    for name in record.coords:
+        array = dataset.coords[name]
         shown = [_short(f"{value:.6g}" if array.dtype.kind == "f" else value) for value in array.values[:_MOST_ENDS]]
         last = array.values[-1:] if len(array) > _MOST_ENDS else array.values[:0]
         ends = [_short(f"{value:.6g}" if array.dtype.kind == "f" else value) for value in last]
