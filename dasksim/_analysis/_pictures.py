@@ -114,6 +114,7 @@ def draw_picture(caption: str, width: float, height: float, draw: Any, *, is_wid
         figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
         draw(figure)
         figure.savefig(content, format="svg", dpi=_DPI, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.clear()  # its parts hold each other, and so what was drawn, until garbage is collected
     text = content.getvalue()
     text = re.sub("<!--.*?-->\n?", "", text[text.index("<svg ") :], flags=re.DOTALL).replace(_INK, "currentColor")
     svg = text.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" ', 1)

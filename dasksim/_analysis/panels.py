@@ -23,7 +23,7 @@ __all__ = ["marginals", "pairs"]
 _MOST_IN_A_LINE = 15
 
 # Bins that are chosen by the number of samples.
-_LEAST_BINS, _MOST_BINS = 8, 100
+_LEAST_BINS, _MOST_BINS = 8, 60
 
 # Intervals between the ticks of a panel of a pair plot.
 _MOST_TICKS = 3
@@ -56,7 +56,7 @@ def pairs(
         Variables such as ``"x"``, and features such as ``"x[3]"`` or ``"x[label]"``; by default all.
     bins
         Bins in each direction; by default Rice's rule, ``2 * n ** (1 / 3)`` of ``n`` samples that are not masked, at
-        least 8 and at most 100.
+        least 8 and at most 60.
     observed
         Values of variables, each of as many numbers as the variable has features, or of single features, which are
         drawn as lines and points. Panels are widened where they lie outside.

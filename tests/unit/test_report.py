@@ -388,6 +388,8 @@ def test_memory_is_that_of_a_few_chunks(tmp_path: Path) -> None:
     )
     sizes: dict[str, Any] = {"sub_batch_size": 10_000, "chunk_size": 10_000}
     generate(wide, tmp_path / "s.zarr", 400_000, seed=1, scheduler="threads", **sizes)
+    generate(wide, tmp_path / "small.zarr", 10_000, seed=1, scheduler="threads", **sizes)
+    report(tmp_path / "small.zarr", tmp_path / "small.html")  # imports what it needs
 
     tracemalloc.start()
     with dask.config.set(scheduler="synchronous"):
