@@ -35,7 +35,7 @@ class Histograms(NamedTuple):
     counts
         For each feature, of shape (bins,).
     pairs
-        For each pair of features ``(i, j)`` with ``i > j``, of shape (bins of i, bins of j).
+        For each pair of features ``(i, j)``, of shape (bins of i, bins of j).
     """
 
     edges: list[Array]
@@ -43,14 +43,15 @@ class Histograms(NamedTuple):
     pairs: dict[tuple[int, int], Array]
 
 
-def count_histograms(summary: Summary, features: Sequence[Feature], bins: int, *, with_pairs: bool) -> Histograms:
-    """Count the values of features, and of all their pairs, in one pass.
+def count_histograms(
+    summary: Summary, features: Sequence[Feature], bins: int, pairs: Sequence[tuple[int, int]] = ()
+) -> Histograms:
+    """Count the values of features, and of pairs of them, in one pass.
 
     Bins are of equal width over the 1 % to 99 % quantiles, widened by half their distance on either side and cut at the
     minimum and maximum. Where values are whole numbers, or multiples of another, each bin holds as many of them.
     """
     edges = [_edges(summary, feature, bins) for feature in features]
-    pairs = [(i, j) for i in range(len(features)) for j in range(i)] if with_pairs else []
     mask = [VALID] if mask_of(summary.dataset) is not None else []
     names = list(dict.fromkeys([*(feature.variable for feature in features), *mask]))
     data = chunks_of(summary.dataset[names], summary.chunks)

@@ -1,8 +1,8 @@
-"""The pictures of a report: small ones as SVG, large ones as PNG by Matplotlib."""
+"""The pictures of a report as SVG, which take the colours of the page: large ones by Matplotlib."""
 
-import base64
 import functools
 import io
+import re
 import warnings
 from typing import Any
 
@@ -16,14 +16,22 @@ from dasksim._analysis.panels import pairs
 from dasksim._analysis.rates import acceptance, model_frequencies
 from dasksim.store import Store
 
-__all__ = ["draw_spark", "draw_strip", "evenly", "pictures_of"]
+__all__ = ["draw_picture", "draw_spark", "draw_strip", "evenly", "pictures_of", "ticks_below"]
 
 Array = npt.NDArray[Any]
 
 # Features of the pair plot, variables for which bands are drawn, and the least length of a dim to draw them over.
 _MOST_PAIRED, _MOST_BANDS, _LEAST_LENGTH = 8, 4, 8
 
+# Bars of a strip of chunks, and intervals of the axis below it.
+_MOST_RUNS, _MOST_INTERVALS = 240, 4
+
+# Of what is no lines in a picture.
 _DPI = 144
+
+# Stands for the colour of text, and what has it.
+_INK = "#010203"
+_INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
 
 
 def draw_spark(values: Array) -> Any:
@@ -35,11 +43,19 @@ def draw_spark(values: Array) -> Any:
     return _bars(np.histogram(inside, edges_between(low, high, 32, inside))[0], "spark")
 
 
-def draw_strip(values: Array) -> Any:
-    """Return a value for each chunk as SVG, where there are many the mean of each run of them."""
-    starts = np.arange(0, len(values), -(-len(values) // 240))
-    sizes = np.diff([*starts, len(values)])
-    return _bars(np.add.reduceat(values, starts) / sizes, "strip")
+def draw_strip(chunks: Array, values: Array, n_chunks: int) -> Any:
+    """Return the values of some chunks as SVG, at their places among all; of many, the mean of each run."""
+    run = -(-n_chunks // _MOST_RUNS)
+    n_runs = -(-n_chunks // run)
+    sums, counts = (np.bincount(chunks // run, weights, n_runs) for weights in (values, None))
+    return _bars(sums / np.maximum(counts, 1), "strip")
+
+
+def ticks_below(n_samples: int, n_chunks: int, chunk_size: int) -> list[tuple[str, float]]:
+    """Return numbers of samples, each with where it is along a strip of all chunks in per cent."""
+    whole = n_chunks * chunk_size
+    numbers = {n_samples * i // _MOST_INTERVALS for i in range(_MOST_INTERVALS)}
+    return [*((f"{n:,}", 100 * n / whole) for n in sorted(numbers)), (f"{n_samples:,}", 100.0)]
 
 
 def _bars(heights: Array, style: str) -> Any:
@@ -54,7 +70,7 @@ def _bars(heights: Array, style: str) -> Any:
 
 
 def pictures_of(summary: Summary, rejects: Store | None) -> list[dict[str, Any]]:
-    """Return the plots that suit a store, each a PNG with its caption."""
+    """Return the plots that suit a store, each with its caption."""
     pictures = []
     features = _spread_out(summary)
     if features:
@@ -63,15 +79,17 @@ def pictures_of(summary: Summary, rejects: Store | None) -> list[dict[str, Any]]
         size = 1 + len(features) * min(2, max(1.25, 7.5 / len(features)))
         labels = [feature.label for feature in features]
         caption = f"{some}, and their pairs."
-        pictures.append(_picture(caption, size, size, lambda f: pairs(summary, labels, figure=f), is_wide=True))
+        pictures.append(draw_picture(caption, size, size, lambda f: pairs(summary, labels, figure=f), is_wide=True))
     for name in _series(summary)[:_MOST_BANDS]:
         caption = f"Prior predictive median and bands of {name}."
-        pictures.append(_picture(caption, 6, 3.6, functools.partial(_draw_bands, summary, name)))
+        pictures.append(draw_picture(caption, 6, 3.6, functools.partial(_draw_bands, summary, name)))
     if "model_indices" in summary.statistics:
         caption = "Samples of each model."
-        pictures.append(_picture(caption, 6, 3.6, lambda f: model_frequencies(summary, ax=f.subplots())))
+        pictures.append(draw_picture(caption, 6, 3.6, lambda f: model_frequencies(summary, ax=f.subplots())))
     if rejects is not None:
-        pictures.append(_picture("Acceptance rate.", 6, 3.6, lambda f: acceptance(rejects.location, ax=f.subplots())))
+        pictures.append(
+            draw_picture("Acceptance rate.", 6, 3.6, lambda f: acceptance(rejects.location, ax=f.subplots()))
+        )
     return pictures
 
 
@@ -79,17 +97,28 @@ def _draw_bands(summary: Summary, name: str, figure: Any) -> None:
     predictive_bands(summary, name, ax=figure.subplots())
 
 
-def _picture(caption: str, width: float, height: float, draw: Any, *, is_wide: bool = False) -> dict[str, Any]:
+def draw_picture(caption: str, width: float, height: float, draw: Any, *, is_wide: bool = False) -> dict[str, Any]:
+    """Return what is drawn into a figure as SVG, with its caption; what is black in it has the colour of text.
+
+    Matplotlib escapes texts; comments, which repeat them, are left out.
+    """
+    from markupsafe import Markup, escape
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    content = io.BytesIO()
-    with warnings.catch_warnings():
+    content = io.StringIO()
+    looks: dict[Any, Any] = dict.fromkeys(_INKED, _INK)
+    looks |= {"axes.facecolor": "none", "svg.fonttype": "path", "svg.hashsalt": "dasksim"}
+    with warnings.catch_warnings(), rc_context(looks):
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
         draw(figure)
-        figure.savefig(content, format="png", dpi=_DPI)
-    png = base64.b64encode(content.getvalue()).decode()
-    return {"caption": caption, "png": png, "width": round(100 * width), "is_wide": is_wide}
+        figure.savefig(content, format="svg", dpi=_DPI, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.clear()  # its parts hold each other, and so what was drawn, until garbage is collected
+    text = content.getvalue()
+    text = re.sub("<!--.*?-->\n?", "", text[text.index("<svg ") :], flags=re.DOTALL).replace(_INK, "currentColor")
+    svg = text.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" ', 1)
+    return {"caption": caption, "svg": Markup(svg), "is_wide": is_wide}
 
 
 def _spread_out(summary: Summary) -> list[Feature]:

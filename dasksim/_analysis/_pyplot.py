@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["axis_text", "label_text", "legend_above", "open_pyplot"]
+__all__ = ["axis_text", "label_text", "legend_above", "open_pyplot", "text_color"]
 
 # Characters of a label.
 _MOST_CHARACTERS = 40
@@ -39,6 +39,13 @@ def axis_text(attrs: Mapping[Any, Any], name: str, feature: str = "") -> str:
     return label_text(f"{text} [{attrs['units']}]" if attrs.get("units") else text)
 
 
-def legend_above(ax: "Axes") -> None:
+def legend_above(ax: "Axes", n_columns: int = 4) -> None:
     """Put the legend above the axes, where it hides nothing."""
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, fontsize="small", frameon=False, borderaxespad=0.2)
+    ax.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=n_columns, fontsize="small", frameon=False, borderaxespad=0.2
+    )
+
+
+def text_color() -> str:
+    """Return the colour of text in force, which is seen on the background, dark or light."""
+    return str(open_pyplot().rcParams["text.color"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dasksim._analysis._pyplot import axis_text, label_text, legend_above, open_pyplot
+from dasksim._analysis._pyplot import axis_text, label_text, legend_above, open_pyplot, text_color
 from dasksim._analysis._summary import DataSource, summarize
 from dasksim.errors import ArgumentError, nearest
 
@@ -82,7 +82,7 @@ def predictive_bands(
     for i, level in enumerate(levels):
         low, high = bounds[1 + i], bounds[1 + i + len(levels)]
         ax.fill_between(at, low, high, color=shades[i], linewidth=0, label=f"{100 * level:g} %")
-    ax.plot(at, bounds[0], color="black", linewidth=1, label="median")
+    ax.plot(at, bounds[0], color=text_color(), linewidth=1, label="median")
     if labels:
         ax.set_xticks(at, labels)
     of_dim = array.coords[dims[0]].attrs if dims[0] in array.coords else {}

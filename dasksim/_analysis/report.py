@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from dask.utils import format_bytes, format_time
 
-from dasksim._analysis._pictures import draw_spark, draw_strip, evenly, pictures_of
+from dasksim._analysis._failed import failed_shares, picture_of_failed
+from dasksim._analysis._pictures import draw_spark, draw_strip, evenly, pictures_of, ticks_below
+from dasksim._analysis._samples import numbers_of, pictures_of_samples, samples_of
 from dasksim._analysis._summary import Summary, summarize
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError
@@ -25,14 +28,18 @@ _MOST_FEATURES, _MOST_ROWS = 12, 200
 # Runs of missing chunks, and characters of one value, that are shown.
 _MOST_RUNS, _MOST_CHARACTERS = 20, 300
 
+# Values of a coordinate before its last one.
+_MOST_ENDS = 3
+
 _QUANTILES = (0.025, 0.5, 0.975)
 
 
 def report(store: StoreLike, path: str | os.PathLike[str] = "report.html") -> Path:
-    """Write a page on a store: what it holds, with statistics and plots, how it was made, and what is missing.
+    """Write a page on a store: what it holds, with samples, statistics and plots, how it was made, and what is missing.
 
-    The page is one HTML file, without scripts, that needs no network. The whole store is read, chunk by chunk, with one
-    chunk for each worker in memory. Quantiles are those of at most 16,384 evenly spaced samples.
+    The page is one HTML file, without scripts, that needs no network, and is light or dark as the browser is. The whole
+    store is read, chunk by chunk, with one chunk for each worker in memory. Quantiles are those of at most 16,384
+    evenly spaced samples.
 
     Parameters
     ----------
@@ -111,15 +118,25 @@ def _described(store: StoreLike) -> dict[str, Any]:
     record = place.record()
     columns = place.columns()
     chunks = columns["chunk"].tolist()
-    summary = summarize(place.open_part(), chunks=chunks, store=place) if chunks else None
+    dataset = place.open_part()
+    summary = summarize(dataset, chunks=chunks, store=place) if chunks else None
+    samples = samples_of(place, record, dataset, chunks) if chunks else None
+    shares = failed_shares(place, record, chunks, found.failures) if chunks else []
+    n_bytes = place.stored_bytes(record)
     seconds = columns["nanoseconds"] / 1e9 if chunks else np.zeros(0)
     has_matplotlib = importlib.util.find_spec("matplotlib") is not None
     rejects = found.n_accepted != found.n_proposals
     return {
         "title": place.name.rstrip("/").rpartition("/")[2] or place.name,
         "status": found,
-        "cards": _cards(found, record),
-        "variables": _variables(record, summary, found.n_complete_samples),
+        "cards": _cards(found, record, n_bytes),
+        "variables": _variables(record, summary, found.n_complete_samples, n_bytes),
+        "coords": _coords(record, dataset),
+        "conditions": _conditions(record),
+        "numbers": numbers_of(samples) if samples is not None else [],
+        "sample_numbers": samples["batch"].values.tolist() if samples is not None else [],
+        "sample_pictures": pictures_of_samples(samples) if samples is not None and has_matplotlib else [],
+        "failed_picture": picture_of_failed(shares) if shares and has_matplotlib else None,
         "features": _features(summary) if summary else [],
         "n_samples": summary.n_samples if summary else 0,
         "n_masked": summary.n_masked if summary else 0,
@@ -128,7 +145,8 @@ def _described(store: StoreLike) -> dict[str, Any]:
         "pictures": pictures_of(summary, place if rejects else None) if summary and has_matplotlib else [],
         "missing": _missing(found),
         "seconds": _spread(seconds) if chunks else "",
-        "seconds_strip": draw_strip(seconds) if len(chunks) > 1 else "",
+        "seconds_strip": draw_strip(columns["chunk"].astype(int), seconds, found.n_chunks) if len(chunks) > 1 else "",
+        "ticks": ticks_below(found.n_samples, found.n_chunks, found.chunk_size),
         "on_error": record.policy.on_error,
         "on_nonfinite": record.policy.on_nonfinite,
         "stages": _stages(record),
@@ -139,12 +157,15 @@ def _described(store: StoreLike) -> dict[str, Any]:
     }
 
 
-def _cards(found: Status, record: Record) -> list[tuple[str, str]]:
+def _cards(found: Status, record: Record, n_bytes: Mapping[str, int]) -> list[tuple[str, str]]:
     whole = "" if found.is_complete else f" of {found.n_samples:,}"
-    n_bytes = found.n_complete_samples * sum(variable.sample_bytes for variable in record.visible_variables.values())
+    uncompressed = found.n_complete_samples * sum(
+        variable.sample_bytes for variable in record.visible_variables.values()
+    )
     cards = [
         (f"samples{whole}", f"{found.n_complete_samples:,}"),
-        ("uncompressed", format_bytes(n_bytes)),
+        ("uncompressed", format_bytes(uncompressed)),
+        ("stored", format_bytes(sum(n_bytes.values()))),
         ("seed", _short(found.seed)),
         ("worker time", format_time(found.seconds)),
     ]
@@ -155,7 +176,9 @@ def _cards(found: Status, record: Record) -> list[tuple[str, str]]:
     return cards
 
 
-def _variables(record: Record, summary: Summary | None, n_samples: int) -> list[dict[str, Any]]:
+def _variables(
+    record: Record, summary: Summary | None, n_samples: int, n_bytes: Mapping[str, int]
+) -> list[dict[str, Any]]:
     stages = {output: stage.name for stage in record.all_stages for output in stage.outputs}
     statistics = summary.statistics if summary else {}
     return [
@@ -166,7 +189,9 @@ def _variables(record: Record, summary: Summary | None, n_samples: int) -> list[
             "dims": ", ".join(variable.dims),
             "shape": " x ".join(f"{size:,}" for size in (n_samples, *variable.shape)),
             "dtype": variable.dtype.name,
+            "sample_bytes": format_bytes(variable.sample_bytes),
             "size": format_bytes(n_samples * variable.sample_bytes),
+            "stored": format_bytes(n_bytes[name]),
             "n_nan": int(statistics[name].n_nan.sum()) if name in statistics else None,
             "n_infinite": int(statistics[name].n_infinite.sum()) if name in statistics else None,
         }
@@ -178,6 +203,36 @@ def _meaning(attrs: Mapping[str, Any]) -> str:
     """Return what the attributes of a variable say that stand in plots, too."""
     units = f"[{attrs['units']}]" if attrs.get("units") else ""
     return f"{attrs.get('long_name', '')} {units}".strip()
+
+
+def _coords(record: Record, dataset: xr.Dataset) -> list[dict[str, Any]]:
+    """Return the rows of the table of coordinates."""
+    rows = []
+    for name in record.coords:
+        array = dataset.coords[name]
+        shown = [_short(f"{value:.6g}" if array.dtype.kind == "f" else value) for value in array.values[:_MOST_ENDS]]
+        last = array.values[-1:] if len(array) > _MOST_ENDS else array.values[:0]
+        ends = [_short(f"{value:.6g}" if array.dtype.kind == "f" else value) for value in last]
+        rows.append(
+            {
+                "name": name,
+                "size": len(array),
+                "values": ", ".join([*shown, *(["…"] if len(array) > _MOST_ENDS + 1 else []), *ends]),
+                "attributes": ", ".join(f"{key}: {_short(value)}" for key, value in array.attrs.items()),
+            }
+        )
+    return rows
+
+
+def _conditions(record: Record) -> list[tuple[str, str, str]]:
+    """Return the rows of the table of conditions: names, shapes, and values of scalars."""
+    rows = []
+    for name, value in record.conditions.items():
+        is_array = isinstance(value, dict) and isinstance(value.get("shape"), list)
+        shape = " x ".join(map(str, value["shape"])) if is_array else "scalar"
+        told = f"{value.get('dtype', '')} {value.get('digest', '')}" if is_array else value
+        rows.append((_short(name), _short(shape), _short(told)))
+    return rows
 
 
 def _features(summary: Summary) -> list[dict[str, Any]]:
@@ -233,7 +288,6 @@ def _provenance(record: Record) -> list[tuple[str, str]]:
         ("dasksim", record.version or "unknown"),
     ]
     rows += record.packages.items()
-    rows += [(f"condition {name}", value) for name, value in record.conditions.items()]
     rows += [("extended from", f"{n:,} samples") for n in record.former_lengths]
     return [(_short(what), _short(value)) for what, value in rows]
 

@@ -11,6 +11,9 @@ from dasksim.errors import ArgumentError, ArgumentTypeError
 
 __all__ = ["as_shape", "check_count", "check_flag", "check_retries", "check_seed"]
 
+# Of seeds that nobody gave: JavaScript, and what else reads numbers of JSON as floating-point ones, keeps so many.
+_SEED_BITS = 53
+
 
 def as_shape(name: str, value: object) -> tuple[int, ...]:
     """Return a batch shape, given as an int or a sequence of ints.
@@ -52,7 +55,7 @@ def check_flag(name: str, value: object) -> bool:
 
 
 def check_seed(seed: object) -> int:
-    """Return ``seed`` as an int >= 0; ``None`` draws 128 bits of fresh entropy.
+    """Return ``seed`` as an int >= 0; ``None`` draws 53 bits of fresh entropy.
 
     Raises
     ------
@@ -62,7 +65,7 @@ def check_seed(seed: object) -> int:
         If the seed is negative.
     """
     if seed is None:
-        return secrets.randbits(128)
+        return secrets.randbits(_SEED_BITS)
     if isinstance(seed, bool | np.bool_) or not isinstance(seed, int | np.integer):
         raise ArgumentTypeError(f"seed must be an integer >= 0 or None; got {seed!r}")
     if seed < 0:

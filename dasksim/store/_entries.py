@@ -100,7 +100,7 @@ class StoredStage:
     def settings(self) -> dict[str, Any]:
         """What its values depend on besides functions; those of stages inside stand under ``"stages"``."""
         kind = {"kind": self.document["kind"]} if "kind" in self.document else {}
-        return {**kind, **self.document.get("settings", {})}
+        return {**kind, **as_mapping(self.document.get("settings"))}
 
     def is_like(self, other: "StoredStage") -> bool:
         """Whether all but settings is the same."""

@@ -59,6 +59,9 @@ _UNSAID = {"device": "cpu", "on_error": "raise", "on_nonfinite": "keep", "masks"
 #: The time of creation tells one that the same call made anew.
 _IDENTITY = ("format", "seed", "sub_batch_size", "chunk_size", "further", "variables", "created")
 
+# What a masked sample lacks; in stores of older versions all.
+_MASKS_LATER = "what the stage that failed and those after it make"
+
 # The variable that says which samples are valid.
 _MASK = StoredVariable(("batch",), (), np.dtype(bool))
 
@@ -96,7 +99,7 @@ class Record(Told):
             "chunk_size": chunk_size,
             "on_error": policy.on_error,
             "on_nonfinite": policy.on_nonfinite,
-            "masks": "what the stage that failed and those after it make",
+            "masks": _MASKS_LATER,
             "variables": {**all_told(variables, dtypes), **mask},
             "coords": {name: [str(value) for value in c.values] for name, c in coords.items()},
             "labels": {name: {"dims": list(c.dims), "attrs": dict(c.attrs)} for name, c in coords.items()},
@@ -175,6 +178,11 @@ class Record(Told):
         """What it does with samples that fail."""
         names = ("on_error", "on_nonfinite")
         return Policy(*(str(self.document.get(name, _UNSAID[name])) for name in names))
+
+    @property
+    def keeps_what_was_made(self) -> bool:
+        """Whether a masked sample has what stages made before the one that failed."""
+        return self.document.get("masks") == _MASKS_LATER
 
     @property
     def coords(self) -> dict[str, list[str]]:

@@ -101,7 +101,7 @@ def is_int(value: object, least: int) -> bool:
 
 
 def _is_seed(value: object) -> bool:
-    # no size: seeds of fresh entropy have 128 bits
+    # no size: any integer is a seed, and seeds of fresh entropy had 128 bits once
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 

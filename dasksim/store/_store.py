@@ -22,7 +22,7 @@ from dasksim.store._icechunk import open_writer
 from dasksim.store._kept import OWN
 from dasksim.store._layout import StoreLayout
 from dasksim.store._locate import StoreLike, locate
-from dasksim.store._location import ROOT, Location, explained
+from dasksim.store._location import ROOT, Location, expected_warnings, explained
 from dasksim.store._metadata import check_arrays, forget_metadata, restore_derived
 from dasksim.store._receipts import Receipts, open_receipts
 from dasksim.store._record import Record
@@ -155,6 +155,12 @@ class Store:
     def status(self) -> Status:
         """Return how far it is."""
         return status(self.location)
+
+    def stored_bytes(self, record: Record) -> dict[str, int]:
+        """Return how many bytes each variable takes where the store is."""
+        with explained(f"cannot look at the store at {self.name!r}"), expected_warnings():
+            group = self.location.group()
+            return {name: group[name].nbytes_stored() for name in record.visible_variables}  # type: ignore[union-attr]
 
     def open(self) -> xr.Dataset:
         """Open it as a lazy dataset; see :func:`open_dataset`."""

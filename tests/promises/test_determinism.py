@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from strategies import KINDS, Cut, Recipe, cuts, recipes
 from variants import examples, quick
 
-from dasksim import ModelComparisonSimulator, Simulator, generate, make_simulator, open_dataset
+from dasksim import ModelComparisonSimulator, Simulator, generate, make_simulator, open_dataset, status
 
 SEEDS = st.integers(0, 2**130)
 
@@ -310,6 +310,23 @@ def test_seed_of_none_draws_fresh_entropy_and_records_it() -> None:
     seed = json.loads(one.attrs["dasksim"])["seed"]
     assert seed != json.loads(two.attrs["dasksim"])["seed"]
     assert bits(row_simulator().sample(4, seed=seed)) == bits(one)
+
+
+def test_fresh_seeds_are_whole_in_floating_point_numbers() -> None:
+    """By chance all of 50 seeds of more bits would be below 2**53 in one of 2**50 runs at the most."""
+    seeds = [json.loads(row_simulator().sample(1).attrs["dasksim"])["seed"] for _ in range(50)]
+    assert max(seeds) < 2**53
+    assert len({*seeds}) == 50
+
+
+@pytest.mark.parametrize("seed", [2**53 + 1, 2**128 - 1, 10**60])
+def test_longer_seeds_are_kept_and_stores_made_with_them_continued(seed: int, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"seed": seed, "sub_batch_size": 5, "chunk_size": 5, "scheduler": "synchronous"}
+    generate(row_simulator(), tmp_path / "s.zarr", 20, part=(0, 2), **how)
+    del how["seed"]
+    found = generate(row_simulator(), tmp_path / "s.zarr", 20, **how)
+    assert status(tmp_path / "s.zarr").seed == seed
+    assert bits(found) == bits(row_simulator().sample(20, seed=seed, sub_batch_size=5))
 
 
 def test_stages_of_a_simulator_within_another_bear_their_own_names() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from processes import run_python
 
 import dasksim
@@ -148,6 +149,68 @@ def test_a_store_that_lacks_chunks_is_refused(tmp_path: Path) -> None:
         plots.pairs(tmp_path / "s.zarr")
 
 
+@pytest.mark.parametrize(("n_samples", "bins"), [(20, 8), (500, 16), (4000, 32), (200_000, 60)])
+def test_bins_follow_the_number_of_samples(n_samples: int, bins: int) -> None:
+    values = np.random.default_rng(1).normal(size=(n_samples, 2))
+    dataset = xr.Dataset({"x": (("batch", "dim"), values)})
+
+    axes: Any = plots.pairs(dataset)
+    marginal: Any = plots.marginals(dataset)[0]
+
+    for axis in (axes[0, 0], marginal):
+        assert len(axis.patches[0].get_data().values) == bins
+    assert axes[1, 0].collections[0].get_array().size == bins**2
+    few: Any = plots.marginals(dataset, bins=7)[0]
+    assert len(few.patches[0].get_data().values) == 7
+
+
+def lines_of(axis: Any) -> list[tuple[list[float], list[float]]]:
+    return [(list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines]
+
+
+def test_observed_values_are_lines_and_points(path: Path) -> None:
+    observed = {r"theta[$\frac]": 0.25, "x": [0.5, -1.0, 100.0, 2.0]}
+
+    axes: Any = plots.pairs(path, ["theta", "x[1]"], observed=observed)
+
+    assert lines_of(axes[0, 0]) == [([0.25, 0.25], [0, 1])]
+    assert lines_of(axes[1, 1]) == []
+    assert lines_of(axes[2, 2]) == [([100, 100], [0, 1])]
+    assert lines_of(axes[1, 0]) == [([0.25, 0.25], [0, 1])]
+    assert lines_of(axes[2, 1]) == [([0, 1], [100, 100])]
+    assert lines_of(axes[2, 0]) == [([0.25, 0.25], [0, 1]), ([0, 1], [100, 100]), ([0.25], [100])]
+    # what lies outside is seen, and the panels of a column agree
+    assert axes[2, 0].get_ylim()[1] > 100
+    assert axes[2, 2].get_xlim()[1] > 100
+    assert axes[2, 0].get_xlim() == axes[0, 0].get_xlim()
+    drawn(axes[0, 0].figure)
+
+
+def test_observed_values_of_a_dataset_are_lines_of_marginals(path: Path) -> None:
+    observed = dasksim.open_dataset(path)[["theta", "k"]].isel(batch=3).compute()
+
+    axes: Any = plots.marginals(path, ["theta", "k"], observed={"theta": observed["theta"], "k": observed["k"]})
+
+    values = [*observed.theta.values.tolist(), int(observed.k.item())]
+    assert [lines_of(axis)[0][0][0] for axis in axes] == values
+
+
+@pytest.mark.parametrize(
+    ("observed", "error", "message"),
+    [
+        ([1.0], ArgumentTypeError, r"observed must be a mapping of variables to values; got \[1.0\]"),
+        ({"thet": 1}, ArgumentError, "observed has a value of 'thet', which is not drawn; did you mean 'theta'?"),
+        ({"x": [1.0] * 4}, ArgumentError, "observed has a value of 'x', which is not drawn"),
+        ({"theta": [1.0]}, ArgumentError, r"observed\['theta'\] must be 2 numbers, one for each feature; got 1"),
+        ({"theta": [1.0, np.nan]}, ArgumentError, r"observed\['theta'\] must be finite; got .*; leave it out"),
+        ({"theta": "ab"}, ArgumentTypeError, r"observed\['theta'\] must be numbers; got 'ab'"),
+    ],
+)
+def test_bad_observed_values_are_explained(observed: Any, error: type[Exception], message: str, path: Path) -> None:
+    with pytest.raises(error, match=message):
+        plots.pairs(path, ["theta"], observed=observed)
+
+
 # Rates
 
 
@@ -199,6 +262,51 @@ def test_model_frequencies_are_named_and_counted() -> None:
     assert [label.get_text() for label in axis.get_yticklabels()] == [r"\$light\$", "heavy"]
     np.testing.assert_allclose([bar.get_width() for bar in axis.patches], np.array(counts) / 500)
     assert {str(count) for count in counts} <= set(drawn(axis.figure).splitlines())
+
+
+def asked_of(axis: Any) -> list[float]:
+    return [path.vertices[0, 0] for lines in axis.collections for path in lines.get_paths()]
+
+
+def two_models(**how: Any) -> dasksim.Simulator:
+    models = {"light": lambda rng: {"y": rng.normal()}, "heavy": lambda rng: {"y": rng.standard_cauchy()}}
+    return dasksim.ModelComparisonSimulator(models, **how)
+
+
+def test_model_frequencies_show_what_was_asked_for(tmp_path: Path) -> None:
+    comparison = two_models(p=[0.2, 0.8])
+    rejecting = dasksim.RejectionSimulator(comparison, lambda y: y > 0)
+    for simulator in (comparison, rejecting):
+        axis = plots.model_frequencies(simulator.sample(50, seed=1))
+        np.testing.assert_allclose(asked_of(axis), [0.2, 0.8])
+        assert "asked for" in drawn(axis.figure)
+    generate(comparison, tmp_path / "s.zarr", 100, **OPTIONS)
+    np.testing.assert_allclose(asked_of(plots.model_frequencies(tmp_path / "s.zarr")), [0.2, 0.8])
+    np.testing.assert_allclose(asked_of(plots.model_frequencies(two_models().sample(20, seed=1))), [0.5, 0.5])
+
+
+def test_what_was_asked_for_is_told_where_nothing_says_it() -> None:
+    dataset = two_models().sample(20, seed=1).compute()
+    bare = dataset.drop_attrs()
+    given = np.eye(2, dtype="int32")[[0, 1] * 10]
+
+    for unsaid in (bare, two_models().sample(20, seed=1, model_indices=given)):
+        axis = plots.model_frequencies(unsaid)
+        assert asked_of(axis) == []
+        assert axis.get_legend() is None
+    np.testing.assert_allclose(asked_of(plots.model_frequencies(bare, expected=[0.9, 0.1])), [0.9, 0.1])
+    for wrong in ([1.0], [0.5, 1.5], [0.5, np.nan]):
+        with pytest.raises(ArgumentError, match="expected must be 2 probabilities, one for each model; got"):
+            plots.model_frequencies(bare, expected=wrong)
+    with pytest.raises(ArgumentTypeError, match="expected must be 2 probabilities; got 'ab'"):
+        plots.model_frequencies(bare, expected="ab")  # type: ignore[arg-type]
+
+
+def test_plots_are_seen_on_a_dark_background(path: Path) -> None:
+    with plt.style.context("dark_background"):
+        axis: Any = plots.predictive_bands(path, "x")
+
+    assert axis.lines[0].get_color() == "white"
 
 
 def test_model_frequencies_need_a_model_comparison(path: Path) -> None:

@@ -13,7 +13,7 @@ import xarray as xr
 
 from dasksim import ArgumentError, IncompleteStoreError, StoreError, generate, make_simulator, open_dataset
 from dasksim._analysis._histograms import count_histograms
-from dasksim._analysis._summary import Summary, summarize
+from dasksim._analysis._summary import Feature, Summary, summarize
 
 
 def prior(rng: np.random.Generator) -> dict[str, Any]:
@@ -51,6 +51,10 @@ def masked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options: dict[str, Any] = {"sub_batch_size": 10, "chunk_size": 50, "on_error": "mask"}
     generate(make_simulator([prior, fail]), path, 500, seed=1, scheduler="synchronous", **options)
     return path
+
+
+def all_pairs(features: list[Feature]) -> list[tuple[int, int]]:
+    return [(i, j) for i in range(len(features)) for j in range(i)]
 
 
 @pytest.mark.parametrize("name", ["theta", "k", "x", "z", "wave"])
@@ -96,7 +100,7 @@ def test_masked_samples_are_left_out_and_counted(masked: Path) -> None:
         rows = dataset[name].values[valid].reshape(valid.sum(), -1)
         np.testing.assert_allclose(summary.statistics[name].mean, rows.mean(0), rtol=1e-12)
         np.testing.assert_array_equal(summary.statistics[name].count, len(rows))
-    found = count_histograms(summary, summary.features(["y"]), 20, with_pairs=False)
+    found = count_histograms(summary, summary.features(["y"]), 20)
     assert found.counts[0].sum() <= valid.sum()
 
 
@@ -119,7 +123,7 @@ def test_histograms_are_those_of_numpy(path: Path, summary: Summary) -> None:
     dataset = open_dataset(path).compute()
     features = summary.features(["theta", "x", "k"])
 
-    found = count_histograms(summary, features, 13, with_pairs=True)
+    found = count_histograms(summary, features, 13, all_pairs(features))
 
     values = [dataset[f.variable].values.reshape(1000, -1)[:, f.column].astype("float64") for f in features]
     for i, edges in enumerate(found.edges):
@@ -145,7 +149,7 @@ def test_histograms_are_those_of_numpy(path: Path, summary: Summary) -> None:
 def test_bins_of_rounded_values_hold_as_many_of_them_each(values: npt.NDArray[Any]) -> None:
     summary = summarize(xr.Dataset({"x": ("batch", values)}))
 
-    found = count_histograms(summary, summary.features(), 20, with_pairs=False)
+    found = count_histograms(summary, summary.features(), 20)
 
     edges, distinct = found.edges[0], np.unique(values)
     assert 2 <= len(edges) - 1 <= 20
@@ -161,7 +165,7 @@ def test_values_with_gaps_are_not_taken_for_rounded_ones() -> None:
     values = np.repeat([0.0, 0.1, 0.537], 1000)
     summary = summarize(xr.Dataset({"x": ("batch", values)}))
 
-    found = count_histograms(summary, summary.features(), 10, with_pairs=False)
+    found = count_histograms(summary, summary.features(), 10)
 
     np.testing.assert_allclose(found.edges[0], np.linspace(0, 0.537, 11))
 
@@ -170,7 +174,7 @@ def test_values_with_gaps_are_not_taken_for_rounded_ones() -> None:
 def test_a_constant_has_a_histogram(value: float) -> None:
     summary = summarize(xr.Dataset({"x": ("batch", np.full(10, value))}))
 
-    found = count_histograms(summary, summary.features(), 4, with_pairs=True)
+    found = count_histograms(summary, summary.features(), 4, all_pairs(summary.features()))
 
     assert np.all(np.diff(found.edges[0]) > 0)
     assert found.counts[0].sum() == (10 if np.isfinite(value) else 0)
@@ -230,7 +234,7 @@ def test_a_lazy_dataset_is_simulated_once() -> None:
     calls.clear()
 
     summary = summarize(dataset)
-    count_histograms(summary, summary.features(), 10, with_pairs=True)
+    count_histograms(summary, summary.features(), 10, all_pairs(summary.features()))
 
     assert len(calls) == 8
     np.testing.assert_allclose(summary.statistics["b"].mean, summary.statistics["a"].mean + 1)
@@ -248,7 +252,7 @@ def test_memory_is_that_of_a_few_chunks(tmp_path: Path) -> None:
     tracemalloc.start()
     with dask.config.set(scheduler="synchronous"):
         summary = summarize(tmp_path / "s.zarr")
-        count_histograms(summary, summary.features()[:4], 50, with_pairs=True)
+        count_histograms(summary, summary.features()[:4], 50, all_pairs(summary.features()[:4]))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 
