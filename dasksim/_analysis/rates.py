@@ -77,7 +77,8 @@ def model_frequencies(source: DataSource, *, ax: "Axes | None" = None) -> "Axes"
     Parameters
     ----------
     source
-        A store, in any form that :func:`~dasksim.open_dataset` takes, or a Dataset with the dim ``batch``.
+        A store, in any form that :func:`~dasksim.open_dataset` takes, a Zarr group or a Dataset with the dim ``batch``,
+        or a list of these with the same variables.
     ax
         Where to draw; by default the axes of a new figure of ``pyplot``.
 

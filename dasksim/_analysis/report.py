@@ -4,18 +4,19 @@ import datetime
 import importlib.resources
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
+import xarray as xr
 from dask.utils import format_bytes, format_time
 
 from dasksim._analysis._pictures import draw_spark, draw_strip, evenly, pictures_of
 from dasksim._analysis._summary import Summary, summarize
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError
-from dasksim.store import Record, Status, Store, StoreLike
+from dasksim.store import Record, SamplesLike, Status, Store, StoreLike, open_samples
 
 __all__ = ["report"]
 
@@ -28,7 +29,7 @@ _MOST_RUNS, _MOST_CHARACTERS = 20, 300
 _QUANTILES = (0.025, 0.5, 0.975)
 
 
-def report(store: StoreLike, path: str | os.PathLike[str] = "report.html") -> Path:
+def report(store: SamplesLike, path: str | os.PathLike[str] = "report.html") -> Path:
     """Write a page on a store: what it holds, with statistics and plots, how it was made, and what is missing.
 
     The page is one HTML file, without scripts, that needs no network. The whole store is read, chunk by chunk, with one
@@ -38,7 +39,8 @@ def report(store: StoreLike, path: str | os.PathLike[str] = "report.html") -> Pa
     ----------
     store
         Where the store is, in any form that :func:`~dasksim.open_dataset` takes. Of one that lacks chunks the complete
-        ones are described.
+        ones are described. Of a Zarr group or a Dataset with the dim ``batch``, or of a list of these and stores with
+        the same variables, the page says what it holds and no more.
     path
         Where to write the page; a file that is there is replaced.
 
@@ -50,7 +52,7 @@ def report(store: StoreLike, path: str | os.PathLike[str] = "report.html") -> Pa
     Raises
     ------
     ArgumentError
-        If no file can be written there.
+        If no file can be written there, or there is no dim ``batch``.
     StoreError
         If there is no store made by dasksim, or it cannot be read.
 
@@ -69,7 +71,7 @@ def report(store: StoreLike, path: str | os.PathLike[str] = "report.html") -> Pa
     """
     path = Path(path)
     _check_writable(path)
-    page = _render(_described(store))
+    page = _render(_described(store) if _is_store(store) else _described_dataset(open_samples(store)))
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -104,8 +106,44 @@ def _render(content: Mapping[str, Any]) -> str:
     return environment.from_string(source).render(content)
 
 
+def _is_store(source: SamplesLike) -> TypeGuard[StoreLike]:
+    is_place = not isinstance(source, xr.Dataset | list | tuple)
+    return is_place and not Store.at(source).is_group_of_others()  # type: ignore[arg-type]
+
+
+def _described_dataset(dataset: xr.Dataset) -> dict[str, Any]:
+    """Return what stands on the page of a dataset, of which nothing is known but what it holds."""
+    summary = summarize(dataset)
+    arrays = {name: array for name, array in dataset.items() if "batch" in array.dims}
+    cards = [
+        ("samples", f"{summary.n_samples:,}"),
+        ("uncompressed", format_bytes(sum(array.nbytes for array in arrays.values()))),
+    ]
+    variables = [
+        _variable(str(name), "", list(map(str, array.dims)), array.shape, array.dtype, array.nbytes, summary)
+        for name, array in arrays.items()
+    ]
+    return {"title": "dataset", "status": None, "cards": cards, "variables": variables, **_contents(summary, None)}
+
+
+def _contents(summary: Summary | None, rejects: Store | None) -> dict[str, Any]:
+    """Return statistics and plots, and who made the page."""
+    has_matplotlib = importlib.util.find_spec("matplotlib") is not None
+    return {
+        "features": _features(summary) if summary else [],
+        "n_samples": summary.n_samples if summary else 0,
+        "n_masked": summary.n_masked if summary else 0,
+        "n_kept": summary.n_kept if summary else 0,
+        "has_matplotlib": has_matplotlib,
+        "pictures": pictures_of(summary, rejects) if summary and has_matplotlib else [],
+        "version": __version__,
+        "now": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "count": "{:,}".format,
+    }
+
+
 def _described(store: StoreLike) -> dict[str, Any]:
-    """Return what stands on the page."""
+    """Return what stands on the page of a store."""
     place = Store.at(store)
     found = place.status()
     record = place.record()
@@ -113,19 +151,12 @@ def _described(store: StoreLike) -> dict[str, Any]:
     chunks = columns["chunk"].tolist()
     summary = summarize(place.open_part(), chunks=chunks, store=place) if chunks else None
     seconds = columns["nanoseconds"] / 1e9 if chunks else np.zeros(0)
-    has_matplotlib = importlib.util.find_spec("matplotlib") is not None
     rejects = found.n_accepted != found.n_proposals
     return {
         "title": place.name.rstrip("/").rpartition("/")[2] or place.name,
         "status": found,
         "cards": _cards(found, record),
         "variables": _variables(record, summary, found.n_complete_samples),
-        "features": _features(summary) if summary else [],
-        "n_samples": summary.n_samples if summary else 0,
-        "n_masked": summary.n_masked if summary else 0,
-        "n_kept": summary.n_kept if summary else 0,
-        "has_matplotlib": has_matplotlib,
-        "pictures": pictures_of(summary, place if rejects else None) if summary and has_matplotlib else [],
         "missing": _missing(found),
         "seconds": _spread(seconds) if chunks else "",
         "seconds_strip": draw_strip(seconds) if len(chunks) > 1 else "",
@@ -133,9 +164,7 @@ def _described(store: StoreLike) -> dict[str, Any]:
         "on_nonfinite": record.policy.on_nonfinite,
         "stages": _stages(record),
         "provenance": _provenance(record),
-        "version": __version__,
-        "now": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "count": "{:,}".format,
+        **_contents(summary, place if rejects else None),
     }
 
 
@@ -157,20 +186,41 @@ def _cards(found: Status, record: Record) -> list[tuple[str, str]]:
 
 def _variables(record: Record, summary: Summary | None, n_samples: int) -> list[dict[str, Any]]:
     stages = {output: stage.name for stage in record.all_stages for output in stage.outputs}
-    statistics = summary.statistics if summary else {}
     return [
-        {
-            "name": name,
-            "stage": stages.get(name, "given" if name in record.conditions else ""),
-            "dims": ", ".join(variable.dims),
-            "shape": " x ".join(f"{size:,}" for size in (n_samples, *variable.shape)),
-            "dtype": variable.dtype.name,
-            "size": format_bytes(n_samples * variable.sample_bytes),
-            "n_nan": int(statistics[name].n_nan.sum()) if name in statistics else None,
-            "n_infinite": int(statistics[name].n_infinite.sum()) if name in statistics else None,
-        }
+        _variable(
+            name,
+            stages.get(name, "given" if name in record.conditions else ""),
+            variable.dims,
+            (n_samples, *variable.shape),
+            variable.dtype,
+            n_samples * variable.sample_bytes,
+            summary,
+        )
         for name, variable in record.visible_variables.items()
     ]
+
+
+def _variable(
+    name: str,
+    stage: str,
+    dims: Sequence[str],
+    shape: Sequence[int],
+    dtype: np.dtype[Any],
+    n_bytes: int,
+    summary: Summary | None,
+) -> dict[str, Any]:
+    """Return a row of the table of variables."""
+    statistics = summary.statistics if summary else {}
+    return {
+        "name": name,
+        "stage": stage,
+        "dims": ", ".join(dims),
+        "shape": " x ".join(f"{size:,}" for size in shape),
+        "dtype": dtype.name,
+        "size": format_bytes(n_bytes),
+        "n_nan": int(statistics[name].n_nan.sum()) if name in statistics else None,
+        "n_infinite": int(statistics[name].n_infinite.sum()) if name in statistics else None,
+    }
 
 
 def _features(summary: Summary) -> list[dict[str, Any]]:

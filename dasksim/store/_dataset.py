@@ -18,6 +18,7 @@ from dasksim.store._location import Location, expected_warnings, explained
 from dasksim.store._metadata import are_countable, are_labels, check_arrays
 from dasksim.store._receipt import totals_of
 from dasksim.store._record import ATTRIBUTE, Record
+from dasksim.store._rounds import joined
 from dasksim.store._shards import ShardReader
 from dasksim.store._status import columns_of, stored_record
 from dasksim.store._told import check_documents
@@ -28,15 +29,16 @@ __all__ = ["check_shards", "open_dataset", "open_part", "open_simulated"]
 SAMPLE = "sample"
 
 
-def open_dataset(store: StoreLike, *, partial: bool = False) -> xr.Dataset:
-    """Open a store as a lazy Dataset, one Dask chunk for each chunk of the store.
+def open_dataset(store: StoreLike | Sequence[StoreLike], *, partial: bool = False) -> xr.Dataset:
+    """Open a store, or several as one, as a lazy Dataset, one Dask chunk for each chunk of the store.
 
     Opening runs no code that a store holds, and believes nothing that it says of its arrays before they agree.
 
     Parameters
     ----------
     store
-        Where the store is, in any form that :func:`~dasksim.generate` takes, or the path of a zip file of a store.
+        Where the store is, in any form that :func:`~dasksim.generate` takes, or the path of a zip file of a store. A
+        list of stores with the same variables, such as those of rounds, is one dataset.
     partial
         Whether chunks may be missing, as while the store is being written: the dataset then has the samples of the
         chunks that are complete now, and no others.
@@ -46,11 +48,15 @@ def open_dataset(store: StoreLike, *, partial: bool = False) -> xr.Dataset:
     xarray.Dataset
         Of all variables, with the dim ``batch`` first, and the attribute ``acceptance_rate`` if the simulator rejects
         proposals. With ``partial`` it has the coordinate ``sample``, the number of each sample in the store, int64 of
-        dims ``("batch",)``, unless a variable or dim has this name. What lies on disk as shards and inner chunks is no
+        dims ``("batch",)``, unless a variable or dim has this name. Of a list it
+        has the coordinate ``round``, the place of a sample's store in the list, in the same way, and only attributes
+        that all stores share. What lies on disk as shards and inner chunks is no
         part of it, so that it can be rechunked, joined to others and written again.
 
     Raises
     ------
+    ArgumentError
+        If stores of a list have other variables or labels.
     StoreError
         If there is no store made by dasksim, or it cannot be read.
     IncompleteStoreError
@@ -61,12 +67,14 @@ def open_dataset(store: StoreLike, *, partial: bool = False) -> xr.Dataset:
     >>> import dasksim, tempfile
     >>> simulator = dasksim.models.two_moons()
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     ds = dasksim.generate(simulator, f"{folder}/s.zarr", 1000, seed=1, chunk_size=250, part=(0, 2))
+    ...     ds = dasksim.generate(simulator, f"{folder}/s.zarr", 1000, seed=1, sub_batch_size=250, part=(0, 2))
     ...     dict(dasksim.open_dataset(f"{folder}/s.zarr", partial=True).sizes)
     {'batch': 500, 'parameter': 2, 'x': 2}
     """
     check_flag("partial", partial)
-    location, record = stored_record(store)
+    if isinstance(store, list | tuple):
+        return joined([open_dataset(each, partial=partial) for each in store])
+    location, record = stored_record(store)  # type: ignore[arg-type]
     if partial:
         return _open_complete(location, record)
     dataset = open_simulated(location)
