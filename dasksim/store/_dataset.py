@@ -65,11 +65,11 @@ def open_dataset(store: StoreLike | Sequence[StoreLike], *, partial: bool = Fals
     Examples
     --------
     >>> import dasksim, tempfile
-    >>> simulator = dasksim.models.two_moons()
+    >>> simulator, sizes = dasksim.models.two_moons(), {"sub_batch_size": 250, "chunk_size": 250}
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     ds = dasksim.generate(simulator, f"{folder}/s.zarr", 1000, seed=1, sub_batch_size=250, part=(0, 2))
+    ...     ds = dasksim.generate(simulator, f"{folder}/s.zarr", 1000, seed=1, **sizes, part=(0, 2))
     ...     dict(dasksim.open_dataset(f"{folder}/s.zarr", partial=True).sizes)
-    {'batch': 500, 'parameter': 2, 'x': 2}
+    {'batch': 500, 'parameter': 2, 'observable': 2}
     """
     check_flag("partial", partial)
     if isinstance(store, list | tuple):
