@@ -1,6 +1,7 @@
 """Several datasets as one, such as those of the rounds of a sequential inference."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import xarray as xr
 
@@ -21,20 +22,19 @@ def joined(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     Raises
     ------
     ArgumentError
-        If there are none, or they have other variables or labels.
+        If there are none, they have other variables or labels, or xarray cannot join their arrays.
     """
     check_alike([_described(dataset) for dataset in datasets])
     numbered = [_numbered(dataset, i) for i, dataset in enumerate(datasets)]
-    # what one of them says of itself, such as its seed, is not true of all
-    return xr.concat(
-        numbered,
-        "batch",
-        data_vars="minimal",
-        coords="minimal",
-        compat="override",
-        join="override",
-        combine_attrs="drop_conflicts",
-    )
+    how: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "override"}
+    try:
+        # what one of them says of itself, such as its seed, is not true of all
+        return xr.concat(numbered, "batch", combine_attrs="drop_conflicts", **how)
+    except NotImplementedError as error:
+        raise ArgumentError(
+            "xarray cannot join these arrays, as with Dask's option array.query-planning; turn it off, by "
+            "DASK_ARRAY__QUERY_PLANNING=False in the environment, or open one store at a time"
+        ) from error
 
 
 def check_alike(described: Sequence[Mapping[str, str]]) -> None:

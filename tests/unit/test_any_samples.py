@@ -367,3 +367,15 @@ def test_plots_and_reports_take_several_stores(rounds: list[Path], tmp_path: Pat
     assert len(plots.marginals(rounds, ["theta"])) == 1
     assert "1,300" in dasksim.report(rounds, tmp_path / "report.html").read_text()
     assert dasksim.to_arviz(rounds, ["theta"])["prior"].sizes["draw"] == N + 300
+
+
+def test_arrays_that_xarray_cannot_join_are_refused_in_words(
+    rounds: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def concat(*args: Any, **how: Any) -> Any:
+        raise NotImplementedError  # as with the expressions of Dask's query planning
+
+    monkeypatch.setattr(xr, "concat", concat)
+
+    with pytest.raises(ArgumentError, match=r"xarray cannot join these arrays, as with Dask's option array\.query-pl"):
+        dasksim.open_dataset(rounds)
