@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dask
+import zarr
 
 import dasksim
 from dasksim import loaders
@@ -90,9 +91,8 @@ def in_child(store: str, words: list[str]) -> tuple[float, float]:
 
 def sizes_of(store: Path) -> list[str]:
     """Return the sizes of a store, for the table."""
-    dataset = dasksim.open_dataset(store)
     record = dasksim.status(store)
-    inner = dataset.parameters.encoding["chunks"][0]
+    inner = zarr.open_group(store, mode="r")["parameters"].chunks[0]
     return [f"{record.sub_batch_size:,}", f"{record.chunk_size:,}", f"{inner:,}"]
 
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from dasksim._analysis._histograms import count_histograms
 from dasksim._analysis._pictures import draw_picture, evenly
 from dasksim._analysis._pyplot import label_text, text_color
-from dasksim._analysis._summary import Feature, mask_of, summarize
+from dasksim._analysis._summary import Feature, summarize
 from dasksim._core.failures import Failure
-from dasksim.store import Record, Store
+from dasksim.store import Record, Store, mask_of
 
 __all__ = ["FailedShare", "failed_shares", "picture_of_failed"]
 

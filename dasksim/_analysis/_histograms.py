@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from dask.delayed import delayed
 
-from dasksim._analysis._summary import Feature, Summary, as_floats, chunks_of, columns_of, mask_of, quantiles_of
+from dasksim._analysis._summary import Feature, Summary, as_floats, chunks_of, columns_of, quantiles_of
 from dasksim._core.arrays import as_host
 from dasksim._core.failures import VALID
+from dasksim.store import mask_of
 
 __all__ = ["Histograms", "count_histograms", "edges_between"]
 

@@ -10,8 +10,8 @@ import xarray as xr
 
 from dasksim._analysis._pictures import draw_picture, evenly
 from dasksim._analysis._pyplot import label_text, legend_above
-from dasksim._analysis._summary import as_floats, features_of, mask_of
-from dasksim.store import Record, Store
+from dasksim._analysis._summary import as_floats, features_of
+from dasksim.store import Record, Store, mask_of
 
 __all__ = ["numbers_of", "pictures_of_samples", "samples_of"]
 

@@ -16,7 +16,7 @@ from dasksim._core.arrays import as_host
 from dasksim._core.dask_private import check_graphs
 from dasksim._core.failures import VALID
 from dasksim.errors import ArgumentError, nearest
-from dasksim.store import Record, Store, StoreLike
+from dasksim.store import SamplesLike, Store, mask_of, open_samples
 
 __all__ = [
     "DataSource",
@@ -26,7 +26,6 @@ __all__ = [
     "as_floats",
     "chunks_of",
     "columns_of",
-    "mask_of",
     "quantiles_of",
     "summarize",
 ]
@@ -151,7 +150,7 @@ class Summary:
 
 
 #: What can be summarized. A summary is one already, so that several plots can share it.
-DataSource: TypeAlias = StoreLike | xr.Dataset | Summary
+DataSource: TypeAlias = SamplesLike | Summary
 
 
 def features_of(array: xr.DataArray) -> list[Feature]:
@@ -172,14 +171,6 @@ def _labels(array: xr.DataArray, dim: str) -> list[str]:
     values = array.coords[dim].values if dim in array.coords else np.arange(array.sizes[dim])
     short = [f"{value:g}" if values.dtype.kind == "f" else str(value) for value in values.tolist()]
     return short if len(set(short)) == len(short) else [str(value) for value in values.tolist()]
-
-
-def mask_of(dataset: xr.Dataset) -> xr.DataArray | None:
-    """Return the variable that says which samples are valid, if some may be masked."""
-    record, mask = Record.of_dataset(dataset.attrs), dataset.get(VALID)
-    may_be_masked = not record.document or record.policy.masks
-    is_mask = mask is not None and mask.dims == ("batch",) and mask.dtype == bool
-    return mask if may_be_masked and is_mask else None
 
 
 def summarize(
@@ -203,12 +194,9 @@ def summarize(
     """
     if isinstance(source, Summary):
         return source
-    if not isinstance(source, xr.Dataset):
-        store = Store.at(source)
-        source = store.open()
-    dataset = source
-    if "batch" not in dataset.dims:
-        raise ArgumentError(f"the dataset must have the dim 'batch'; it has {', '.join(map(repr, dataset.dims))}")
+    if not isinstance(source, xr.Dataset | list | tuple):
+        store = Store.at(source)  # type: ignore[arg-type]
+    dataset = open_samples(source)
     mask = mask_of(dataset)
     usual = [str(name) for name, array in dataset.items() if "batch" in array.dims and name != VALID]
     usual += [VALID] if VALID in dataset and mask is None else []

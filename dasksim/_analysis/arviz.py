@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from dasksim._analysis._summary import mask_of
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
-from dasksim.store import Record, StoreLike, open_dataset
+from dasksim.store import Record, SamplesLike, mask_of, open_samples
 
 __all__ = ["to_arviz"]
 
@@ -16,13 +15,14 @@ __all__ = ["to_arviz"]
 _NESTED = ("FilterStage", "MergeStage")
 
 
-def to_arviz(source: StoreLike | xr.Dataset, parameters: Sequence[str] | None = None) -> xr.DataTree:
+def to_arviz(source: SamplesLike, parameters: Sequence[str] | None = None) -> xr.DataTree:
     """Convert a store or dataset to the tree that ArviZ takes, with the groups ``prior`` and ``prior_predictive``.
 
     Parameters
     ----------
     source
-        A store, in any form that :func:`~dasksim.open_dataset` takes, or a Dataset with the dim ``batch``.
+        A store, in any form that :func:`~dasksim.open_dataset` takes, a Zarr group or a Dataset with the dim ``batch``,
+        or a list of these with the same variables.
     parameters
         The variables of the group ``prior``; the others are ``prior_predictive``. By default contexts, conditions, and
         what stages make without other inputs than these; nothing that was derived.
@@ -54,9 +54,7 @@ def to_arviz(source: StoreLike | xr.Dataset, parameters: Sequence[str] | None = 
     >>> list(tree), dict(tree["prior"].sizes)
     (['prior', 'prior_predictive'], {'chain': 1, 'draw': 1000, 'parameter': 2})
     """
-    dataset = source if isinstance(source, xr.Dataset) else open_dataset(source)
-    if "batch" not in dataset.dims:
-        raise ArgumentError(f"the dataset must have the dim 'batch'; it has {', '.join(map(repr, dataset.dims))}")
+    dataset = open_samples(source)
     record, mask = Record.of_dataset(dataset.attrs), mask_of(dataset)
     if mask is not None:
         dataset = dataset.isel(batch=np.flatnonzero(mask.values)).drop_vars(str(mask.name))

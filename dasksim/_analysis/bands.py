@@ -33,7 +33,8 @@ def predictive_bands(
     Parameters
     ----------
     source
-        A store, in any form that :func:`~dasksim.open_dataset` takes, or a Dataset with the dim ``batch``.
+        A store, in any form that :func:`~dasksim.open_dataset` takes, a Zarr group or a Dataset with the dim ``batch``,
+        or a list of these with the same variables.
     variable
         A variable with one dim besides ``batch``; select along others first, with ``Dataset.sel`` or ``isel``.
     dim

@@ -51,7 +51,8 @@ def pairs(
     Parameters
     ----------
     source
-        A store, in any form that :func:`~dasksim.open_dataset` takes, or a Dataset with the dim ``batch``.
+        A store, in any form that :func:`~dasksim.open_dataset` takes, a Zarr group or a Dataset with the dim ``batch``,
+        or a list of these with the same variables.
     variables
         Variables such as ``"x"``, and features such as ``"x[3]"`` or ``"x[label]"``; by default all.
     bins
@@ -128,7 +129,8 @@ def marginals(
     Parameters
     ----------
     source
-        A store, in any form that :func:`~dasksim.open_dataset` takes, or a Dataset with the dim ``batch``.
+        A store, in any form that :func:`~dasksim.open_dataset` takes, a Zarr group or a Dataset with the dim ``batch``,
+        or a list of these with the same variables.
     variables
         Variables such as ``"x"``, and features such as ``"x[3]"`` or ``"x[label]"``; by default all.
     bins

@@ -87,7 +87,8 @@ def model_frequencies(
     Parameters
     ----------
     source
-        A store, in any form that :func:`~dasksim.open_dataset` takes, or a Dataset with the dim ``batch``.
+        A store, in any form that :func:`~dasksim.open_dataset` takes, a Zarr group or a Dataset with the dim ``batch``,
+        or a list of these with the same variables.
     expected
         Probabilities of the models; by default those that the simulator was made with, which a store and a dataset of
         dasksim say. Where nothing says them, or ``model_indices`` is a condition, none are drawn.

@@ -4,9 +4,9 @@ import datetime
 import importlib.resources
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import xarray as xr
@@ -16,25 +16,23 @@ from dasksim._analysis._failed import failed_shares, picture_of_failed
 from dasksim._analysis._pictures import draw_spark, draw_strip, evenly, pictures_of, ticks_below
 from dasksim._analysis._samples import numbers_of, pictures_of_samples, samples_of
 from dasksim._analysis._summary import Summary, summarize
+from dasksim._analysis._tables import conditions_of, coords_of, short, variable_of_dataset, variables_of_store
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError
-from dasksim.store import Record, Status, Store, StoreLike
+from dasksim.store import Record, SamplesLike, Status, Store, StoreLike, open_samples
 
 __all__ = ["report"]
 
 # Rows of the table of statistics, for one variable and for all.
 _MOST_FEATURES, _MOST_ROWS = 12, 200
 
-# Runs of missing chunks, and characters of one value, that are shown.
-_MOST_RUNS, _MOST_CHARACTERS = 20, 300
-
-# Values of a coordinate before its last one.
-_MOST_ENDS = 3
+# Runs of missing chunks that are shown.
+_MOST_RUNS = 20
 
 _QUANTILES = (0.025, 0.5, 0.975)
 
 
-def report(store: StoreLike, path: str | os.PathLike[str] = "report.html") -> Path:
+def report(store: SamplesLike, path: str | os.PathLike[str] = "report.html") -> Path:
     """Write a page on a store: what it holds, with samples, statistics and plots, how it was made, and what is missing.
 
     The page is one HTML file, without scripts, that needs no network, and is light or dark as the browser is. The whole
@@ -45,7 +43,8 @@ def report(store: StoreLike, path: str | os.PathLike[str] = "report.html") -> Pa
     ----------
     store
         Where the store is, in any form that :func:`~dasksim.open_dataset` takes. Of one that lacks chunks the complete
-        ones are described.
+        ones are described. Of a Zarr group or a Dataset with the dim ``batch``, or of a list of these and stores with
+        the same variables, the page says what it holds and no more.
     path
         Where to write the page; a file that is there is replaced.
 
@@ -57,7 +56,7 @@ def report(store: StoreLike, path: str | os.PathLike[str] = "report.html") -> Pa
     Raises
     ------
     ArgumentError
-        If no file can be written there.
+        If no file can be written there, or there is no dim ``batch``.
     StoreError
         If there is no store made by dasksim, or it cannot be read.
 
@@ -76,7 +75,7 @@ def report(store: StoreLike, path: str | os.PathLike[str] = "report.html") -> Pa
     """
     path = Path(path)
     _check_writable(path)
-    page = _render(_described(store))
+    page = _render(_described(store) if _is_store(store) else _described_dataset(open_samples(store)))
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -111,8 +110,57 @@ def _render(content: Mapping[str, Any]) -> str:
     return environment.from_string(source).render(content)
 
 
+def _is_store(source: SamplesLike) -> TypeGuard[StoreLike]:
+    is_place = not isinstance(source, xr.Dataset | list | tuple)
+    return is_place and not Store.at(source).is_group_of_others()  # type: ignore[arg-type]
+
+
+def _described_dataset(dataset: xr.Dataset) -> dict[str, Any]:
+    """Return what stands on the page of a dataset, of which nothing is known but what it holds."""
+    summary = summarize(dataset)
+    arrays = [array for array in dataset.values() if "batch" in array.dims]
+    cards = [
+        ("samples", f"{summary.n_samples:,}"),
+        ("uncompressed", format_bytes(sum(array.nbytes for array in arrays))),
+    ]
+    return {
+        "title": "dataset",
+        "status": None,
+        "cards": cards,
+        "variables": [variable_of_dataset(array, summary) for array in arrays],
+        "coords": coords_of({str(name): array for name, array in dataset.coords.items() if name in dataset.dims}),
+        "conditions": [],
+        **_contents(summary),
+    }
+
+
+def _contents(
+    summary: Summary | None,
+    rejects: Store | None = None,
+    samples: xr.Dataset | None = None,
+    shares: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """Return samples, statistics and plots, and who made the page."""
+    has_matplotlib = importlib.util.find_spec("matplotlib") is not None
+    return {
+        "numbers": numbers_of(samples) if samples is not None else [],
+        "sample_numbers": samples["batch"].values.tolist() if samples is not None else [],
+        "sample_pictures": pictures_of_samples(samples) if samples is not None and has_matplotlib else [],
+        "failed_picture": picture_of_failed(shares) if shares and has_matplotlib else None,
+        "features": _features(summary) if summary else [],
+        "n_samples": summary.n_samples if summary else 0,
+        "n_masked": summary.n_masked if summary else 0,
+        "n_kept": summary.n_kept if summary else 0,
+        "has_matplotlib": has_matplotlib,
+        "pictures": pictures_of(summary, rejects) if summary and has_matplotlib else [],
+        "version": __version__,
+        "now": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "count": "{:,}".format,
+    }
+
+
 def _described(store: StoreLike) -> dict[str, Any]:
-    """Return what stands on the page."""
+    """Return what stands on the page of a store."""
     place = Store.at(store)
     found = place.status()
     record = place.record()
@@ -124,25 +172,14 @@ def _described(store: StoreLike) -> dict[str, Any]:
     shares = failed_shares(place, record, chunks, found.failures) if chunks else []
     n_bytes = place.stored_bytes(record)
     seconds = columns["nanoseconds"] / 1e9 if chunks else np.zeros(0)
-    has_matplotlib = importlib.util.find_spec("matplotlib") is not None
     rejects = found.n_accepted != found.n_proposals
     return {
         "title": place.name.rstrip("/").rpartition("/")[2] or place.name,
         "status": found,
         "cards": _cards(found, record, n_bytes),
-        "variables": _variables(record, summary, found.n_complete_samples, n_bytes),
-        "coords": _coords(record, dataset),
-        "conditions": _conditions(record),
-        "numbers": numbers_of(samples) if samples is not None else [],
-        "sample_numbers": samples["batch"].values.tolist() if samples is not None else [],
-        "sample_pictures": pictures_of_samples(samples) if samples is not None and has_matplotlib else [],
-        "failed_picture": picture_of_failed(shares) if shares and has_matplotlib else None,
-        "features": _features(summary) if summary else [],
-        "n_samples": summary.n_samples if summary else 0,
-        "n_masked": summary.n_masked if summary else 0,
-        "n_kept": summary.n_kept if summary else 0,
-        "has_matplotlib": has_matplotlib,
-        "pictures": pictures_of(summary, place if rejects else None) if summary and has_matplotlib else [],
+        "variables": variables_of_store(record, summary, found.n_complete_samples, n_bytes),
+        "coords": coords_of({name: dataset.coords[name] for name in record.coords}),
+        "conditions": conditions_of(record),
         "missing": _missing(found),
         "seconds": _spread(seconds) if chunks else "",
         "seconds_strip": draw_strip(columns["chunk"].astype(int), seconds, found.n_chunks) if len(chunks) > 1 else "",
@@ -151,9 +188,7 @@ def _described(store: StoreLike) -> dict[str, Any]:
         "on_nonfinite": record.policy.on_nonfinite,
         "stages": _stages(record),
         "provenance": _provenance(record),
-        "version": __version__,
-        "now": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "count": "{:,}".format,
+        **_contents(summary, place if rejects else None, samples, shares),
     }
 
 
@@ -166,7 +201,7 @@ def _cards(found: Status, record: Record, n_bytes: Mapping[str, int]) -> list[tu
         (f"samples{whole}", f"{found.n_complete_samples:,}"),
         ("uncompressed", format_bytes(uncompressed)),
         ("stored", format_bytes(sum(n_bytes.values()))),
-        ("seed", _short(found.seed)),
+        ("seed", short(found.seed)),
         ("worker time", format_time(found.seconds)),
     ]
     if found.n_accepted != found.n_proposals:
@@ -174,65 +209,6 @@ def _cards(found: Status, record: Record, n_bytes: Mapping[str, int]) -> list[tu
     if found.n_failed:
         cards.append(("failures", found.failed_share))
     return cards
-
-
-def _variables(
-    record: Record, summary: Summary | None, n_samples: int, n_bytes: Mapping[str, int]
-) -> list[dict[str, Any]]:
-    stages = {output: stage.name for stage in record.all_stages for output in stage.outputs}
-    statistics = summary.statistics if summary else {}
-    return [
-        {
-            "name": name,
-            "meaning": _meaning(variable.attrs),
-            "stage": stages.get(name, "given" if name in record.conditions else ""),
-            "dims": ", ".join(variable.dims),
-            "shape": " x ".join(f"{size:,}" for size in (n_samples, *variable.shape)),
-            "dtype": variable.dtype.name,
-            "sample_bytes": format_bytes(variable.sample_bytes),
-            "size": format_bytes(n_samples * variable.sample_bytes),
-            "stored": format_bytes(n_bytes[name]),
-            "n_nan": int(statistics[name].n_nan.sum()) if name in statistics else None,
-            "n_infinite": int(statistics[name].n_infinite.sum()) if name in statistics else None,
-        }
-        for name, variable in record.visible_variables.items()
-    ]
-
-
-def _meaning(attrs: Mapping[str, Any]) -> str:
-    """Return what the attributes of a variable say that stand in plots, too."""
-    units = f"[{attrs['units']}]" if attrs.get("units") else ""
-    return f"{attrs.get('long_name', '')} {units}".strip()
-
-
-def _coords(record: Record, dataset: xr.Dataset) -> list[dict[str, Any]]:
-    """Return the rows of the table of coordinates."""
-    rows = []
-    for name in record.coords:
-        array = dataset.coords[name]
-        shown = [_short(f"{value:.6g}" if array.dtype.kind == "f" else value) for value in array.values[:_MOST_ENDS]]
-        last = array.values[-1:] if len(array) > _MOST_ENDS else array.values[:0]
-        ends = [_short(f"{value:.6g}" if array.dtype.kind == "f" else value) for value in last]
-        rows.append(
-            {
-                "name": name,
-                "size": len(array),
-                "values": ", ".join([*shown, *(["…"] if len(array) > _MOST_ENDS + 1 else []), *ends]),
-                "attributes": ", ".join(f"{key}: {_short(value)}" for key, value in array.attrs.items()),
-            }
-        )
-    return rows
-
-
-def _conditions(record: Record) -> list[tuple[str, str, str]]:
-    """Return the rows of the table of conditions: names, shapes, and values of scalars."""
-    rows = []
-    for name, value in record.conditions.items():
-        is_array = isinstance(value, dict) and isinstance(value.get("shape"), list)
-        shape = " x ".join(map(str, value["shape"])) if is_array else "scalar"
-        told = f"{value.get('dtype', '')} {value.get('digest', '')}" if is_array else value
-        rows.append((_short(name), _short(shape), _short(told)))
-    return rows
 
 
 def _features(summary: Summary) -> list[dict[str, Any]]:
@@ -275,7 +251,7 @@ def _stages(record: Record) -> list[dict[str, str]]:
         words = {"name": stage.name, "kind": stage.kind, "digest": stage.digest}
         names = {"inputs": stage.inputs, "outputs": stage.outputs}
         words |= {key: ", ".join(name for name in found if "//" not in name) for key, found in names.items()}
-        rows.append({key: _short(text) for key, text in words.items()})
+        rows.append({key: short(text) for key, text in words.items()})
     return rows
 
 
@@ -289,9 +265,4 @@ def _provenance(record: Record) -> list[tuple[str, str]]:
     ]
     rows += record.packages.items()
     rows += [("extended from", f"{n:,} samples") for n in record.former_lengths]
-    return [(_short(what), _short(value)) for what, value in rows]
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
+    return [(short(what), short(value)) for what, value in rows]

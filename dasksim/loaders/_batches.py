@@ -8,10 +8,11 @@ import numpy.typing as npt
 
 from dasksim._core.checks import check_count
 from dasksim.errors import ArgumentTypeError, StoreError
-from dasksim.loaders._blocks import StoreBlocks, take_snapshot
+from dasksim.loaders._blocks import Blocks
 from dasksim.loaders._request import Augmentations, LoaderRequest, augmented
+from dasksim.loaders._sources import open_blocks, take_snapshots
 from dasksim.loaders._windows import Reading, plan_reading
-from dasksim.store import StoreLike
+from dasksim.store import SamplesLike
 
 __all__ = ["Batches", "batches"]
 
@@ -46,9 +47,9 @@ class Batches:
         self.epochs = epochs
         self.augmentations = augmentations
         self.epoch = 0
-        self._snapshot = take_snapshot(request)
-        self._source: StoreBlocks | None = StoreBlocks(request, self._snapshot)
-        self._counted: tuple[StoreBlocks, int] | None = None
+        self._snapshots = take_snapshots(request)
+        self._source: Blocks | None = open_blocks(request, self._snapshots)
+        self._counted: tuple[Blocks, int] | None = None
         if len(self._source.blocks) or not request.partial:
             self.n_batches  # noqa: B018  (what is wrong is told at once)
 
@@ -86,24 +87,26 @@ class Batches:
         """Samples of an epoch, of all ranks together."""
         return int(self.source().counts.sum())
 
-    def source(self) -> StoreBlocks:
-        """Return the store as it was when this was made or, if it may grow, when the last epoch began."""
+    def source(self) -> Blocks:
+        """Return what is read, as it was when this was made or, if it may grow, when the last epoch began."""
         if self._source is None:
-            self._source = StoreBlocks(self.request, self._snapshot)
+            self._source = open_blocks(self.request, self._snapshots)
         return self._source
 
     def reading(self, number: int) -> Reading:
         """Return what reads the batches of an epoch, after a look at the store."""
         source = self.source()
         if self.request.partial and not self.is_fixed:
-            self._source = source = source.refreshed(self.request)
-            self._snapshot = source.snapshot
+            source.check_unchanged()
+            now = take_snapshots(self.request)
+            if now != self._snapshots:
+                self._source = source = open_blocks(self.request, now)
+                self._snapshots = now
         elif not self.request.partial:
             source.check_length()
         if not len(source.blocks):
             raise StoreError(
-                f"no chunk of the store at {self.request.store.name!r} is complete; wait for the first, or use "
-                "loaders.follow, which does"
+                f"no chunk of {source.title} is complete; wait for the first, or use loaders.follow, which does"
             )
         return plan_reading(self.request, source, number)
 
@@ -121,7 +124,7 @@ class Batches:
 
 
 def batches(
-    store: StoreLike,
+    store: SamplesLike,
     batch_size: int,
     *,
     variables: Sequence[str] | None = None,
@@ -137,7 +140,7 @@ def batches(
     partial: bool = False,
     buffer_bytes: int = 1 << 27,
 ) -> Batches:
-    """Read shuffled batches of a store that may be larger than memory.
+    """Read shuffled batches of a store, or of a dataset, that may be larger than memory.
 
     Inner chunks are read whole, in a shuffled order, and some at a time are mixed sample by sample, while the next
     ones are read in the background. The order is a function of the seed, the number of the epoch and the shard. Every
@@ -146,7 +149,9 @@ def batches(
     Parameters
     ----------
     store
-        Where the store is, in any form that :func:`~dasksim.generate` takes, or the path of a zip file of a store.
+        Where the store is, in any form that :func:`~dasksim.generate` takes, or the path of a zip file of a store. Also
+        a Zarr group that xarray opens, or a Dataset, with a dim ``batch``: then Dask chunks take the place of inner
+        chunks, or slices of what is in memory. A list of these with the same variables is read as one.
     batch_size
         Samples in a batch. The last one of an epoch may have fewer.
     variables
@@ -163,15 +168,17 @@ def batches(
     split
         One of several disjoint parts of the store, and the fractions of all: ``("train", {"train": 0.9, "validation":
         0.1})``. To which a sample belongs depends on its number only, so it stays the same when the store is extended.
-        In large stores whole inner chunks are assigned, and fractions hold to within one of these.
+        In large stores whole inner chunks are assigned, and fractions hold to within one of these. Each store of a
+        list is split by itself.
     shard
         ``(rank, world)`` reads the share of one of several processes, with ranks from 0. All have the same number of
         batches: one batch of a rank may be cut in two for that.
     augmentations
         A function of a batch, several in their order, or a mapping of variables to functions of their arrays.
     within
-        A context, such as ``"n_obs"``: all samples of a batch then have the same value of it. Values that are rare make
-        short batches. Inner chunks come in the same order in all epochs; samples are shuffled anew.
+        A context, such as ``"n_obs"``, or any number of each sample of a dataset: all samples of a batch then have the
+        same value of it. Values that are rare make short batches. Inner chunks come in the same order in all epochs;
+        samples are shuffled anew.
     masked
         What becomes of samples that failed and are masked: ``"refuse"`` is an error if there are any, ``"drop"`` leaves
         them out, which conditions on success, ``"keep"`` has them like others.

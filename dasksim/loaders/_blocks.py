@@ -1,250 +1,230 @@
-"""A store as loaders see it: inner chunks of samples, some of which are wanted."""
+"""Blocks of samples as loaders see them, some of which are wanted."""
 
-from collections.abc import Collection, Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.failures import VALID
-from dasksim.errors import ArgumentError, IncompleteStoreError, StoreError, StoreMismatchError, nearest
+from dasksim.errors import ArgumentError, nearest
 from dasksim.loaders._request import LoaderRequest
-from dasksim.store import Record, ShardReader, Store
 
-__all__ = ["Snapshot", "StoreBlocks", "take_snapshot"]
+__all__ = ["Blocks", "Form", "Part", "WantedBlocks"]
 
 Array = npt.NDArray[Any]
 
-
-class Snapshot(NamedTuple):
-    """What a store says of itself at one time, and which of its chunks are complete."""
-
-    record: Record
-    chunks: tuple[int, ...]
+#: Blocks of a chunk that are read, each with its number in the chunk and the arrays of its variables.
+Part = Iterator[tuple[int, Mapping[str, Array]]]
 
 
-def take_snapshot(request: LoaderRequest, without: Collection[int] = ()) -> Snapshot:
-    """Return what there is of a store, but for some chunks.
+class Form(NamedTuple):
+    """What an array for the samples of a variable has to be."""
 
-    Raises
-    ------
-    StoreError
-        If there is no store, or it cannot be read.
-    IncompleteStoreError
-        If chunks are missing and this is not asked for.
-    """
-    store = request.store
-    record = store.record()
-    complete = store.complete_chunks()
-    if len(complete) < record.n_chunks and not request.partial:
-        raise IncompleteStoreError(
-            f"the store at {store.name!r} has {len(complete)} of {record.n_chunks} chunks; run generate again with "
-            "the same arguments to finish it, or give partial=True to take the complete ones"
-        )
-    return Snapshot(record, tuple(sorted(complete.difference(without))))
+    dtype: np.dtype[Any]
+    row_shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype.name} of shape {self.row_shape}"
 
 
-class StoreBlocks:
-    """A store, as it is at one time.
+class Blocks:
+    """What loaders read: blocks, numbered through, the least that is read, as they are at one time.
 
-    A *block* is an inner chunk of every variable, numbered through the store: the least that is read.
-
-    Parameters
-    ----------
-    request
-        What is wanted of it.
-    snapshot
-        What there is of it.
-
-    Raises
-    ------
-    ArgumentError
-        If a variable is not in the store, or samples are masked and nobody said what to do with them.
-    StoreError
-        If the store cannot be read.
-    StoreMismatchError
-        If the store is another one now.
+    A block holds consecutive samples. Blocks lie in *chunks*, of which several blocks are best read together.
     """
 
-    def __init__(self, request: LoaderRequest, snapshot: Snapshot) -> None:
-        self.store: Store = request.store
-        self.snapshot = snapshot
-        self.record = snapshot.record
-        # a copy in another process is given the snapshot of before, and the store may be another one by now
-        self.check_unchanged()
-        readers = self.store.readers(self.record, snapshot.chunks)
-        is_masked = self.record.policy.masks
-        names = _names(request, readers, is_masked)
-        self.readers = {name: readers[name] for name in names}
-        self.inner_rows = self._inner_rows(readers.values())
-        self.blocks_per_chunk = self.record.chunk_size // self.inner_rows
-        n_blocks = -(-self.record.n_samples // self.inner_rows)
-        self.blocks = np.array(
-            [
-                block
-                for chunk in snapshot.chunks
-                for block in range(chunk * self.blocks_per_chunk, min((chunk + 1) * self.blocks_per_chunk, n_blocks))
-            ],
-            np.int64,
-        )
-        self._split = request.split
-        self._invalid = self._find_invalid(request, readers[VALID]) if is_masked and VALID in readers else {}
-        self.counts = np.array([self._count(int(block)) for block in self.blocks], np.int64)
-        self.groups = self._find_groups(request.within, readers)
+    #: What it is, and what its blocks are called, for messages.
+    title: str
+    kind: str
+
+    #: Whether reading waits for a network.
+    is_far: bool = False
+
+    #: Of the variables that are read.
+    forms: dict[str, Form]
+
+    #: Numbers of the blocks that are there, and how many samples of each are wanted.
+    blocks: Array
+    counts: Array
+
+    #: Samples of the largest block.
+    block_rows: int
+
+    #: Number after that of the last block that there can be.
+    n_numbers: int
+
+    #: Values of the context within which batches are drawn; None without one.
+    contexts: list[Any] | None
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one sample in memory."""
-        return sum(reader.row_bytes for reader in self.readers.values())
+        return sum(math.prod(form.row_shape) * form.dtype.itemsize for form in self.forms.values())
 
     @property
     def n_groups(self) -> int:
-        """Number of values of the context within which batches are drawn; 1 without one."""
-        return int(self.groups.max(initial=0)) + 1
-
-    def refreshed(self, request: LoaderRequest) -> "StoreBlocks":
-        """Return the store as it is now: itself, if it has not changed.
-
-        Raises
-        ------
-        StoreMismatchError
-            If it was made anew.
-        """
-        self.check_unchanged()
-        now = take_snapshot(request)
-        return self if now == self.snapshot else StoreBlocks(request, now)
-
-    def check_unchanged(self) -> None:
-        """Raise a StoreMismatchError if the store was made anew since it was opened; longer it may be."""
-        now = self._now()
-        if now == self.record:
-            return
-        if now is None or not now.is_same_store(self.record):
-            raise StoreMismatchError(
-                f"the store at {self.store.name!r} was removed or made anew while it is being read; its samples are "
-                "others now, so make a new loader"
-            )
-
-    def _now(self) -> Record | None:
-        """Return what the store says of itself, or None if a part of that is gone: it is being removed."""
-        try:
-            return self.store.find_record()
-        except StoreError:
-            if self.store.is_being_removed():
-                return None
-            raise
-
-    def check_length(self) -> None:
-        """Raise a StoreMismatchError if the store was extended since it was opened."""
-        self.check_unchanged()
-        now = self.store.record().n_samples
-        if now != self.record.n_samples:
-            raise StoreMismatchError(
-                f"the store at {self.store.name!r} was extended from {self.record.n_samples:,} to {now:,} "
-                "samples since this loader was made; make a new one, or give partial=True to take what is there at "
-                "each epoch"
-            )
+        """Number of values of the context; 1 without one."""
+        return max(len(self.contexts or ()), 1)
 
     def rows(self, block: int) -> Array:
         """Return the wanted samples of a block, counted from its first one."""
+        raise NotImplementedError
+
+    def groups(self, block: int, rows: Array) -> Array:
+        """Return the numbers of the contexts' values of some samples of a block."""
+        raise NotImplementedError
+
+    def place(self, block: int) -> tuple[Any, int]:
+        """Return the chunk of a block, and its number there."""
+        raise NotImplementedError
+
+    def parts(self, chunk: Any, inners: Sequence[int]) -> list[Part]:
+        """Return what reads blocks of a chunk; each part may be gone through by a thread of its own."""
+        raise NotImplementedError
+
+    def check_unchanged(self) -> None:
+        """Raise a StoreMismatchError if samples may be others now than when this was opened."""
+
+    def check_length(self) -> None:
+        """Raise a StoreMismatchError if there are more samples now."""
+
+
+class WantedBlocks(Blocks):
+    """Blocks of one store or dataset.
+
+    Parameters
+    ----------
+    request
+        What is wanted.
+    known
+        The variables that there are.
+    edges
+        Number of the first sample of each block, and after the last one of all.
+    blocks
+        Which blocks are there.
+    sub_batch_size
+        Samples that share a context.
+    has_mask
+        Whether samples may be masked.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such variable, or samples are masked and nobody said what to do with them.
+    """
+
+    def __init__(
+        self,
+        request: LoaderRequest,
+        known: Mapping[str, Form],
+        edges: Array,
+        blocks: Array,
+        sub_batch_size: int,
+        *,
+        has_mask: bool,
+    ) -> None:
+        names = _names(request, known, self.title, has_mask)
+        self.forms = {name: known[name] for name in names}
+        self.blocks = blocks
+        self.n_numbers = len(edges) - 1
+        self.block_rows = int(np.diff(edges).max(initial=1))
+        self._edges, self._sub_batch_size = edges, sub_batch_size
+        self._split = request.split
+        self._invalid = self._find_invalid(request) if has_mask and VALID in known else {}
+        self.counts = np.array([self._count(int(block)) for block in self.blocks], np.int64)
+        self.contexts, self._groups = self._find_groups(request.within, known)
+
+    def read_all(self, name: str) -> Iterable[tuple[int, Array]]:
+        """Return one variable of all blocks."""
+        raise NotImplementedError
+
+    def groups(self, block: int, rows: Array) -> Array:
+        groups: Array = self._groups[(self._edges[block] + rows) // self._sub_batch_size]
+        return groups
+
+    def rows(self, block: int) -> Array:
         wanted = self._wanted(block)
-        n_rows = self._n_rows(block)
         if isinstance(wanted, bool):
-            return np.arange(n_rows if wanted else 0)
-        return np.flatnonzero(wanted[:n_rows])
+            return np.arange(self._n_rows(block) if wanted else 0)
+        return np.flatnonzero(wanted)
 
     def _wanted(self, block: int) -> npt.NDArray[np.bool_] | bool:
-        wanted = True if self._split is None else self._split.rows(block, self.inner_rows)
+        first, stop = self._edges[block : block + 2].tolist()
+        wanted = True if self._split is None else self._split.rows(block, first, stop)
         if block in self._invalid and wanted is not False:
-            wanted = np.full(self.inner_rows, True) if wanted is True else wanted
+            wanted = np.full(stop - first, True) if wanted is True else wanted
             wanted[self._invalid[block]] = False
         return wanted
 
     def _n_rows(self, block: int) -> int:
-        return min(self.inner_rows, self.record.n_samples - block * self.inner_rows)
+        return int(self._edges[block + 1] - self._edges[block])
 
     def _count(self, block: int) -> int:
         wanted = self._wanted(block)
-        n_rows = self._n_rows(block)
-        return n_rows * int(wanted) if isinstance(wanted, bool) else int(np.count_nonzero(wanted[:n_rows]))
+        return self._n_rows(block) * int(wanted) if isinstance(wanted, bool) else int(np.count_nonzero(wanted))
 
-    def _inner_rows(self, readers: Iterable[ShardReader]) -> int:
-        sizes = {reader.inner_rows for reader in readers}
-        if len(sizes) > 1 or self.record.chunk_size % min(sizes):
-            raise StoreError(
-                f"the variables of the store at {self.store.name!r} have inner chunks of different numbers of "
-                f"samples, {sorted(sizes)}; stores made by dasksim.generate do not"
-            )
-        return sizes.pop()
-
-    def _find_invalid(self, request: LoaderRequest, reader: ShardReader) -> dict[int, Array]:
+    def _find_invalid(self, request: LoaderRequest) -> dict[int, Array]:
         """Return the masked samples of each block that has some, if they are not wanted."""
         if request.masked == "keep":
             return {}
         # no order can be planned before it is known how many samples each block has, so the whole mask is read
         found = {}
-        for block, valid in self._read(reader):
+        for block, valid in self.read_all(VALID):
             if not valid.all():
                 found[block] = np.flatnonzero(~valid)
         if found and request.masked == "refuse":
             n_masked = sum(map(len, found.values()))
             raise ArgumentError(
-                f"{n_masked:,} samples of the store at {self.store.name!r} failed and are masked; give "
+                f"{n_masked:,} samples of {self.title} failed and are masked; give "
                 "masked='drop' to leave them out, which conditions prior and likelihood on success, or masked='keep' "
                 f"to have them, with NaN or 0 as values and False as {VALID!r}"
             )
         return found
 
-    def _find_groups(self, within: str | None, readers: dict[str, ShardReader]) -> Array:
-        """Return for each sub-batch the number of its context's value."""
-        size = self.record.sub_batch_size
+    def _find_groups(self, within: str | None, known: Mapping[str, Form]) -> tuple[list[Any] | None, Array]:
+        """Return the values of the context, and for each sub-batch the number of its value."""
+        size = self._sub_batch_size
         if within is None:
-            return np.zeros(0, np.int32)
-        if within not in readers:
-            raise ArgumentError(f"within={within!r} is no variable of the store; {nearest(within, readers)}")
+            return None, np.zeros(0, np.int32)
+        if within not in known:
+            raise ArgumentError(f"within={within!r} is no variable of {self.title}; {nearest(within, known)}")
         values: dict[int, Any] = {}
-        for block, content in self._read(readers[within]):
+        for block, content in self.read_all(within):
             rows = self._valid_rows(block)
-            flat = content.reshape(len(content), -1)[rows[rows < len(content)]]
+            flat = content.reshape(len(content), math.prod(content.shape[1:]))[rows[rows < len(content)]]
             # the sub-batch of each sample, the first sample of each sub-batch, and whether all others have its value
-            batches = (block * self.inner_rows + rows) // size
+            batches = (self._edges[block] + rows) // size
             first = np.flatnonzero(np.diff(batches, prepend=-1))
             if flat.shape[1] != 1 or np.any(flat != np.repeat(flat[first], np.diff([*first, len(rows)]), axis=0)):
                 raise ArgumentError(
                     f"within={within!r} must be a context: one number for each sub-batch; it differs within the "
-                    f"sub-batches of samples {block * self.inner_rows} to {block * self.inner_rows + len(content) - 1}"
+                    f"sub-batches of samples {self._edges[block]} to {self._edges[block] + len(content) - 1}"
                 )
             # a sub-batch may lie in several blocks
             for batch, value in zip(batches[first].tolist(), flat[first, 0].tolist(), strict=True):
                 values.setdefault(batch, value)
                 if values[batch] != value:
                     raise ArgumentError(f"within={within!r} must be a context; it differs within sub-batch {batch}")
-        groups = np.zeros(-(-self.record.n_samples // size), np.int32)
-        number = {value: i for i, value in enumerate(sorted(set(values.values())))}
+        groups = np.zeros(-(-int(self._edges[-1]) // size), np.int32)
+        contexts = sorted(set(values.values()))
+        number = {value: i for i, value in enumerate(contexts)}
         for batch, value in values.items():
             groups[batch] = number[value]
-        return groups
+        return contexts, groups
 
     def _valid_rows(self, block: int) -> Array:
         keep = np.full(self._n_rows(block), True)
         keep[self._invalid.get(block, np.zeros(0, np.int64))] = False
         return np.flatnonzero(keep)
 
-    def _read(self, reader: ShardReader) -> Iterable[tuple[int, Array]]:
-        """Return one variable of all blocks."""
-        n_blocks = -(-self.record.n_samples // self.inner_rows)
-        for chunk in self.snapshot.chunks:
-            first = chunk * self.blocks_per_chunk
-            for inner, values in reader.read(chunk, range(min(self.blocks_per_chunk, n_blocks - first))):
-                yield first + inner, values
 
-
-def _names(request: LoaderRequest, known: Iterable[str], is_masked: bool) -> Sequence[str]:
+def _names(request: LoaderRequest, known: Mapping[str, Form], title: str, has_mask: bool) -> Sequence[str]:
     """Return the variables to read; ``valid`` is a user's own in older stores whose samples may not be masked."""
-    known = list(known)
     if request.variables is None:
-        return [name for name in known if name != VALID or request.masked == "keep" or not is_masked]
+        return [name for name in known if name != VALID or request.masked == "keep" or not has_mask]
     for name in request.variables:
         if name not in known:
-            raise ArgumentError(f"variables names {name!r}, which is not in the store; {nearest(name, known)}")
+            raise ArgumentError(f"variables names {name!r}, which is not in {title}; {nearest(name, known)}")
     return request.variables

@@ -7,10 +7,10 @@ from typing import Any
 import numpy.typing as npt
 
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
-from dasksim.loaders._blocks import StoreBlocks, take_snapshot
 from dasksim.loaders._request import Augmentations, LoaderRequest, augmented
+from dasksim.loaders._store_blocks import StoreBlocks, take_snapshot
 from dasksim.loaders._windows import plan_reading
-from dasksim.store import StoreLike
+from dasksim.store import Store, StoreLike
 
 __all__ = ["follow"]
 
@@ -71,26 +71,28 @@ def follow(
         partial=True,
         buffer_bytes=buffer_bytes,
     )
-    return _followed(request, augmentations, patience, poll_seconds)
+    if len(request.sources) > 1 or not isinstance(request.sources[0], Store):
+        raise ArgumentTypeError(f"store must be one store, which is being generated; got {store!r}")
+    return _followed(request, request.sources[0], augmentations, patience, poll_seconds)
 
 
 def _followed(
-    request: LoaderRequest, augmentations: Augmentations | None, patience: float, poll_seconds: float
+    request: LoaderRequest, store: Store, augmentations: Augmentations | None, patience: float, poll_seconds: float
 ) -> Iterator[Batch]:
     seen: set[int] = set()
     deadline = time.monotonic() + patience
     # a store that is not there yet has no chunks, and is waited for; one that is may be made longer
-    while not seen or len(seen) < _n_chunks(request):
-        new = _complete(request) - seen
+    while not seen or len(seen) < _n_chunks(store):
+        new = _complete(store) - seen
         if not new:
             if time.monotonic() > deadline:
                 raise StoreError(
-                    f"no chunk of the store at {request.store.name!r} became complete for {patience:g} s; if its "
+                    f"no chunk of the store at {store.name!r} became complete for {patience:g} s; if its "
                     "generation was stopped, run generate again with the same arguments"
                 )
             time.sleep(poll_seconds)
             continue
-        source = StoreBlocks(request, take_snapshot(request, without=seen))
+        source = StoreBlocks(request, store, take_snapshot(store, partial=True, without=seen))
         if source.counts.sum():
             # what was seen stands for the number of the epoch, so that each part has an order of its own
             reading = plan_reading(request, source, len(seen))
@@ -105,10 +107,10 @@ def _followed(
         deadline = time.monotonic() + patience
 
 
-def _n_chunks(request: LoaderRequest) -> int:
-    record = request.store.find_record()
+def _n_chunks(store: Store) -> int:
+    record = store.find_record()
     return record.n_chunks if record is not None else 0
 
 
-def _complete(request: LoaderRequest) -> set[int]:
-    return request.store.complete_chunks() if request.store.find_record() is not None else set()
+def _complete(store: Store) -> set[int]:
+    return store.complete_chunks() if store.find_record() is not None else set()

@@ -10,7 +10,7 @@ from dasksim._core.checks import check_count, check_flag, check_seed
 from dasksim._core.failures import VALID
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.loaders._splits import Split, check_split
-from dasksim.store import Store
+from dasksim.store import DatasetReader, Store
 
 __all__ = ["VALID", "Augmentations", "LoaderRequest", "augmented"]
 
@@ -28,7 +28,7 @@ Augmentations: TypeAlias = (
 class LoaderRequest:
     """What all loaders have in common; :func:`~dasksim.loaders.batches` describes it."""
 
-    store: Store
+    sources: tuple[Store | DatasetReader, ...]
     batch_size: int
     variables: tuple[str, ...] | None
     shuffle: bool
@@ -79,7 +79,7 @@ class LoaderRequest:
                 "the same number of batches nor each sample once"
             )
         return cls(
-            Store.at(store),
+            _check_sources(store),
             check_count("batch_size", batch_size),
             _check_variables(variables),
             check_flag("shuffle", shuffle),
@@ -93,7 +93,7 @@ class LoaderRequest:
             check_count("buffer_bytes", buffer_bytes),
         )
 
-    def check_sizes(self, row_bytes: int, inner_rows: int, n_samples: int) -> None:
+    def check_sizes(self, row_bytes: int, block_rows: int, n_samples: int, kind: str) -> None:
         """Check sizes against those of the store.
 
         Raises
@@ -103,12 +103,12 @@ class LoaderRequest:
         """
         # three windows at a time, one that is given out and two that are read ahead, each of a batch at least; blocks
         # are not cut where windows end, which makes them larger
-        needed = 3 * (self.batch_size + 3 * inner_rows) * row_bytes
+        needed = 3 * (self.batch_size + 3 * block_rows) * row_bytes
         if needed > self.buffer_bytes:
             raise ArgumentError(
-                f"batches of {self.batch_size:,} samples of {row_bytes:,} bytes, out of inner chunks of {inner_rows:,} "
+                f"batches of {self.batch_size:,} samples of {row_bytes:,} bytes, out of {kind} of {block_rows:,} "
                 f"samples, do not fit into buffer_bytes={self.buffer_bytes:,}; give at least {needed:,}, fewer "
-                "variables or a smaller batch_size"
+                f"variables{', smaller chunks,' if kind == 'chunks' else ''} or a smaller batch_size"
             )
         world = self.shard[1]
         part = f" in split {self.split.name!r}" if self.split else ""
@@ -120,6 +120,14 @@ class LoaderRequest:
                 f"batch_size={self.batch_size:,} is more than the {n_samples // world:,} samples{part}{each}, so that "
                 "drop_last=True leaves none; give a smaller one"
             )
+
+
+def _check_sources(given: Any) -> tuple[Store | DatasetReader, ...]:
+    if isinstance(given, list | tuple):
+        if not given:
+            raise ArgumentError("a list of stores must have one at least; got []")
+        return tuple(source for each in given for source in _check_sources(each))
+    return (DatasetReader(given) if DatasetReader.can_read(given) else Store.at(given),)
 
 
 def _check_variables(variables: Any) -> tuple[str, ...] | None:

@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim.errors import ArgumentError
-from dasksim.loaders._blocks import Snapshot, StoreBlocks
-from dasksim.loaders._request import LoaderRequest
+from dasksim.loaders._blocks import Blocks
 
 __all__ = ["Rows"]
 
@@ -20,19 +19,18 @@ class Rows:
 
     Parameters
     ----------
-    request
-        What is wanted; batch size and order play no part.
-    snapshot
-        What there is of the store.
+    source
+        What is read.
+    buffer_bytes
+        How much is kept.
     """
 
-    def __init__(self, request: LoaderRequest, snapshot: Snapshot) -> None:
-        self._request = request
-        self._source = StoreBlocks(request, snapshot)
+    def __init__(self, source: Blocks, buffer_bytes: int) -> None:
+        self._source = source
         self._ends = np.cumsum(self._source.counts)
         self._blocks: OrderedDict[int, dict[str, Array]] = OrderedDict()
-        block_bytes = max(self._source.row_bytes * self._source.inner_rows, 1)
-        self._n_kept = max(request.buffer_bytes // block_bytes, 1)
+        block_bytes = max(self._source.row_bytes * self._source.block_rows, 1)
+        self._n_kept = max(buffer_bytes // block_bytes, 1)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -51,7 +49,7 @@ class Rows:
         if len(wanted) and not (wanted.min() >= 0 and wanted.max() < len(self)):
             raise ArgumentError(f"samples are numbered from 0 to {len(self) - 1}; got {wanted.min()} to {wanted.max()}")
         source = self._source
-        taken = {name: np.empty((len(wanted), *r.row_shape), r.dtype) for name, r in source.readers.items()}
+        taken = {name: np.empty((len(wanted), *r.row_shape), r.dtype) for name, r in source.forms.items()}
         positions = np.searchsorted(self._ends, wanted, side="right")
         # block by block, so that none is read twice, however its samples are spread
         for position in np.unique(positions):
@@ -75,9 +73,10 @@ class Rows:
 
     def _read(self, number: int) -> dict[str, Array]:
         source = self._source
-        chunk, inner = divmod(number, source.blocks_per_chunk)
+        chunk, inner = source.place(number)
         rows = source.rows(number)
-        found = {name: values[rows] for name, r in source.readers.items() for _, values in r.read(chunk, [inner])}
+        parts = source.parts(chunk, [inner])
+        found = {name: values[rows] for part in parts for _, read in part for name, values in read.items()}
         # afterwards, as the store may have been made anew while this was read
         source.check_unchanged()
         return found

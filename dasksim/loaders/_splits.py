@@ -36,11 +36,11 @@ class Split:
     lower: int
     upper: int
 
-    def rows(self, block: int, inner_rows: int) -> npt.NDArray[np.bool_] | bool:
-        """Return which samples of an inner chunk are in the split; one value if all or none are."""
+    def rows(self, block: int, first: int, stop: int) -> npt.NDArray[np.bool_] | bool:
+        """Return which samples of a block, from the first to the last, are in the split; one value if all or none."""
         if block >= _FINE_BLOCKS:
             return bool(self._holds(np.array([block], np.uint64))[0])
-        return self._holds(np.arange(block * inner_rows, (block + 1) * inner_rows, dtype=np.uint64))
+        return self._holds(np.arange(first, stop, dtype=np.uint64))
 
     def _holds(self, numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         # that it wraps around is what leaves the fractional part

@@ -13,11 +13,10 @@ import numpy.typing as npt
 
 from dasksim._core.memory import keep_freed_memory
 from dasksim.errors import StoreError
-from dasksim.loaders._blocks import StoreBlocks
+from dasksim.loaders._blocks import Blocks, Part
 from dasksim.loaders._order import Epoch, Piece, plan_epoch
 from dasksim.loaders._request import LoaderRequest
 from dasksim.loaders._stretch import Stretch, Terms
-from dasksim.store import ShardReader
 
 __all__ = ["Reading", "plan_reading"]
 
@@ -32,7 +31,7 @@ _REMOTE_THREADS = 16
 _WINDOW_BLOCKS = 64
 
 
-def plan_reading(request: LoaderRequest, source: StoreBlocks, number: int) -> "Reading":
+def plan_reading(request: LoaderRequest, source: Blocks, number: int) -> "Reading":
     """Return the batches of an epoch.
 
     Raises
@@ -40,12 +39,12 @@ def plan_reading(request: LoaderRequest, source: StoreBlocks, number: int) -> "R
     ArgumentError
         If a batch does not fit into the buffer, or ranks cannot have the same number of batches.
     """
-    request.check_sizes(source.row_bytes, source.inner_rows, int(source.counts.sum()))
+    request.check_sizes(source.row_bytes, source.block_rows, int(source.counts.sum()), source.kind)
     rank, world = request.shard
     # memory is shared by the window that is given out and those read ahead, which may each be larger by a block
-    rows = request.buffer_bytes // (1 + _N_AHEAD) // max(source.row_bytes, 1) - source.inner_rows
+    rows = request.buffer_bytes // (1 + _N_AHEAD) // max(source.row_bytes, 1) - source.block_rows
     if request.within is None:
-        rows = min(rows, max(_WINDOW_BLOCKS * source.inner_rows, request.batch_size))
+        rows = min(rows, max(_WINDOW_BLOCKS * source.block_rows, request.batch_size))
     terms = Terms(
         batch_size=request.batch_size,
         window_rows=rows,
@@ -64,23 +63,18 @@ def plan_reading(request: LoaderRequest, source: StoreBlocks, number: int) -> "R
     return Reading(source, plan_epoch(epochs, rank))
 
 
-def _counts(source: StoreBlocks, stretch: Stretch) -> Array:
+def _counts(source: Blocks, stretch: Stretch) -> Array:
     counts = np.zeros((stretch.n_windows, source.n_groups), np.int64)
     for window in range(stretch.n_windows):
         segments = stretch.segments(window)
         # without groups segments tell how many there are, and no block has to be looked at
-        if not len(source.groups):
+        if source.contexts is None:
             counts[window, 0] = sum(segment.stop - segment.start for segment in segments)
             continue
         for segment in segments:
             rows = source.rows(segment.block)[segment.start : segment.stop]
-            counts[window] += np.bincount(_groups(source, segment.block, rows), minlength=source.n_groups)
+            counts[window] += np.bincount(source.groups(segment.block, rows), minlength=source.n_groups)
     return counts
-
-
-def _groups(source: StoreBlocks, block: int, rows: Array) -> Array:
-    groups: Array = source.groups[(block * source.inner_rows + rows) // source.record.sub_batch_size]
-    return groups
 
 
 class Reading:
@@ -94,7 +88,7 @@ class Reading:
         Which samples are in which batch.
     """
 
-    def __init__(self, source: StoreBlocks, epoch: Epoch) -> None:
+    def __init__(self, source: Blocks, epoch: Epoch) -> None:
         self.epoch = epoch
         self._source = source
         self._windows: dict[int, Future[Window]] = {}
@@ -103,8 +97,7 @@ class Reading:
         self._capacity = int(epoch.counts.sum(1).max(initial=0))
         self._listed: tuple[int, list[list[Piece]]] = (0, [])
         self._ahead = ThreadPoolExecutor(_N_AHEAD, "dasksim-ahead")
-        is_far = not source.store.is_local
-        self._readers = ThreadPoolExecutor(_REMOTE_THREADS, "dasksim-read") if is_far else None
+        self._readers = ThreadPoolExecutor(_REMOTE_THREADS, "dasksim-read") if source.is_far else None
 
     def __len__(self) -> int:
         return self.epoch.n_batches
@@ -173,27 +166,29 @@ class Reading:
         return self._windows[number]
 
     def _memory(self) -> Window:
-        readers = self._source.readers
         with contextlib.suppress(IndexError):  # another thread may take the last one
             return self._free.pop()
-        return {name: np.empty((self._capacity, *reader.row_shape), reader.dtype) for name, reader in readers.items()}
+        forms = self._source.forms
+        return {name: np.empty((self._capacity, *form.row_shape), form.dtype) for name, form in forms.items()}
 
     def _load(self, number: int) -> Window:
         source, segments = self._source, self.epoch.stretch.segments(number)
         rows = [source.rows(segment.block)[segment.start : segment.stop] for segment in segments]
         groups = None
-        if len(source.groups):
-            groups = np.concatenate([_groups(source, s.block, r) for s, r in zip(segments, rows, strict=True)])
+        if source.contexts is not None:
+            groups = np.concatenate([source.groups(s.block, r) for s, r in zip(segments, rows, strict=True)])
         # samples are moved once, from where they were read to their places in the window
         places = self.epoch.places(number, groups)
         ends = list(itertools.accumulate(map(len, rows), initial=0))
         # by chunk, so that a shard is opened once, and its inner chunks that touch are read at once
-        chunks: dict[int, dict[int, tuple[Array, Any]]] = defaultdict(dict)
+        chunks: dict[Any, dict[int, tuple[Array, Any]]] = defaultdict(dict)
         for segment, own, start, stop in zip(segments, rows, ends, ends[1:], strict=False):
-            chunk, inner = divmod(segment.block, source.blocks_per_chunk)
+            chunk, inner = source.place(segment.block)
             chunks[chunk][inner] = own, slice(start, stop) if places is None else places[start:stop]
         window = self._memory()
-        parts = [(window[name], reader, *part) for name, reader in source.readers.items() for part in chunks.items()]
+        parts = [
+            (window, part, wanted) for chunk, wanted in chunks.items() for part in source.parts(chunk, sorted(wanted))
+        ]
         try:
             for _ in (map if self._readers is None else self._readers.map)(_fill, *zip(*parts, strict=True)):
                 pass
@@ -205,13 +200,14 @@ class Reading:
         return window
 
 
-def _fill(array: Array, reader: ShardReader, chunk: int, wanted: dict[int, tuple[Array, Any]]) -> None:
-    items = _as_items(array)
-    for inner, values in reader.read(chunk, sorted(wanted)):
+def _fill(window: Window, part: Part, wanted: dict[int, tuple[Array, Any]]) -> None:
+    for inner, read in part:
         rows, places = wanted[inner]
-        # items are views of whole rows, so that values must lie in order and have the dtype of the window
-        source = _as_items(np.ascontiguousarray(values, array.dtype))
-        items[places] = source if len(rows) == len(source) else source[rows]
+        for name, values in read.items():
+            items = _as_items(window[name])
+            # items are views of whole rows, so that values must lie in order and have the dtype of the window
+            source = _as_items(np.ascontiguousarray(values, window[name].dtype))
+            items[places] = source if len(rows) == len(source) else source[rows]
 
 
 # Rows of so few bytes are moved as one item each, several times faster than as rows of numbers.

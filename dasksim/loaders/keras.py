@@ -15,7 +15,7 @@ from dasksim.loaders._request import Augmentations, augmented
 from dasksim.loaders._rows import Rows
 from dasksim.loaders._shared import SharedIntegers
 from dasksim.loaders._windows import Reading
-from dasksim.store import StoreLike
+from dasksim.store import SamplesLike
 
 __all__ = ["StoreDataset"]
 
@@ -46,7 +46,7 @@ class StoreDataset(keras.utils.PyDataset):
 
     def __init__(
         self,
-        store: StoreLike,
+        store: SamplesLike,
         batch_size: int,
         adapter: Callable[[Batch], Any] | None = None,
         *,
@@ -128,7 +128,7 @@ class StoreDataset(keras.utils.PyDataset):
         """
         with self._own_lock():
             if self._rows is None:
-                self._rows = Rows(self._batches.request, self._batches.source().snapshot)
+                self._rows = Rows(self._batches.source(), self._batches.request.buffer_bytes)
             batch = self._rows.take(np.asarray(indices))
         return self._finished(batch)
 

@@ -13,7 +13,7 @@ from dasksim.loaders._batches import batches
 from dasksim.loaders._request import Augmentations, augmented
 from dasksim.loaders._rows import Rows
 from dasksim.loaders._shared import SharedIntegers
-from dasksim.store import StoreLike
+from dasksim.store import SamplesLike
 
 __all__ = ["StoreBatches", "StoreSamples"]
 
@@ -48,7 +48,7 @@ class StoreBatches(IterableDataset):
 
     def __init__(
         self,
-        store: StoreLike,
+        store: SamplesLike,
         batch_size: int,
         *,
         augmentations: Augmentations | None = None,
@@ -141,7 +141,7 @@ class StoreSamples(Dataset):
 
     def __init__(
         self,
-        store: StoreLike,
+        store: SamplesLike,
         *,
         augmentations: Augmentations | None = None,
         dtype: "torch.dtype | None" = None,
@@ -170,7 +170,7 @@ class StoreSamples(Dataset):
     def __getitems__(self, numbers: Sequence[int]) -> list[Tensors]:
         """Return several samples, as a ``DataLoader`` asks for them."""
         if self._rows is None:
-            self._rows = Rows(self._batches.request, self._batches.source().snapshot)
+            self._rows = Rows(self._batches.source(), self._batches.request.buffer_bytes)
         batch = augmented(self._rows.take(numbers), self._augmentations)
         tensors = {name: _tensor(values, self._dtype) for name, values in batch.items()}
         return [{name: tensor[i] for name, tensor in tensors.items()} for i in range(len(numbers))]

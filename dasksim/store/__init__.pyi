@@ -3,6 +3,8 @@ from ._entries import Derivation, StoredVariable
 from ._layout import StoreLayout
 from ._locate import StoreLike
 from ._record import Record
+from ._rounds import check_alike
+from ._samples import DatasetReader, SamplesLike, mask_of, open_samples
 from ._shards import ShardReader
 from ._status import Status, status
 from ._store import Store
@@ -11,8 +13,10 @@ from ._write import ChunkWriter
 
 __all__ = [
     "ChunkWriter",
+    "DatasetReader",
     "Derivation",
     "Record",
+    "SamplesLike",
     "ShardReader",
     "Status",
     "Store",
@@ -20,6 +24,9 @@ __all__ = [
     "StoreLike",
     "StoredRows",
     "StoredVariable",
+    "check_alike",
+    "mask_of",
     "open_dataset",
+    "open_samples",
     "status",
 ]

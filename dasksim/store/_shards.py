@@ -75,8 +75,8 @@ class ShardReader:
                 first = (chunk * self._n_inner + inner) * self.inner_rows
                 yield inner, values[: self._n_rows - first]
 
-    def rows(self, start: int, stop: int) -> Array:
-        """Return some samples.
+    def rows(self, start: int, stop: int, chunks: Sequence[int] | None = None) -> Array:
+        """Return some samples, counted through all chunks or through some.
 
         Raises
         ------
@@ -84,8 +84,8 @@ class ShardReader:
             If a chunk cannot be read, or differs from its checksum.
         """
         found = np.empty((stop - start, *self.row_shape), self.dtype)
-        for chunk in range(start // self.chunk_rows, -(-stop // self.chunk_rows)):
-            before = chunk * self.chunk_rows
+        for place in range(start // self.chunk_rows, -(-stop // self.chunk_rows)):
+            chunk, before = place if chunks is None else chunks[place], place * self.chunk_rows
             last = min(stop - before, self.chunk_rows) - 1
             inners = range(max(start - before, 0) // self.inner_rows, last // self.inner_rows + 1)
             for inner, values in self.read(chunk, inners):

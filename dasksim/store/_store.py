@@ -27,6 +27,7 @@ from dasksim.store._metadata import check_arrays, forget_metadata, restore_deriv
 from dasksim.store._receipts import Receipts, open_receipts
 from dasksim.store._record import Record
 from dasksim.store._root import create_root, finish_store, remove_store, replace_root
+from dasksim.store._samples import is_group_of_others
 from dasksim.store._shards import ShardReader
 from dasksim.store._status import Status, columns_of, status
 from dasksim.store._stored_rows import StoredRows
@@ -101,6 +102,10 @@ class Store:
     def record(self) -> Record:
         """Return what it says of itself; raise a StoreError if there is no store."""
         return present_record(self.location)
+
+    def is_group_of_others(self) -> bool:
+        """Whether it is a Zarr group that was not made by dasksim; raise a StoreError if it is neither."""
+        return is_group_of_others(self.location)
 
     def is_being_removed(self) -> bool:
         """Whether a part of what it says of itself is gone."""

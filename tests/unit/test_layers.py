@@ -26,6 +26,7 @@ LAZY = {
     ("_create.py", "xarray"),
     ("_metadata.py", "xarray"),
     ("report.py", "jinja2"),
+    ("_samples.py", "dask"),
     ("_pictures.py", "markupsafe"),
     ("_pictures.py", "matplotlib"),
     ("drawing.py", "graphviz"),

@@ -157,7 +157,9 @@ def test_splits_are_disjoint_and_cover_all(n_before: int, n_after: int, weights:
     fractions = {f"part{i}": weight / sum(weights) for i, weight in enumerate(weights)}
     splits = [check_split((name, fractions)) for name in fractions]
     for block in (n_before, n_before + n_after):
-        rows = np.array([np.broadcast_to(split.rows(block, 32), 32) for split in splits if split])
+        rows = np.array(
+            [np.broadcast_to(split.rows(block, 32 * block, 32 * block + 32), 32) for split in splits if split]
+        )
         assert np.all(rows.sum(0) == 1)
 
 
@@ -167,7 +169,10 @@ def test_fractions_hold_to_within_a_block(n_blocks: int) -> None:
     for name, fraction in fractions.items():
         split = check_split((name, fractions))
         assert split
-        n_rows = sum(int(np.broadcast_to(split.rows(block, 1024), 1024).sum()) for block in range(n_blocks))
+        n_rows = sum(
+            int(np.broadcast_to(split.rows(block, 1024 * block, 1024 * (block + 1)), 1024).sum())
+            for block in range(n_blocks)
+        )
         assert abs(n_rows - fraction * n_blocks * 1024) < (4 if n_blocks <= 64 else 3 * 1024)
 
 
@@ -176,7 +181,7 @@ def test_late_blocks_belong_to_one_split_so_that_each_is_read_once() -> None:
     for name in fractions:
         split = check_split((name, fractions))
         assert split
-        n_kinds = [len(np.unique(split.rows(block, 32))) for block in (0, 63, 64, 65)]
+        n_kinds = [len(np.unique(split.rows(block, 32 * block, 32 * block + 32))) for block in (0, 63, 64, 65)]
         assert n_kinds == [2, 2, 1, 1]
 
 
