@@ -32,10 +32,11 @@ class _Lines:
     def update(self, n: int) -> None:
         """Count samples."""
         self._n += n
-        now = time.monotonic()
-        if now - self._written < _LINE_SECONDS:
-            return
-        self._written = now
+        if time.monotonic() - self._written >= _LINE_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        now = self._written = time.monotonic()
         line = tqdm.format_meter(
             self._n,
             self._total,
@@ -53,7 +54,8 @@ class _Lines:
         self._postfix = f"accepted={accepted}"
 
     def close(self) -> None:
-        """Write nothing more: what follows says how it ended."""
+        """Write the last line."""
+        self._write()
 
 
 class Progress:

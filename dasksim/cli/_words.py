@@ -10,7 +10,7 @@ __all__ = ["assignment", "count", "in_options", "part"]
 _FACTORS = {"k": 10**3, "m": 10**6, "g": 10**9, "": 1}
 
 # Arguments of Python's that have another name here; the others differ by dashes alone.
-_OPTIONS = {"n_samples": "-n", "dtypes": "--dtype", "conditions": "--set", "is_batched": "--batched"}
+_OPTIONS = {"dtypes": "--dtype", "conditions": "--set", "is_batched": "--batched"}
 _FLAGS = ("overwrite", "repair", "allow_changed", "dry_run", "is_batched")
 _VALUES = ("on_error", "on_nonfinite", "scheduler", "audit", "device", "dtypes", "timeout", "part")
 _SIZES = ("sub_batch_size", "chunk_size", "n_samples", "seed", "retries", "resimulate")
@@ -74,7 +74,10 @@ def in_options(message: str) -> str:
         message = re.sub(rf"\b{name}=True\b", _option(name), message)
     for name in (*_VALUES, *_SIZES):
         message = re.sub(rf"\b{name}='?([\w./:]+)'?", rf"{_option(name)} \1", message)
+    for name in ("on_error", "on_nonfinite", "allow_changed", "sub_batch_size", "chunk_size", "n_samples"):
+        message = re.sub(rf"\b{name}\b", _option(name), message)
     commands = "|".join(_COMMANDS)
+    message = re.sub(rf"\bdasksim\.({commands})\b", r"dasksim \1", message)
     message = re.sub(rf"(?<![\w.])({commands})\(\.\.\., ([^()]*)\)", r"dasksim \1 ... \2", message)
     return re.sub(rf"\brun ({commands}) again\b", r"run dasksim \1 again", message)
 

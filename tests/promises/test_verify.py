@@ -402,7 +402,7 @@ def test_command_line_verifies_and_repairs(tmp_path: Path, capfd: pytest.Capture
     assert run("verify", str(path))[0] == 0
     cut(receipt_files(path)[0], 0)
     code, text = run("status", str(path))
-    assert (code, "Traceback" in text, "dasksim.verify" in text) == (2, False, True)
+    assert (code, "Traceback" in text, "dasksim verify" in text) == (2, False, True)
     assert run("verify", str(tmp_path / "none.zarr"))[0] == 2
 
 

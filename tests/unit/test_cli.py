@@ -126,7 +126,7 @@ def test_generate_goes_on_with_a_store_and_overwrites_on_demand(
     assert generate("two_moons", "s.zarr") == OK
     assert generate("two_moons", "s.zarr") == OK
     assert main(["generate", "two_moons", "s.zarr", "-n", "80"]) == FAILED
-    assert "n_samples: 40 in the store, 80 asked for" in capsys.readouterr().err
+    assert "--n-samples: 40 in the store, 80 asked for" in capsys.readouterr().err
     assert main(["generate", "two_moons", "s.zarr", "-n", "80", "--overwrite", "--no-progress"]) == OK
     assert dasksim.status("s.zarr").n_samples == 80
 
@@ -170,7 +170,7 @@ def test_a_bad_target_is_explained_on_stderr(
         (["--chunk-size", "12"], "--chunk-size 12 is not a multiple of --sub-batch-size 8; use 8 or 16, or leave"),
         (["--dtype", "flaot32"], "dtypes must hold NumPy dtypes; got 'flaot32'"),
         (["--scheduler", "thread"], "scheduler must be one of 'synchronous', 'threads', 'processes', a Client or an"),
-        (["-n", "0"], "n_samples must be >= 1; got 0"),
+        (["-n", "0"], "--n-samples must be >= 1; got 0"),
     ],
 )
 def test_a_bad_option_is_explained_on_stderr(
@@ -406,7 +406,8 @@ def test_progress_is_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixt
     assert re.match(r"60.* of 100.* samples \(60%\), .*accepted=0.8", lines[-1])
     with Progress(100, 0, True) as progress:
         progress.advance(1, 100, 100, 100)
-    assert capsys.readouterr().err == ""
+        assert capsys.readouterr().err == ""
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 # Files
