@@ -48,7 +48,9 @@ def draw_strip(chunks: Array, values: Array, n_chunks: int) -> Any:
     run = -(-n_chunks // _MOST_RUNS)
     n_runs = -(-n_chunks // run)
     sums, counts = (np.bincount(chunks // run, weights, n_runs) for weights in (values, None))
-    return _bars(sums / np.maximum(counts, 1), "strip")
+    means = sums / np.maximum(counts, 1)
+    # a chunk that is there is seen, however little it took beside others
+    return _bars(np.where(counts > 0, np.maximum(means, means.max() / 50), 0.0), "strip")
 
 
 def ticks_below(n_samples: int, n_chunks: int, chunk_size: int) -> list[tuple[str, float]]:

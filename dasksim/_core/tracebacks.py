@@ -14,7 +14,7 @@ __all__ = ["MOST_SHOWN", "Frame", "chain", "frames_of", "rebuilt", "shorten", "s
 FULL = "DASKSIM_FULL_TRACEBACK"
 
 # Packages whose frames lead to a user's function, and say nothing of it; models are functions as users write them.
-_INTERNAL = ("dasksim", "dask", "xarray", "distributed", "loky", "concurrent.futures", "contextlib")
+_INTERNAL = ("dasksim", "dask", "xarray", "distributed", "loky", "concurrent.futures", "contextlib", "importlib")
 _MODELS = "dasksim.models"
 
 #: Frames of one exception that are shown, of those that have travelled and by the command line.

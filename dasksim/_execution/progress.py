@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from types import TracebackType
 from typing import Any
 
@@ -9,10 +10,52 @@ from tqdm.auto import tqdm
 
 __all__ = ["Progress", "is_shown"]
 
+# Between two lines of progress where there is no terminal.
+_LINE_SECONDS = 30.0
+
 
 def is_shown(asked: bool | None) -> bool:
     """Whether to show progress: as asked or, by default, where standard error is a terminal or a notebook."""
     return (sys.stderr.isatty() or "ipykernel" in sys.modules) if asked is None else asked
+
+
+class _Lines:
+    """Writes a line every half minute, for logs, in which a bar would be one line without an end."""
+
+    _FORMAT = "{n_fmt} of {total_fmt} samples ({percentage:.0f}%), {rate_fmt}, {remaining} left{postfix}"
+
+    def __init__(self, total: int, initial: int) -> None:
+        self._total, self._initial, self._n = total, initial, initial
+        self._postfix = ""
+        self._start = self._written = time.monotonic()
+
+    def update(self, n: int) -> None:
+        """Count samples."""
+        self._n += n
+        if time.monotonic() - self._written >= _LINE_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        now = self._written = time.monotonic()
+        line = tqdm.format_meter(
+            self._n,
+            self._total,
+            now - self._start,
+            unit=" samples",
+            unit_scale=True,
+            bar_format=self._FORMAT,
+            postfix=self._postfix,
+            initial=self._initial,
+        )
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+    def set_postfix(self, *, accepted: str, refresh: bool) -> None:
+        """Say which part of the proposals is accepted."""
+        self._postfix = f"accepted={accepted}"
+
+    def close(self) -> None:
+        """Write the last line."""
+        self._write()
 
 
 class Progress:
@@ -34,8 +77,11 @@ class Progress:
         self._begun: dict[int, int] = {}
         self._complete: set[int] = set()
         self._lock = threading.Lock()
-        self._bar: Any = tqdm(
-            total=n_samples, initial=n_done, unit=" samples", unit_scale=True, disable=not is_shown(shown)
+        is_line_by_line = bool(shown) and not is_shown(None)
+        self._bar: Any = (
+            _Lines(n_samples, n_done)
+            if is_line_by_line
+            else tqdm(total=n_samples, initial=n_done, unit=" samples", unit_scale=True, disable=not is_shown(shown))
         )
 
     def __enter__(self) -> "Progress":

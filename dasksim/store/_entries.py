@@ -151,11 +151,7 @@ class Told:
 
     def _differences(self, wanted: "Told", names: Iterable[str]) -> list[str]:
         old, new = self.document, wanted.document
-        return [
-            f"{name}: {old.get(name)!r} in the store, {new[name]!r} asked for"
-            for name in names
-            if old.get(name) != new[name]
-        ]
+        return [line for name in names for line in _value_differences(name, old.get(name), new[name])]
 
     def _with(self, **changes: Any) -> Self:
         return type(self)({**self.document, **changes})
@@ -216,6 +212,22 @@ class Derivation(Told):
     def differences(self, wanted: "Derivation") -> list[str]:
         """Return what a call asks for otherwise, stages apart; see :meth:`stage_differences`."""
         return self._differences(wanted, _OF_DERIVATION)
+
+
+def _value_differences(name: str, old: Any, new: Any) -> list[str]:
+    """Return which values differ: of mappings the entries that do, each with both."""
+    if old == new:
+        return []
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return [f"{name}: {old!r} in the store, {new!r} asked for"]
+    differences = []
+    for key in {**old, **new}:
+        if key not in old or key not in new:
+            where = "asked for, and not in the store" if key in new else "in the store, and not asked for"
+            differences.append(f"{name}: {key!r} is {where}")
+        else:
+            differences += _value_differences(f"{name}: {key!r}", old[key], new[key])
+    return differences
 
 
 def _setting_differences(stage: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

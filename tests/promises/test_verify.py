@@ -396,13 +396,13 @@ def test_command_line_verifies_and_repairs(tmp_path: Path, capfd: pytest.Capture
     code, text = run("status", str(path))
     assert (code, "damaged  chunk 1: 'theta' has a shard of" in text) == (3, True)
     code, text = run("generate", target, str(path), *sizes)
-    assert (code, "chunk 1: 'theta' has a shard of" in text, "repair=True" in text) == (2, True, True)
+    assert (code, "chunk 1: 'theta' has a shard of" in text, "--repair" in text) == (2, True, True)
     assert run("verify", str(path))[0] == 3
     assert run("generate", target, str(path), *sizes, "--repair")[0] == 0
     assert run("verify", str(path))[0] == 0
     cut(receipt_files(path)[0], 0)
     code, text = run("status", str(path))
-    assert (code, "Traceback" in text, "dasksim.verify" in text) == (2, False, True)
+    assert (code, "Traceback" in text, "dasksim verify" in text) == (2, False, True)
     assert run("verify", str(tmp_path / "none.zarr"))[0] == 2
 
 

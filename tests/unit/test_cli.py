@@ -1,6 +1,8 @@
 """The command line: what it does, what it prints where, and its exit codes."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,7 +19,9 @@ from processes import ended, run_python
 from variants import quick
 
 import dasksim
-from dasksim.cli import FAILED, INCOMPLETE, INTERRUPTED, OK, main
+from dasksim._execution.progress import Progress
+from dasksim.cli import FAILED, INCOMPLETE, INTERRUPTED, OK, RAISED, main
+from dasksim.cli._words import count
 
 MODEL = """
     def prior(rng):
@@ -121,7 +126,7 @@ def test_generate_goes_on_with_a_store_and_overwrites_on_demand(
     assert generate("two_moons", "s.zarr") == OK
     assert generate("two_moons", "s.zarr") == OK
     assert main(["generate", "two_moons", "s.zarr", "-n", "80"]) == FAILED
-    assert "n_samples: 40 in the store, 80 asked for" in capsys.readouterr().err
+    assert "--n-samples: 40 in the store, 80 asked for" in capsys.readouterr().err
     assert main(["generate", "two_moons", "s.zarr", "-n", "80", "--overwrite", "--no-progress"]) == OK
     assert dasksim.status("s.zarr").n_samples == 80
 
@@ -133,7 +138,6 @@ def test_generate_goes_on_with_a_store_and_overwrites_on_demand(
             "two_moon",
             "target 'two_moon' is no model, and no package.module:object or file.py:object; did you mean 'two_moons'?",
         ),
-        ("simulator_file.py", "target 'simulator_file.py' is no model, and no package.module:object or file.py:object"),
         ("simulator_file.py:", "target 'simulator_file.py:' is no model"),
         (":model", "target ':model' is no model"),
         ("simulator_file.py:modle", "'simulator_file.py' has no 'modle'; did you mean 'model'?"),
@@ -163,10 +167,10 @@ def test_a_bad_target_is_explained_on_stderr(
     ("options", "message"),
     [
         (["--seed", "-1"], "seed must be >= 0; got -1"),
-        (["--chunk-size", "12"], "chunk_size=12 is not a multiple of sub_batch_size=8; use 8 or 16, or leave"),
+        (["--chunk-size", "12"], "--chunk-size 12 is not a multiple of --sub-batch-size 8; use 8 or 16, or leave"),
         (["--dtype", "flaot32"], "dtypes must hold NumPy dtypes; got 'flaot32'"),
         (["--scheduler", "thread"], "scheduler must be one of 'synchronous', 'threads', 'processes', a Client or an"),
-        (["-n", "0"], "n_samples must be >= 1; got 0"),
+        (["-n", "0"], "--n-samples must be >= 1; got 0"),
     ],
 )
 def test_a_bad_option_is_explained_on_stderr(
@@ -204,7 +208,7 @@ def test_status_tells_complete_from_incomplete_by_its_exit_code(
     (folder / "s.zarr" / "_dasksim" / "receipts" / "c.1.0").unlink()
     assert main(["status", "s.zarr"]) == INCOMPLETE
     printed = capsys.readouterr().out
-    assert "s.zarr: incomplete; run generate again with the same arguments to finish it" in printed
+    assert "s.zarr: incomplete; run dasksim generate again with the same arguments to finish it" in printed
     assert "samples  32 of 40" in printed
 
 
@@ -279,8 +283,8 @@ def test_ctrl_c_keeps_what_is_complete_and_the_same_call_goes_on(
     stopped = dasksim.status(tmp_path / "s.zarr")
 
     assert process.returncode == INTERRUPTED, message
-    assert message.startswith("dasksim: interrupted\n")
-    assert f"{stopped.n_complete} chunks are complete and kept; run generate again with the same arguments" in message
+    assert "dasksim: interrupted\n" in message
+    assert f"{stopped.n_complete} chunks are complete and kept; run dasksim generate again with the same" in message
     assert "Traceback" not in message
     assert 0 < stopped.n_complete < stopped.n_chunks == 20
 
@@ -333,3 +337,120 @@ def test_scripts_without_a_main_guard_can_use_processes(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert done.stdout == "started\n"
+
+
+# Numbers, conditions and options
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1000", 1000), ("1_000", 1000), ("1,000", 1000), ("1e6", 10**6), ("10k", 10_000), ("2.5M", 2_500_000)],
+)
+def test_numbers_are_written_as_people_do(text: str, number: int) -> None:
+    assert count(text) == number
+    assert count(str(2**100)) == 2**100
+
+
+@pytest.mark.parametrize("text", ["", "k", "1.5", "1e-3", "ten", "1 000 x", "0x10"])
+def test_what_is_no_whole_number_is_refused(text: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", "simulator_file.py", "s.zarr", "-n", text])
+    assert f"must be a whole number, such as 1000, 1e6 or 10k; got {text!r}" in capsys.readouterr().err
+
+
+def test_conditions_and_options_of_models(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate("simulator_file.py", "s.zarr", "--set", "theta=2.5", "-q") == OK
+    assert (dasksim.open_dataset("s.zarr").theta == 2.5).all()
+    assert capsys.readouterr() == ("", "")
+    assert main(["extend", "simulator_file.py", "s.zarr", "-n", "80", "--set", "theta=2.5", "--quiet"]) == OK
+    assert main(["verify", "s.zarr", "--target", "simulator_file.py", "--set", "theta=2.5", "--resimulate", "1"]) == OK
+    assert main(["replay", "simulator_file.py", "s.zarr", "7", "--set", "theta=2.5"]) == OK
+    assert generate("lotka_volterra", "lv.zarr", "--option", "subsample=5", "--option", "flatten=False") == OK
+    assert dasksim.open_dataset("lv.zarr").sizes["time"] == 5
+    capsys.readouterr()
+    assert generate("simulator_file.py:simulator", "t.zarr", "--option", "a=1") == FAILED
+    assert "--option is for models and functions that make a simulator" in capsys.readouterr().err
+    assert generate("simulator_file.py", "t.zarr", "--set", "tehta=1") == FAILED
+    assert "did you mean 'theta'?" in capsys.readouterr().err
+
+
+# What is printed for programs
+
+
+def test_json_has_what_the_text_has(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate("simulator_file.py", "s.zarr", "-q") == OK
+    assert main(["status", "s.zarr", "--json"]) == OK
+    status = json.loads(capsys.readouterr().out)
+    assert (status["n_samples"], status["is_complete"], status["seed"]) == (40, True, 1)
+    assert main(["verify", "s.zarr", "--json"]) == OK
+    assert json.loads(capsys.readouterr().out)["is_good"] is True
+    assert main(["check", "simulator_file.py", "-n", "64", "--json"]) == OK
+    assert json.loads(capsys.readouterr().out)["is_good"] is True
+    assert main(["models", "--json"]) == OK
+    assert list(json.loads(capsys.readouterr().out)) == list(dasksim.models.MODELS)
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(folder: Path) -> None:
+    assert generate("simulator_file.py", "s.zarr", "-q") == OK
+    command = f"{sys.executable} -W error -m dasksim status s.zarr | true; echo ${{PIPESTATUS[0]}}"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60)
+    assert (found.stdout, found.stderr) == ("0\n", "")
+
+
+def test_progress_is_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with mock.patch("dasksim._execution.progress._LINE_SECONDS", 0.0), Progress(100, 20, True) as progress:
+        progress.tell(1, 30)
+        progress.advance(1, 40, 50, 40)
+    lines = capsys.readouterr().err.splitlines()
+    assert any(re.match(r"50.* of 100.* samples \(50%\), .* left$", line) for line in lines)
+    assert re.match(r"60.* of 100.* samples \(60%\), .*accepted=0.8", lines[-1])
+    with Progress(100, 0, True) as progress:
+        progress.advance(1, 100, 100, 100)
+        assert capsys.readouterr().err == ""
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+# Files
+
+
+def test_a_file_lists_its_simulators(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make = 'make = __import__("dasksim").make_simulator\n'
+    Path("simulator_two.py").write_text(make + "f = lambda rng: {'x': rng.normal()}\none, two = make(f), make(f)\n")
+    Path("simulator_none.py").write_text("x = 3\n")
+    assert generate("simulator_two.py", "s.zarr") == FAILED
+    assert "has 2 simulators: simulator_two.py:one, simulator_two.py:two" in capsys.readouterr().err
+    assert generate("simulator_two.py:on", "s.zarr") == FAILED
+    assert "did you mean 'one'?" in capsys.readouterr().err
+    assert generate("simulator_none.py", "s.zarr") == FAILED
+    assert "'simulator_none.py' has no simulator; make one with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "last", "n_frames"), [("x = (\n", "SyntaxError: '(' was never closed", 1), ("x = y\n", "NameError:", 1)]
+)
+def test_a_broken_file_shows_itself_alone(
+    text: str, last: str, n_frames: int, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("simulator_broken.py").write_text(text)
+    assert generate("simulator_broken.py", "s.zarr") == RAISED
+    message = capsys.readouterr().err
+    assert last in message
+    assert message.count("File ") == n_frames
+    assert "simulator_broken.py" in message
+
+
+def test_messages_speak_of_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate("simulator_file.py", "s.zarr", "-q") == OK
+    assert generate("simulator_file.py", "s.zarr", "--seed", "2") == FAILED
+    message = capsys.readouterr().err
+    assert "--overwrite" in message
+    assert "overwrite=True" not in message
+
+
+def test_help_has_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("check", "generate", "extend", "derive", "status", "verify", "replay", "report", "models"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        assert f"dasksim {command}" in text.partition("example")[2]
+        assert "exit codes:" in text

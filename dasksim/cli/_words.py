@@ -1,0 +1,86 @@
+"""What is typed at a command line, and what is said there: numbers as people write them, options for arguments."""
+
+import argparse
+import ast
+import re
+from typing import Any
+
+__all__ = ["assignment", "count", "in_options", "part"]
+
+_FACTORS = {"k": 10**3, "m": 10**6, "g": 10**9, "": 1}
+
+# Arguments of Python's that have another name here; the others differ by dashes alone.
+_OPTIONS = {"dtypes": "--dtype", "conditions": "--set", "is_batched": "--batched"}
+_FLAGS = ("overwrite", "repair", "allow_changed", "dry_run", "is_batched")
+_VALUES = ("on_error", "on_nonfinite", "scheduler", "audit", "device", "dtypes", "timeout", "part")
+_SIZES = ("sub_batch_size", "chunk_size", "n_samples", "seed", "retries", "resimulate")
+_COMMANDS = ("generate", "extend", "derive", "verify", "replay", "check", "status", "report")
+
+
+def count(text: str) -> int:
+    """Return a whole number, as in ``1000``, ``1_000``, ``1,000``, ``1e6``, ``10k`` or ``2.5M``.
+
+    Examples
+    --------
+    >>> [count(text) for text in ("1000", "1,000", "1e6", "10k", "2.5M")]
+    [1000, 1000, 1000000, 10000, 2500000]
+    """
+    found = re.fullmatch(r"([+-]?\d[\d_,]*(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([kKmMgG]?)", text.strip())
+    if found:
+        digits = found[1].replace(",", "").replace("_", "")
+        # whole numbers exactly: a seed may be longer than a float holds
+        number = int(digits) if digits.lstrip("+-").isdigit() else float(digits)
+        number *= _FACTORS[found[2].lower()]
+        if number == int(number):
+            return int(number)
+    raise argparse.ArgumentTypeError(f"must be a whole number, such as 1000, 1e6 or 10k; got {text!r}")
+
+
+def part(text: str) -> tuple[int, int]:
+    """Return the share and the number of shares of ``i/m``."""
+    i, _, m = text.partition("/")
+    try:
+        return int(i), int(m)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be i/m, such as 0/4; got {text!r}") from None
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """Return the name and the value of ``name=value``; a value that is no literal of Python is text.
+
+    Examples
+    --------
+    >>> assignment("theta=0.5"), assignment("variant=sbibm"), assignment("theta=[1, 2]")
+    (('theta', 0.5), ('variant', 'sbibm'), ('theta', [1, 2]))
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip().isidentifier():
+        raise argparse.ArgumentTypeError(f"must be name=value, such as theta=0.5; got {text!r}")
+    try:
+        return name.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return name.strip(), value.strip()
+
+
+def in_options(message: str) -> str:
+    """Return a message of Python's in the words of the command line.
+
+    Examples
+    --------
+    >>> in_options("overwrite=True removes it; run generate(..., repair=True), or give on_error='mask'")
+    '--overwrite removes it; run dasksim generate ... --repair, or give --on-error mask'
+    """
+    for name in _FLAGS:
+        message = re.sub(rf"\b{name}=True\b", _option(name), message)
+    for name in (*_VALUES, *_SIZES):
+        message = re.sub(rf"\b{name}='?([\w./:]+)'?", rf"{_option(name)} \1", message)
+    for name in ("on_error", "on_nonfinite", "allow_changed", "sub_batch_size", "chunk_size", "n_samples"):
+        message = re.sub(rf"\b{name}\b", _option(name), message)
+    commands = "|".join(_COMMANDS)
+    message = re.sub(rf"\bdasksim\.({commands})\b", r"dasksim \1", message)
+    message = re.sub(rf"(?<![\w.])({commands})\(\.\.\., ([^()]*)\)", r"dasksim \1 ... \2", message)
+    return re.sub(rf"\brun ({commands}) again\b", r"run dasksim \1 again", message)
+
+
+def _option(name: str) -> str:
+    return _OPTIONS.get(name, f"--{name.replace('_', '-')}")
