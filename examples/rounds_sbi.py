@@ -42,7 +42,7 @@ print("posterior sd  ", draws.std(0).round(3), "exact", np.array([NOISE, NOISE])
 
 # All rounds as one dataset, and as one source of batches
 
-rounds = dasksim.open_dataset(stores)
+rounds = dasksim.open_dataset(stores).compute()
 print(rounds.theta.groupby("round").std().values.round(2).tolist())
 batch = next(iter(dasksim.loaders.batches(stores, 256, seed=1)))
 print({name: values.shape for name, values in batch.items()})

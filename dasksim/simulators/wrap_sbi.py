@@ -2,7 +2,6 @@
 
 import functools
 import math
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,8 +34,8 @@ def from_sbi(prior: Any, simulator: Callable[..., Any]) -> Simulator:
         are independent and give one column each, or more.
     simulator
         A function of ``theta`` that returns ``x``, tensors or arrays: of many rows at once, or of one. Which it is
-        shows when it is called with two and with three rows, as sbi finds it out. It is given NumPy arrays if the prior
-        draws such and PyTorch is not imported, else tensors.
+        shows when it is called with two and with three rows, as sbi finds it out. It is given what the prior draws,
+        tensors or NumPy arrays; of several, tensors if one draws such.
 
     Returns
     -------
@@ -65,29 +64,31 @@ def from_sbi(prior: Any, simulator: Callable[..., Any]) -> Simulator:
         raise ArgumentTypeError(f"simulator must be callable; got {simulator!r}")
     # partials, since the search for generators looks into them
     trial = LambdaSimulator(functools.partial(_takes_rows, prior, simulator))
-    is_batched = bool(trial.sample(1, seed=0, device="cpu").compute(scheduler="synchronous").is_batched.values[0])
+    found = trial.sample(1, seed=0, device="cpu").compute(scheduler="synchronous")
+    is_batched, is_torch = bool(found.is_batched.values[0]), bool(found.is_torch.values[0])
+    stage = functools.partial(_simulator if is_batched else _row, simulator, is_torch)
     stages = {
         "prior": LambdaSimulator(functools.partial(_prior, prior), is_batched=True),
-        "simulator": LambdaSimulator(
-            functools.partial(_simulator if is_batched else _row, simulator), is_batched=is_batched
-        ),
+        "simulator": LambdaSimulator(stage, is_batched=is_batched),
     }
     return SequentialSimulator(stages)
 
 
 def _takes_rows(prior: Any, simulator: Callable[..., Any], seed: int) -> dict[str, bool]:
-    """Find out whether a simulator takes many rows at once."""
+    """Find out whether a simulator takes many rows at once, and whether they are tensors."""
     with torch_seeded(seed):
+        members = prior if isinstance(prior, Sequence) else [prior]
+        is_torch = any(hasattr(one, "sample") and hasattr(one.sample((1,)), "detach") for one in members)
         for n in (2, 3):
             drawn = draws_of(prior, n)
             theta = drawn.reshape(len(drawn), -1).astype(np.float32)
             try:
-                shape = np.shape(on_host(simulator(_given(theta))))
+                shape = np.shape(on_host(simulator(_given(theta, is_torch))))
             except Exception:  # noqa: BLE001  # of whatever kind: it is called row by row then, and says so again
-                return {"is_batched": False}
+                return {"is_batched": False, "is_torch": is_torch}
             if shape[:1] != (n,):
-                return {"is_batched": False}
-    return {"is_batched": True}
+                return {"is_batched": False, "is_torch": is_torch}
+    return {"is_batched": True, "is_torch": is_torch}
 
 
 def _prior(prior: Any, batch_shape: tuple[int, ...], seed: int) -> dict[str, Array]:
@@ -98,22 +99,25 @@ def _prior(prior: Any, batch_shape: tuple[int, ...], seed: int) -> dict[str, Arr
 
 
 def _simulator(
-    simulator: Callable[..., Any], batch_shape: tuple[int, ...], theta: Array, seed: int
+    simulator: Callable[..., Any], is_torch: bool, batch_shape: tuple[int, ...], theta: Array, seed: int
 ) -> dict[str, Array]:
+    flat = theta.reshape(-1, *theta.shape[len(batch_shape) :])
     with torch_seeded(seed):
-        return {"x": _rows(simulator(_given(theta.reshape(-1, *theta.shape[len(batch_shape) :]))), batch_shape)}
+        return {"x": _rows(simulator(_given(flat, is_torch)), batch_shape)}
 
 
-def _row(simulator: Callable[..., Any], theta: Array, seed: int) -> dict[str, Array]:
+def _row(simulator: Callable[..., Any], is_torch: bool, theta: Array, seed: int) -> dict[str, Array]:
     with torch_seeded(seed):
-        return {"x": np.asarray(on_host(simulator(_given(theta))), dtype=np.float32).reshape(-1)}
+        return {"x": np.asarray(on_host(simulator(_given(theta, is_torch))), dtype=np.float32).reshape(-1)}
 
 
-def _given(theta: Array) -> Any:
-    """Return what a simulator is given: a tensor, or an array where PyTorch is not in use."""
-    torch = sys.modules.get("torch")
-    # a copy: what a function is given is read-only, which tensors cannot be
-    return theta.copy() if torch is None else torch.tensor(theta)
+def _given(theta: Array, is_torch: bool) -> Any:
+    """Return what a simulator is given, a copy: what a function is given is read-only, which tensors cannot be."""
+    if not is_torch:
+        return theta.copy()
+    import torch  # only where it is used: it takes seconds, and dasksim does not need it
+
+    return torch.tensor(theta)
 
 
 def _rows(values: Any, batch_shape: tuple[int, ...]) -> Array:

@@ -17,6 +17,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 #: Packages that examples need and dasksim does not. Their own warnings are no errors of the example.
 OPTIONAL = {
     "compiled_loops.py": "numba",
+    "rounds_sbi.py": "sbi",
     "train_bayesflow.py": "bayesflow",
     "train_sbi.py": "sbi",
     "train_torch.py": "torch",
