@@ -114,7 +114,7 @@ class Variable:
         if shape == self.shape:
             return True
         return len(shape) == len(self.shape) and all(
-            0 < got <= most if axis in self.ragged else got == most
+            got <= most if axis in self.ragged else got == most
             for axis, (got, most) in enumerate(zip(shape, self.shape, strict=True))
         )
 

@@ -116,8 +116,6 @@ def _describe_one(name: object, value: Any, stage: str, axes: tuple[int, ...], i
             f"stage {stage!r} returned {name!r} with shape {array.shape}; it is batched, so the shape must begin "
             f"with batch_shape={axes}"
         )
-    if 0 in array.shape:
-        raise OutputError(f"stage {stage!r} returned {name!r} with shape {array.shape}; a variable must have values")
     return Variable(
         str(name),
         array.shape[len(axes) :],

@@ -22,7 +22,7 @@ from dasksim._engine.stage import Place, Plate, Stage, SubBatch
 from dasksim._engine.steps import Lowering, Step
 from dasksim._streams.addresses import PROBE_SUB_BATCH
 from dasksim._streams.cells import Cells
-from dasksim.errors import ArgumentError, ArgumentTypeError, SimulatorError, nearest
+from dasksim.errors import ArgumentError, ArgumentTypeError, OutputError, SimulatorError, nearest
 
 __all__ = ["Resolver"]
 
@@ -274,6 +274,12 @@ class Resolver:
         lowering = self.lowering
         outputs = tuple(ragged_variable(v, lowering.dims, lowering.max_sizes, lowering.fill_value) for v in outputs)
         for variable in outputs:
+            if 0 in variable.shape:  # along an axis whose largest size is declared, a sample may have nothing
+                raise OutputError(
+                    f"stage {step.stage.name!r} returned {variable.name!r} with shape {variable.shape}; a variable "
+                    "must have values, or declare the largest size of what a sample may have none of, "
+                    "dims={...: ['event']}, max_sizes={'event': ...}"
+                )
             if not variable.is_hidden:
                 check_fill(variable, self.lowering.max_sizes, self.lowering.fill_value)
         for variable in outputs:

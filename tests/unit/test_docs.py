@@ -21,6 +21,7 @@ OPTIONAL = {
     "train_bayesflow.py": "bayesflow",
     "train_sbi.py": "sbi",
     "train_torch.py": "torch",
+    "varying_sizes.py": "torch",
 }
 
 

@@ -272,3 +272,33 @@ def test_sizes_by_sample_with_samples_that_fail(policy: dict[str, Any], tmp_path
     assert np.array_equal(stored.y_size.values[good], stored.n.values[good])
     assert stored.ok.values[good].all()
     assert verify(path, simulator, resimulate=5, progress=False).is_good
+
+
+def spikes(rng: Rng) -> dict[str, Any]:
+    return {"s": np.sort(rng.uniform(size=rng.poisson(0.7)))}
+
+
+def summary(s: Any, rng: Rng) -> dict[str, Any]:
+    return {"k": len(s), "last": float(s[-1]) if len(s) else -1.0}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_sample_may_have_nothing_be_it_the_first(seed: int, tmp_path: Path) -> None:
+    """Neurons that are silent, queues without customers; a third of the seeds meet one in the probe."""
+    simulator = make_simulator([spikes, summary], dims={"s": ["spike"]}, max_sizes={"spike": 9}, expand_outputs=False)
+    found = simulator.sample(120, seed=seed, sub_batch_size=7).compute(scheduler="synchronous")
+    assert 0 < int((found.s_size == 0).sum()) < 120
+    assert np.array_equal(found.k, found.s_size)
+    assert np.array_equal((~np.isnan(found.s)).sum("spike"), found.s_size)
+    assert ((found["last"] == -1) == (found.s_size == 0)).all()
+    generate(simulator, tmp_path / "s.zarr", 120, seed=seed, progress=False)
+    assert verify(tmp_path / "s.zarr", simulator, resimulate=1).is_good
+
+
+def test_nothing_at_all_is_refused_where_no_size_is_declared() -> None:
+    with pytest.raises(OutputError, match=r"returned 's' with shape \(0,\); a variable must have values, or declare"):
+        make_simulator(lambda rng: {"s": np.zeros(0)}).sample(3, seed=1)
+    simulator = make_simulator(lambda rng: {"s": np.zeros(0)}, dims={"s": ["spike"]}, max_sizes={"spike": 3})
+    found = simulator.sample(4, seed=1).compute()
+    assert found.s.shape == (4, 3)
+    assert found.s_size.values.tolist() == [0, 0, 0, 0]
