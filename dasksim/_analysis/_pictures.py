@@ -63,7 +63,7 @@ def ticks_below(n_samples: int, n_chunks: int, chunk_size: int) -> list[tuple[st
 def _bars(heights: Array, style: str) -> Any:
     from markupsafe import Markup
 
-    tops = 100 - 100 * heights / max(heights.max(), 1e-300)
+    tops = np.maximum(100 - 100 * heights / max(heights.max(), 1e-300), 0.0)
     path = "".join(f"M{i} 100V{top:.0f}h.92V100z" for i, top in enumerate(tops))
     return Markup(
         f'<svg class="{style}" viewBox="0 0 {len(heights)} 100" preserveAspectRatio="none" aria-hidden="true">'

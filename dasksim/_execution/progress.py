@@ -25,20 +25,20 @@ class _Lines:
     _FORMAT = "{n_fmt} of {total_fmt} samples ({percentage:.0f}%), {rate_fmt}, {remaining} left{postfix}"
 
     def __init__(self, total: int, initial: int) -> None:
-        self._total, self._initial, self._n = total, initial, initial
+        self._total, self._initial, self.n = total, initial, initial
         self._postfix = ""
         self._start = self._written = time.monotonic()
 
     def update(self, n: int) -> None:
         """Count samples."""
-        self._n += n
+        self.n += n
         if time.monotonic() - self._written >= _LINE_SECONDS:
             self._write()
 
     def _write(self) -> None:
         now = self._written = time.monotonic()
         line = tqdm.format_meter(
-            self._n,
+            self.n,
             self._total,
             now - self._start,
             unit=" samples",

@@ -126,7 +126,7 @@ def test_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path: Path, caps
     found = generate(make_simulator([prior, likelihood]), tmp_path / "s.zarr", 100_000, seed=1, dry_run=True)
 
     assert "100,000 samples (3.2 MB) in 2 chunks of 65,536, on " in capsys.readouterr().err
-    assert dict(found.sizes) == {"batch": 100_000, "theta_dim_0": 1, "x_dim_0": 3}
+    assert dict(found.sizes) == {"batch": 100_000, "scalar": 1, "x_dim_0": 3}
     assert list(tmp_path.iterdir()) == []
 
 
