@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from dasksim._analysis._pictures import draw_picture, evenly
-from dasksim._analysis._pyplot import label_text, legend_above
+from dasksim._analysis._pyplot import axis_text, label_text, legend_above
 from dasksim._analysis._summary import as_floats, features_of
 from dasksim.store import Record, Store, mask_of
 
@@ -112,7 +112,7 @@ def _draw_images(array: xr.DataArray, figure: Any) -> None:
         axis.set_xlabel(label_text(array.dims[2]))
     for axis in axes[:, 0]:
         axis.set_ylabel(label_text(array.dims[1]))
-    figure.colorbar(drawn, ax=axes, shrink=0.8)
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label=axis_text(array.attrs, str(array.name)))
 
 
 def _draw_curves(array: xr.DataArray, figure: Any) -> None:
@@ -126,9 +126,9 @@ def _draw_curves(array: xr.DataArray, figure: Any) -> None:
         for sample in array[:, :, i]:
             axis.plot(at, sample.values, linewidth=1, label=f"sample {int(sample.batch):,}")
         label = array[panels].values[i] if panels in array.coords else i
-        axis.set_ylabel(label_text(f"{array.name}[{label}]" if panels != _NO_DIM else array.name))
+        name = str(array.name)
+        axis.set_ylabel(axis_text(array.attrs, name, f"{name}[{label}]" if panels != _NO_DIM else name))
     if has_numbers and array[over].dtype.kind == "M":
         axes[-1].tick_params(axis="x", labelrotation=30)
-    units = array[over].attrs.get("units") if has_numbers else None
-    axes[-1].set_xlabel(label_text(f"{over} ({units})" if units else over))
+    axes[-1].set_xlabel(axis_text(array[over].attrs if has_numbers else {}, str(over)))
     legend_above(axes[0], n_columns=3)

@@ -19,6 +19,7 @@ from processes import run_python
 import dasksim
 from dasksim import ArgumentError, StoreError, generate, make_simulator, report
 from dasksim._analysis._failed import failed_shares
+from dasksim._analysis._samples import _draw_curves
 from dasksim.store import Store
 
 OPTIONS: dict[str, Any] = {"seed": 7, "sub_batch_size": 10, "chunk_size": 50, "scheduler": "synchronous"}
@@ -431,3 +432,20 @@ def test_path_that_cannot_be_written_is_refused_before_the_work(
             report(path, tmp_path / name)
     assert not (tmp_path / "new.html").exists()
     assert (tmp_path / "old.html").read_text() == "of before"
+
+
+def test_units_stand_in_tables_and_pictures(tmp_path: Path) -> None:
+    simulator = make_simulator(
+        lambda rng: {"v": rng.normal(size=30)},
+        dims={"v": ["time"]},
+        coords={"time": ("time", np.linspace(0, 1, 30), {"units": "s"})},
+        attrs={"v": {"units": "mV", "long_name": "voltage"}},
+    )
+    ds = generate(simulator, tmp_path / "s.zarr", 20, **OPTIONS)
+    text = Page(report(tmp_path / "s.zarr", tmp_path / "r.html")).text
+    assert "voltage [mV]" in text
+    assert "units: s" in text
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    some = ds.v.isel(batch=slice(3)).compute().assign_coords(batch=range(3)).expand_dims("none", axis=2)
+    _draw_curves(some, figure)
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("time [s]", "voltage[0] [mV]")
