@@ -15,9 +15,11 @@ import numpy.typing as npt
 from dasksim._core.failures import Policy
 from dasksim._core.plan import Plan
 from dasksim._engine.chunks import simulate_chunk
+from dasksim._engine.filter import FilterStage
 from dasksim._engine.functions import BatchedStage
 from dasksim._engine.resolution import resolve
 from dasksim._engine.steps import Lowering
+from dasksim.errors import ArgumentError
 
 __all__ = ["drawn_conditions", "draws_of", "is_distribution", "on_host", "torch_seeded"]
 
@@ -68,8 +70,22 @@ def torch_seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def drawn_conditions(conditions: Mapping[str, Any], shape: tuple[int, ...], seed: int) -> dict[str, Any]:
-    """Return conditions with draws in place of distributions, in memory: the same for a seed, whatever the length."""
+def drawn_conditions(
+    conditions: Mapping[str, Any], shape: tuple[int, ...], seed: int, lowering: Lowering
+) -> dict[str, Any]:
+    """Return conditions with draws in place of distributions, in memory: the same for a seed, whatever the length.
+
+    Raises
+    ------
+    ArgumentError
+        If the simulator rejects samples, of which each would keep the first draw.
+    """
+    drawn = [name for name, value in conditions.items() if is_distribution(value)]
+    if drawn and any(isinstance(stage, FilterStage) for stage in lowering.stages):
+        raise ArgumentError(
+            f"condition {drawn[0]!r} is a distribution, and samples are rejected: one draw would stay with each sample "
+            "until it is accepted; make a stage that draws from it, in place of the prior"
+        )
     return {
         name: _rows(name, value, shape, seed) if is_distribution(value) else value for name, value in conditions.items()
     }

@@ -225,7 +225,7 @@ class Simulator(ABC):
         if chunk_size is not None:
             chunk_size = check_count("chunk_size", chunk_size)
         seed = check_seed(seed)
-        conditions = drawn_conditions(conditions, shape, seed)
+        conditions = drawn_conditions(conditions, shape, seed, lowering)
         pipeline = resolve(lowering, conditions, shape, seed, cache, most_probes=most_probes)
         device = choose_device(device, can_use_gpu(pipeline))
         cost = pipeline.cost(on_gpu=device == "gpu")

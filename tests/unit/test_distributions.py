@@ -9,7 +9,7 @@ import scipy.stats as st
 from bits import bits, prefix_of
 
 import dasksim
-from dasksim import ArgumentTypeError, OutputError, extend, generate, make_simulator, verify
+from dasksim import ArgumentError, ArgumentTypeError, OutputError, extend, generate, make_simulator, verify
 
 
 def prior(rng: np.random.Generator) -> dict[str, Any]:
@@ -59,6 +59,15 @@ def test_several_batch_axes_and_numbers() -> None:
     assert scalars.sample(5, seed=1, mu=st.norm(3, 0.1)).mu.shape == (5,)
     with pytest.raises(dasksim.DasksimError, match="theta"):
         SIMULATOR.sample(5, seed=1, theta=st.norm())
+
+
+def test_a_rejection_takes_no_distribution(tmp_path: Path) -> None:
+    """Its draws would stay with their samples, and those that are rejected never change."""
+    with pytest.raises(ArgumentError, match="condition 'theta' is a distribution, and samples are rejected"):
+        SIMULATOR.rejection_sample(5, lambda theta: theta[:, 0] > 5, seed=1, theta=PROPOSAL)
+    rejecting = dasksim.RejectionSimulator(SIMULATOR, lambda x: x[:, 0] > 5)
+    with pytest.raises(ArgumentError, match="make a stage that draws from it"):
+        generate(rejecting, tmp_path / "s.zarr", 5, seed=1, conditions={"theta": PROPOSAL})
 
 
 def test_tables_are_no_distributions() -> None:
