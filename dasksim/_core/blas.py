@@ -6,13 +6,11 @@ worker processes stand in each other's way.
 """
 
 import contextlib
-import functools
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import get_cached_controller
 
 __all__ = ["one_blas_thread"]
 
@@ -27,7 +25,8 @@ def one_blas_thread() -> Iterator[None]:
     global _n_blocks, _first
     with _lock:
         # each block limits it: where BLAS rests on OpenMP, the number is that of the calling thread
-        limit = _limit(_libraries(len(sys.modules)))
+        _let_this_thread_set()
+        limit = get_cached_controller().limit(limits=1, user_api="blas")
         _first = limit if not _n_blocks else _first
         _n_blocks += 1
     try:
@@ -35,31 +34,15 @@ def one_blas_thread() -> Iterator[None]:
     finally:
         with _lock:
             _n_blocks -= 1
+            _let_this_thread_set()
             if limit is not _first:
                 # which found one thread, but for OpenMP
-                _lift(limit)
+                limit.restore_original_limits()
             if not _n_blocks:
-                _lift(_first)
+                _first.restore_original_limits()
 
 
-def _limit(libraries: Any) -> Any:
-    _let_any_thread_set(libraries)
-    return libraries.limit(limits=1, user_api="blas")
-
-
-def _lift(limit: Any) -> None:
-    _let_any_thread_set(_libraries(len(sys.modules)))
-    limit.restore_original_limits()
-
-
-def _let_any_thread_set(libraries: Any) -> None:
-    """Let this thread set the number: threadpoolctl 3.8 obeys only the first that did, but here they agree."""
-    for library in libraries.select(internal_api="openblas").lib_controllers:
-        if hasattr(library, "clear_controlling_thread"):
-            library.clear_controlling_thread(force=True)
-
-
-@functools.lru_cache(maxsize=1)
-def _libraries(n_modules: int) -> Any:
-    """Return what sets the threads of the libraries that are loaded; looked for again where there are more modules."""
-    return ThreadpoolController()
+def _let_this_thread_set() -> None:
+    """Let this thread set the number: threadpoolctl obeys only the first that did, but here they agree."""
+    for library in get_cached_controller().select(internal_api="openblas").lib_controllers:
+        library.clear_controlling_thread(force=True)
