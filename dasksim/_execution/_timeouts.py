@@ -21,6 +21,7 @@ from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.stage import Place
 from dasksim._execution._raised import Raised
 from dasksim._execution._worker import die_with
+from dasksim._execution.starting import ignore_interrupts, starting
 from dasksim._execution.transport import Packed
 
 __all__ = ["TimeoutProcess"]
@@ -113,7 +114,9 @@ class TimeoutProcess:
             # after it is added, so that close finds it, and before the first call, which starts the process
             if self._is_closed:
                 raise RuntimeError("the run has ended")
-            raised = executor.submit(_unpack_in_child).result()  # its start does not count as time of the sub-batch
+            with starting():
+                unpacked = executor.submit(_unpack_in_child)
+            raised = unpacked.result()  # its start does not count as time of the sub-batch
             if raised is not None:
                 raise raised.error()
         return executor
@@ -128,7 +131,7 @@ def _start_child(pipeline: Packed[Pipeline], parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # for other systems, and for a parent that was gone before the call above
     threading.Thread(target=die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    ignore_interrupts()
     _arrived = pipeline
 
 

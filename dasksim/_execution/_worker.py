@@ -1,12 +1,12 @@
 """What a worker process runs. It imports what a chunk needs, and none of what starts workers."""
 
 import os
-import signal
 import threading
 import time
 from typing import Any
 
 from dasksim._execution.jobs import SentJob
+from dasksim._execution.starting import ignore_interrupts
 
 __all__ = ["die_with", "run_in_worker", "start_watch", "start_worker"]
 
@@ -24,7 +24,7 @@ def start_worker(parent: int, sent: SentJob) -> None:
 def start_watch(parent: int) -> None:
     """End with the process that started this one, and by nothing else."""
     threading.Thread(target=die_with, args=(parent,), name="dasksim-parent-watch", daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    ignore_interrupts()
 
 
 def run_in_worker(chunk: int, conditions: Any, sent: SentJob | None = None) -> Any:

@@ -16,6 +16,7 @@ from dasksim._execution._cluster_pool import ClusterPool, announces_gpus
 from dasksim._execution._raised import Raised
 from dasksim._execution._worker import start_watch
 from dasksim._execution.jobs import Job, SentJob
+from dasksim._execution.starting import starting
 
 __all__ = ["Run", "in_cluster", "in_process"]
 
@@ -39,7 +40,9 @@ def in_process(sent: SentJob, number: int = 0) -> Iterator[Run]:
 
     def run(unit: int, conditions: Any) -> Any:
         try:
-            return _result(_executor(number).submit(sent, unit, conditions).result())
+            with starting():
+                future = _executor(number).submit(sent, unit, conditions)
+            return _result(future.result())
         except BrokenProcessPool:
             _kept.pop((os.getpid(), number), None)  # it stays broken
             raise

@@ -24,6 +24,7 @@ from loky import ProcessPoolExecutor
 from dasksim._core.memory import FREED_BYTES
 from dasksim._execution._worker import run_in_worker, start_watch, start_worker
 from dasksim._execution.jobs import Job, SentJob
+from dasksim._execution.starting import starting
 
 __all__ = ["HereAtFirst", "WorkerProcesses", "done"]
 
@@ -151,7 +152,8 @@ class WorkerProcesses:
 
     def _submit(self, chunk: int, conditions: Any) -> "Future[Any]":
         sent = (self._sent,) if self._is_kept else ()
-        future: Future[Any] = self._executor().submit(run_in_worker, chunk, conditions, *sent)
+        with starting():
+            future: Future[Any] = self._executor().submit(run_in_worker, chunk, conditions, *sent)
         return future
 
     def _executor(self) -> Any:

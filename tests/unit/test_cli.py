@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import psutil
 import pytest
 from bits import age_unfinished, array_bytes, finished_bytes
 from processes import ended, run_python
@@ -299,6 +300,37 @@ def test_ctrl_c_keeps_what_is_complete_and_the_same_call_goes_on(
     monkeypatch.delitem(sys.modules, "slow_file", raising=False)
     assert main(whole) == OK
     assert resumed == array_bytes(tmp_path / "whole.zarr")
+
+
+@pytest.mark.parametrize("seconds", [0.03, 0.07, 0.11])
+def test_ctrl_c_while_worker_processes_start_says_nothing_of_them(seconds: float, tmp_path: Path) -> None:
+    """They get it as all of a terminal's do, before they can ignore it."""
+    (tmp_path / "slow_file.py").write_text(textwrap.dedent(SLOW))
+    arguments = ["generate", "slow_file.py:slow", "s.zarr", *LAYOUT, "--scheduler", "processes"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dasksim", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "SECONDS_A_SAMPLE": "0.05"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+    def is_worker(child: psutil.Process) -> bool:
+        command = " ".join(child.cmdline())
+        return "loky" in command and "tracker" not in command
+
+    with ended([process]):
+        deadline = time.monotonic() + 60
+        while not any(map(is_worker, psutil.Process(process.pid).children())):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)
+        message = process.communicate(timeout=60)[1]
+    assert process.returncode == INTERRUPTED
+    assert "Traceback" not in message
+    assert "Fatal" not in message
 
 
 def _wait_for_receipts(store: Path, process: "subprocess.Popen[str]") -> None:
