@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 
@@ -10,17 +11,37 @@ __all__ = ["ignore_interrupts", "starting"]
 
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """Start processes here: Ctrl-C waits in them, and in this thread until the block ends.
+    """Start processes here: Ctrl-C waits in them, and here until the block ends.
 
-    It goes to all processes of a terminal. One that is starting would print an error of Python's own and end.
+    It goes to all processes of a terminal. One that is starting would print an error of Python's own, and one that is
+    half started when this process goes on elsewhere would be waited for.
     """
     # before: where it is started for the first process, it lets signals through again
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    with _interrupts_after():
+        # for the processes, which have this thread's mask; here any other thread may take the signal
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _interrupts_after() -> Iterator[None]:
+    """Let the main thread, in which Python handles signals, have a Ctrl-C when the block ends."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        yield
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def ignore_interrupts() -> None:

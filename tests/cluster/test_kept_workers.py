@@ -15,6 +15,7 @@ from dask.system import CPU_COUNT
 import dasksim
 from dasksim._execution import processes
 from dasksim._execution.processes import HereAtFirst, WorkerProcesses
+from dasksim._execution.starting import starting
 
 OPTIONS: dict[str, Any] = {"seed": 1, "sub_batch_size": 2, "chunk_size": 2, "audit": False, "progress": False}
 
@@ -195,3 +196,25 @@ def test_nothing_is_started_before_a_chunk(tmp_path: Path) -> None:
     pool = WorkerProcesses(lambda chunk, conditions: chunk, is_kept=False)
     assert not pool.is_there()
     pool.shutdown()
+
+
+def test_ctrl_c_waits_until_processes_are_started() -> None:
+    """Another thread takes the signal where this one waits with it, and Python handles it here all the same."""
+    handler, done = signal.getsignal(signal.SIGINT), []
+
+    def start() -> None:
+        with starting():
+            interrupting = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT))
+            interrupting.start()
+            interrupting.join()
+            for _ in range(100):
+                time.sleep(0.001)
+            done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert done
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with starting():
+        pass
