@@ -13,9 +13,6 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
-
-from dasksim._core.arrays import Device, GpuGenerator
 from dasksim.models import MODELS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
@@ -25,18 +22,6 @@ import standin
 BANDWIDTH, START = 3e12, 4e-6
 
 BENCHMARKS = [name for name, model in MODELS.items() if "variant" in model.__annotations__]
-
-
-class Counting(Device):
-    """Arrays that count."""
-
-    xp = standin
-
-    def put(self, value: object) -> object:
-        return standin.asarray(value)
-
-    def generator(self, sequence: np.random.SeedSequence) -> GpuGenerator:
-        return GpuGenerator(standin.Generator(np.random.Generator(np.random.SFC64(sequence))))
 
 
 def counted(name: str) -> tuple[int, int, int, int, list[str]]:
@@ -60,7 +45,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=BENCHMARKS, help="which models (default: all)")
     options = parser.parse_args()
     patches = [
-        mock.patch("dasksim._core.arrays._open_gpu", Counting),
+        mock.patch("dasksim._core.arrays._open_gpu", standin.StandInDevice),
         mock.patch("dasksim._core.arrays._why_no_gpu", return_value=None),
     ]
     print("| model | rows | kernels | bytes moved / of a sample | small copies to the host | M samples/s at most |")

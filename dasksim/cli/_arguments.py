@@ -28,20 +28,28 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"dasksim {__version__}")
     commands = whole.add_subparsers(title="commands", required=True, metavar="command")
+    _add_making(commands)
+    _add_looking(commands)
+    return whole
 
-    def command(name: str, says: str, run: Any, *examples: str) -> argparse.ArgumentParser:
-        lines = "".join(f"  dasksim {name} {example}\n" for example in examples)
-        added: argparse.ArgumentParser = commands.add_parser(
-            name,
-            help=says,
-            description=f"{says[0].upper()}{says[1:]}.",
-            epilog=f"{'examples' if len(examples) > 1 else 'example'}:\n{lines}\n{TABLE}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        added.set_defaults(run=run)
-        return added
 
-    check = command(
+def _command(commands: Any, name: str, says: str, run: Any, *examples: str) -> argparse.ArgumentParser:
+    lines = "".join(f"  dasksim {name} {example}\n" for example in examples)
+    added: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=says,
+        description=f"{says[0].upper()}{says[1:]}.",
+        epilog=f"{'examples' if len(examples) > 1 else 'example'}:\n{lines}\n{TABLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    added.set_defaults(run=run)
+    return added
+
+
+def _add_making(commands: Any) -> None:
+    """Add the commands that try a simulator, and make and change stores."""
+    check = _command(
+        commands,
         "check",
         "try a simulator before a long run: the same bits everywhere?",
         _commands.check,
@@ -54,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--sub-batch-size", type=count, help="samples simulated together by batched functions")
     _add_json(check)
 
-    generate = command(
+    generate = _command(
+        commands,
         "generate",
         "simulate a dataset into a store, or go on where a run was stopped",
         _commands.generate,
@@ -86,14 +95,15 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--repair", action="store_true", help="simulate chunks again that verify finds damaged")
     _add_run(generate)
 
-    extend = command("extend", "make a store longer", _commands.extend, "model.py train.zarr -n 20M")
+    extend = _command(commands, "extend", "make a store longer", _commands.extend, "model.py train.zarr -n 20M")
     _add_target(extend)
     extend.add_argument("store", help=_STORE)
     extend.add_argument("-n", "--n-samples", type=count, required=True, help="number of samples that it shall have")
     _add_conditions(extend)
     _add_run(extend)
 
-    derive = command(
+    derive = _command(
+        commands,
         "derive",
         "add variables to a store that are computed from its own",
         _commands.derive,
@@ -108,11 +118,15 @@ def parser() -> argparse.ArgumentParser:
     derive.add_argument("--repair", action="store_true", help="compute chunks again that verify finds damaged")
     _add_scheduler(derive)
 
-    status = command("status", "say how far a store is", _commands.status, "train.zarr", "train.zarr --json")
+
+def _add_looking(commands: Any) -> None:
+    """Add the commands that look at stores, and leave them as they are."""
+    status = _command(commands, "status", "say how far a store is", _commands.status, "train.zarr", "train.zarr --json")
     status.add_argument("store", help=_STORE)
     _add_json(status)
 
-    verify = command(
+    verify = _command(
+        commands,
         "verify",
         "check a store against its receipts",
         _commands.verify,
@@ -127,7 +141,8 @@ def parser() -> argparse.ArgumentParser:
     _add_progress(verify)
     _add_json(verify)
 
-    replay = command(
+    replay = _command(
+        commands,
         "replay",
         "run one sample again, and show what each stage was given and made",
         _commands.replay,
@@ -139,13 +154,14 @@ def parser() -> argparse.ArgumentParser:
     _add_conditions(replay)
     replay.add_argument("--pdb", action="store_true", help="start the debugger where a stage raises an exception")
 
-    report = command("report", "write a page on a store, with statistics and plots", _commands.report, "train.zarr")
+    report = _command(
+        commands, "report", "write a page on a store, with statistics and plots", _commands.report, "train.zarr"
+    )
     report.add_argument("store", help=_STORE)
     report.add_argument("-o", "--output", default="report.html", help="where to write it (default: report.html)")
 
-    models = command("models", "list the models that come with dasksim", _commands.models, "")
+    models = _command(commands, "models", "list the models that come with dasksim", _commands.models, "")
     _add_json(models)
-    return whole
 
 
 _OPTION: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """Blocks of samples as loaders see them, some of which are wanted."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ class Form(NamedTuple):
         return f"{self.dtype.name} of shape {self.row_shape}"
 
 
-class Blocks:
+class Blocks(ABC):
     """What loaders read: blocks, numbered through, the least that is read, as they are at one time.
 
     A block holds consecutive samples. Blocks lie in *chunks*, of which several blocks are best read together.
@@ -68,26 +69,26 @@ class Blocks:
         """Number of values of the context; 1 without one."""
         return max(len(self.contexts or ()), 1)
 
+    @abstractmethod
     def rows(self, block: int) -> Array:
         """Return the wanted samples of a block, counted from its first one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def groups(self, block: int, rows: Array) -> Array:
         """Return the numbers of the contexts' values of some samples of a block."""
-        raise NotImplementedError
 
+    @abstractmethod
     def place(self, block: int) -> tuple[Any, int]:
         """Return the chunk of a block, and its number there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parts(self, chunk: Any, inners: Sequence[int]) -> list[Part]:
         """Return what reads blocks of a chunk; each part may be gone through by a thread of its own."""
-        raise NotImplementedError
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self) -> None:  # noqa: B027  # of a dataset there is nothing to check
         """Raise a StoreMismatchError if samples may be others now than when this was opened."""
 
-    def check_length(self) -> None:
+    def check_length(self) -> None:  # noqa: B027
         """Raise a StoreMismatchError if there are more samples now."""
 
 
@@ -136,9 +137,9 @@ class WantedBlocks(Blocks):
         self.counts = np.array([self._count(int(block)) for block in self.blocks], np.int64)
         self.contexts, self._groups = self._find_groups(request.within, known)
 
+    @abstractmethod
     def read_all(self, name: str) -> Iterable[tuple[int, Array]]:
         """Return one variable of all blocks."""
-        raise NotImplementedError
 
     def groups(self, block: int, rows: Array) -> Array:
         groups: Array = self._groups[(self._edges[block] + rows) // self._sub_batch_size]

@@ -4,13 +4,16 @@ The module is the namespace of its arrays, as ``cupy`` is. What is computed on t
 kernel for each, which reads all that goes in and writes all that comes out.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CROSSINGS", "KERNELS", "METHODS", "Array", "Generator", "asarray"]
+from dasksim._core.arrays import Device, GpuGenerator
+
+__all__ = ["CROSSINGS", "KERNELS", "METHODS", "Array", "Generator", "StandInDevice", "asarray"]
 
 #: Crossings since the list was cleared: ``"get"`` or ``"put"``, and the shape.
 CROSSINGS: list[tuple[str, tuple[int, ...]]] = []
@@ -96,6 +99,18 @@ def asarray(value: Any, dtype: Any = None) -> Array:
     if isinstance(value, np.ndarray):
         CROSSINGS.append(("put", value.shape))
     return Array(np.array(value, dtype))
+
+
+class StandInDevice(Device):
+    """Arrays that refuse to become NumPy's by themselves."""
+
+    xp = sys.modules[__name__]
+
+    def put(self, value: Any) -> Any:
+        return asarray(value)
+
+    def generator(self, sequence: np.random.SeedSequence) -> GpuGenerator:
+        return GpuGenerator(Generator(np.random.Generator(np.random.SFC64(sequence))))
 
 
 def __getattr__(name: str) -> Any:

@@ -78,18 +78,6 @@ class StrictGenerator:
         )
 
 
-class StandInDevice(Device):
-    """Arrays that refuse to become NumPy's by themselves."""
-
-    xp = standin
-
-    def put(self, value: Any) -> Any:
-        return standin.asarray(value)
-
-    def generator(self, sequence: np.random.SeedSequence) -> GpuGenerator:
-        return GpuGenerator(standin.Generator(np.random.Generator(np.random.SFC64(sequence))))
-
-
 def become_gpu(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dasksim._core.arrays._open_gpu", lambda: device)
     monkeypatch.setattr("dasksim._core.arrays._why_no_gpu", lambda: None)
@@ -102,7 +90,7 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    become_gpu(StandInDevice(), monkeypatch)
+    become_gpu(standin.StandInDevice(), monkeypatch)
     standin.CROSSINGS.clear()
     yield standin.CROSSINGS
     standin.CROSSINGS.clear()
