@@ -54,8 +54,9 @@ class _Lines:
         self._postfix = f"accepted={accepted}"
 
     def close(self) -> None:
-        """Write the last line."""
-        self._write()
+        """Write the last line, if there was any progress."""
+        if self.n > self._initial:
+            self._write()
 
 
 class Progress:

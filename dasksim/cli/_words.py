@@ -69,6 +69,8 @@ def in_options(message: str) -> str:
     --------
     >>> in_options("overwrite=True removes it; run generate(..., repair=True), or give on_error='mask'")
     '--overwrite removes it; run dasksim generate ... --repair, or give --on-error mask'
+    >>> in_options("run it alone with dasksim.replay('s.zarr', simulator, sample=12)")
+    'run it alone with dasksim replay TARGET s.zarr 12'
     """
     for name in _FLAGS:
         message = re.sub(rf"\b{name}=True\b", _option(name), message)
@@ -77,7 +79,10 @@ def in_options(message: str) -> str:
     for name in ("on_error", "on_nonfinite", "allow_changed", "sub_batch_size", "chunk_size", "n_samples"):
         message = re.sub(rf"\b{name}\b", _option(name), message)
     commands = "|".join(_COMMANDS)
-    message = re.sub(rf"\bdasksim\.({commands})\b", r"dasksim \1", message)
+    message = re.sub(
+        r"dasksim\.replay\('([^']*)', simulator, sample=(\d+)[^)\n]*\)", r"dasksim replay TARGET \1 \2", message
+    )
+    message = re.sub(rf"\bdasksim\.({commands})\b(?!\()", r"dasksim \1", message)
     message = re.sub(rf"(?<![\w.])({commands})\(\.\.\., ([^()]*)\)", r"dasksim \1 ... \2", message)
     return re.sub(rf"\brun ({commands}) again\b", r"run dasksim \1 again", message)
 
