@@ -50,9 +50,10 @@ def open_dataset(store: StoreLike | Sequence[StoreLike], *, partial: bool = Fals
     xarray.Dataset
         Of all variables, with the dim ``batch`` first, and the attribute ``acceptance_rate`` if the simulator rejects
         proposals. With ``partial`` it has the coordinate ``sample``, the number of each sample in the store, int64 of
-        dims ``("batch",)``, unless a variable or dim has this name. Of a list it has the coordinate ``round``, the place
-        of a sample's store in the list, in the same way, and only attributes that all stores share. What lies on disk as
-        shards and inner chunks is no part of it, so that it can be rechunked, joined to others and written again.
+        dims ``("batch",)``, unless a variable or dim has this name. Of a list it has the coordinate ``round``, the
+        place of a sample's store in the list, in the same way, and only attributes that all stores share. What lies
+        on disk as shards and inner chunks is no part of it, so that it can be rechunked, joined to others and written
+        again.
 
     Raises
     ------
