@@ -8,6 +8,7 @@ import numpy as np
 
 from dasksim._core.checks import check_count, check_flag, check_seed
 from dasksim._core.failures import VALID
+from dasksim._core.telling import counted
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.loaders._splits import Split, check_split
 from dasksim.store import DatasetReader, Store
@@ -113,7 +114,8 @@ class LoaderRequest:
         world = self.shard[1]
         part = f" in split {self.split.name!r}" if self.split else ""
         if n_samples < world:
-            raise ArgumentError(f"there are {n_samples:,} samples{part}, too few for {world} ranks")
+            are = "is" if n_samples == 1 else "are"
+            raise ArgumentError(f"there {are} {counted(n_samples, 'sample')}{part}, too few for {world} ranks")
         if self.drop_last and self.batch_size > n_samples // world:
             each = f" on each of {world} ranks" if world > 1 else ""
             raise ArgumentError(
