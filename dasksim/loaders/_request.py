@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.loaders._splits import Split, check_split
 from dasksim.store import DatasetReader, Store
 
-__all__ = ["VALID", "Augmentations", "LoaderRequest", "augmented"]
+__all__ = ["VALID", "Augmentations", "BatchOptions", "LoaderRequest", "SampleOptions", "augmented"]
 
 Masked = Literal["refuse", "drop", "keep"]
 
@@ -23,6 +23,26 @@ Batch: TypeAlias = dict[str, Any]
 Augmentations: TypeAlias = (
     Callable[[Batch], Batch] | Sequence[Callable[[Batch], Batch]] | Mapping[str, Callable[[Any], Any]]
 )
+
+
+class SampleOptions(TypedDict, total=False):
+    """What samples may be asked for with, by name; :func:`~dasksim.loaders.batches` describes it."""
+
+    variables: Sequence[str] | None
+    split: tuple[str, Mapping[str, float]] | None
+    masked: Masked
+    partial: bool
+    buffer_bytes: int
+
+
+class BatchOptions(SampleOptions, total=False):
+    """What batches may be asked for with besides."""
+
+    shuffle: bool
+    seed: int | None
+    drop_last: bool
+    shard: tuple[int, int]
+    within: str | None
 
 
 @dataclass(frozen=True)
