@@ -1,5 +1,7 @@
 """The way from plain functions to a simulator."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias

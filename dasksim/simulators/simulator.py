@@ -1,5 +1,7 @@
 """What all simulators have in common."""
 
+from __future__ import annotations
+
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
