@@ -275,8 +275,9 @@ def _checked_value(value: Any, where: str, variable: Variable, axes: tuple[int, 
     # CuPy 13 has older rules of promotion than NumPy, whose dtypes the schema has
     is_near = device != "cpu" and np.can_cast(dtype_of(array), variable.dtype, "same_kind")
     if not is_near and not can_hold(variable.dtype, dtype_of(array), not hasattr(value, "dtype")):
+        same = "1.0 for 1" if variable.dtype.kind in "bi" and array.dtype.kind == "f" else "the same dtype every time"
         raise OutputError(
-            f"{where} returned {variable.name!r} with dtype {array.dtype}, expected {variable.dtype}; return the same "
-            "dtype every time, or declare it with schema={...}"
+            f"{where} returned {variable.name!r} with dtype {array.dtype}, expected {variable.dtype}; return {same}, "
+            "or declare it with schema={...}"
         )
     return cast(array, variable.dtype)
