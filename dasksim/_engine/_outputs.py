@@ -46,6 +46,9 @@ def describe(outputs: object, stage: str, axes: tuple[int, ...], *, is_shared: b
         If the outputs are not a mapping of names to numeric arrays that begin with ``axes``.
     """
     if not isinstance(outputs, Mapping):
+        # as one of dasksim.models does that was not called
+        if callable(getattr(outputs, "lower", None)):
+            raise OutputError(f"stage {stage!r} returned a simulator; call {stage}(), and give what it returns")
         raise OutputError(
             f"stage {stage!r} returned {brief(outputs)}; a simulator function must return a dict of "
             "variables, such as {'x': value}"
