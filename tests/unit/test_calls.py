@@ -74,7 +74,7 @@ def test_arguments_the_other_way_round_are_told_with_the_right_call(call: str, s
 
 def test_models_that_were_not_made_are_told(tmp_path: Path) -> None:
     with pytest.raises(ArgumentTypeError, match=r"got 'two_moons'; models are made by calls such as dasksim\.models"):
-        dasksim.generate("two_moons", tmp_path / "s.zarr", 10)  # type: ignore[arg-type]
+        dasksim.generate("two_moons", tmp_path / "s.zarr", 10)
     with pytest.raises(
         dasksim.OutputError, match=r"returned a simulator; call two_moons\(\), and give what it returns"
     ):
