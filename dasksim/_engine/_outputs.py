@@ -275,6 +275,8 @@ def _checked_value(value: Any, where: str, variable: Variable, axes: tuple[int, 
             f"{where} returned {variable.name!r} with shape {array.shape}, expected "
             f"{(*axes, *variable.shape)}; {advice}"
         )
+    if not math.prod(array.shape):
+        return cast(array, variable.dtype)  # an empty list has no dtype that anybody chose
     # CuPy 13 has older rules of promotion than NumPy, whose dtypes the schema has
     is_near = device != "cpu" and np.can_cast(dtype_of(array), variable.dtype, "same_kind")
     if not is_near and not can_hold(variable.dtype, dtype_of(array), not hasattr(value, "dtype")):

@@ -213,7 +213,10 @@ class Pipeline:
             rows = f"dasksim.open_dataset({self.store!r}).isel(batch=slice({first}, {last + 1}))"
             return f"{where}; its inputs are\n    {rows}"
         more = ", conditions=conditions" if self.conditions else ""
-        return f"{where}; run it alone with\n    dasksim.replay({self.store!r}, simulator, sample={sample}{more})"
+        return (
+            f"{where}; run it alone with\n    dasksim.replay({self.store!r}, simulator, sample={sample}{more})\n"
+            "or go on without samples that fail, by on_error='mask' or on_error='redraw'"
+        )
 
     def _call(self, plan: Plan, first: int, stop: int) -> str:
         """Return a call that simulates a run of samples as they are in the dataset."""

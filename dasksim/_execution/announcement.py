@@ -37,9 +37,10 @@ def announcement(pipeline: Pipeline, plan: Plan, layout: StoreLayout, chunks: Se
     seconds = pipeline.cost(on_gpu=False).seconds * n_samples / n_busy
     # what batched functions take is not known from a probe of two samples
     is_known = seconds > 0 and not any(step.stage.is_batched for step in pipeline.steps if step.is_run)
+    cut = f" of {plan.chunk_size:,}" if len(chunks) > 1 else ""  # the last, or only one may be shorter
     return (
-        f"{counted(n_samples, 'sample')} ({_bytes(n_bytes)}) in {counted(len(chunks), 'chunk')} of "
-        f"{plan.chunk_size:,}{where}{f', in about {_duration(seconds)}' if is_known else ''}"
+        f"{counted(n_samples, 'sample')} ({_bytes(n_bytes)}) in {counted(len(chunks), 'chunk')}{cut}"
+        f"{where}{f', in about {_duration(seconds)}' if is_known else ''}"
     )
 
 

@@ -77,8 +77,8 @@ class SimulatorCheck:
         Why a way was left out, by the way.
     n_repeated
         Samples whose variables are all those of an earlier one.
-    n_nonfinite
-        Samples with NaN or infinite values.
+    nonfinite
+        Samples with NaN or infinite values, by variable.
     failures
         What stages raised.
     """
@@ -91,7 +91,7 @@ class SimulatorCheck:
     differences: Mapping[str, Difference]
     not_tried: Mapping[str, str]
     n_repeated: int
-    n_nonfinite: int
+    nonfinite: Mapping[str, int]
     failures: tuple[Failure, ...]
 
     @property
@@ -122,8 +122,7 @@ class SimulatorCheck:
             f"simulated   {counted(self.n_samples, 'sample')}, in {len(self.ways) + 1} ways",
         ]
         lines += [f"failed      {failure}" for failure in self.failures]
-        if self.n_nonfinite:
-            lines.append(f"NaN or inf  in {counted(self.n_nonfinite, 'sample')}")
+        lines += [f"NaN or inf  in {name!r} of {counted(n, 'sample')}" for name, n in self.nonfinite.items()]
         if self.n_repeated:
             lines.append(f"repeated    {counted(self.n_repeated, 'sample')}, each the same as an earlier one")
         for way in self.ways:
@@ -215,7 +214,7 @@ def check(
         differences=differences,
         not_tried=not_tried,
         n_repeated=tried.n_repeated,
-        n_nonfinite=tried.n_nonfinite,
+        nonfinite=tried.nonfinite,
         failures=tried.made.failures,
     )
 
@@ -272,16 +271,16 @@ class _Trial:
         return sum(count - 1 for count in rows.values())
 
     @property
-    def n_nonfinite(self) -> int:
-        """Samples with NaN or infinite values, of those that have not failed."""
-        valid = self.made.variables["valid"]
-        bad = np.zeros(len(valid), bool)
+    def nonfinite(self) -> dict[str, int]:
+        """Samples with NaN or infinite values, of those that have not failed, by variable."""
+        valid, found = self.made.variables["valid"], {}
         for variable in self._pipeline.variables:
             values = self.made.variables[variable.name]
             # sizes that follow contexts are filled up with NaN
             if variable.dtype.kind in "fc" and not (variable.plates or variable.ragged):
-                bad |= ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-        return int((bad & valid).sum())
+                bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+                found[variable.name] = int((bad & valid).sum())
+        return {name: n for name, n in found.items() if n}
 
     def peak_bytes(self) -> int:
         """Return the memory that one part takes at most."""

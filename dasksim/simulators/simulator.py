@@ -61,6 +61,7 @@ class Simulator(ABC):
             does not end in ``/``, it is the very name of a single function.
         """
 
+    @shortened()
     def sample(
         self,
         batch_shape: int | Sequence[int] | None = None,
@@ -137,6 +138,7 @@ class Simulator(ABC):
         )
         return compile_dataset(pipeline, plan)
 
+    @shortened()
     def rejection_sample(
         self,
         batch_shape: int | Sequence[int],

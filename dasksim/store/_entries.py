@@ -102,9 +102,9 @@ class StoredStage:
         kind = {"kind": self.document["kind"]} if "kind" in self.document else {}
         return {**kind, **as_mapping(self.document.get("settings"))}
 
-    def is_like(self, other: "StoredStage") -> bool:
-        """Whether all but settings is the same."""
-        return without(self.document, "settings") == without(other.document, "settings")
+    def is_like(self, other: "StoredStage", *but: str) -> bool:
+        """Whether all but settings, and what else is named, is the same."""
+        return without(self.document, "settings", *but) == without(other.document, "settings", *but)
 
 
 @dataclass(frozen=True)
@@ -139,14 +139,18 @@ class Told:
         new = {stage.name: stage for stage in wanted.stages}
         if list(old) != list(new):
             return [f"stages: {list(old)} in the store, {list(new)} asked for"]
-        differences = []
-        for name in new:
-            named = _setting_differences(name, old[name].settings, new[name].settings)
+        differences: list[str] = []
+        changed: set[str] = set()  # variables
+        for name, stage in new.items():
+            named = _setting_differences(name, old[name].settings, stage.settings)
+            is_like, follows = old[name].is_like(stage), not changed.isdisjoint(stage.inputs)
             # a setting that is named with both values says more than that something has changed
-            if not old[name].is_like(new[name]) and not named:
-                changed = "its source, its arguments or what it captures have changed since the store was made"
-                named = [f"stage {name!r}: {changed}"]
+            if not is_like and not named and not (follows and old[name].is_like(stage, "probe")):
+                what = "its source, its arguments or what it captures have changed since the store was made"
+                named = [f"stage {name!r}: {what}"]
             differences += named
+            # one that is only given something else makes something else, and has not changed
+            changed.update(stage.outputs if named or not is_like else ())
         return differences
 
     def _differences(self, wanted: "Told", names: Iterable[str]) -> list[str]:
@@ -238,6 +242,9 @@ def _setting_differences(stage: str, old: Mapping[str, Any], new: Mapping[str, A
             inner = new.get(name, {})
             for stage_inside, settings in value.items():
                 differences += _setting_differences(stage_inside, settings, inner.get(stage_inside, {}))
+        elif name == "replace_inputs" and value != new.get(name) and None in (value, new.get(name)):
+            ways = ("simulated in the store, and given now", "given in the store, and simulated now")
+            differences.append(f"stage {stage!r}: what it makes was {ways[value is not None]}")
         elif value != new.get(name):
             differences.append(f"stage {stage!r}: {name}: {value!r} in the store, {new.get(name)!r} asked for")
     # stores of older versions say nothing of it, and hold what was drawn from the streams of sub-batches
@@ -268,9 +275,9 @@ def created_now() -> dict[str, str]:
     return {"at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "host": platform.node()}
 
 
-def without(document: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return a document without one key."""
-    return {name: value for name, value in document.items() if name != key}
+def without(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """Return a document without some keys."""
+    return {name: value for name, value in document.items() if name not in keys}
 
 
 def as_mapping(value: object) -> dict[str, Any]:

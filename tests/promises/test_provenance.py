@@ -114,6 +114,28 @@ def test_changed_stage_is_refused_and_recorded_where_it_is_allowed(change: str, 
     assert verify(path).is_good
 
 
+def test_a_stage_that_is_given_something_else_has_not_changed(tmp_path: Path) -> None:
+    def likelihood(theta: float) -> dict[str, Any]:
+        return {"x": theta + 1}
+
+    def summary(x: float) -> dict[str, Any]:
+        return {"s": 2 * x}
+
+    def chain(scale: float) -> Simulator:
+        def prior(rng: np.random.Generator) -> dict[str, Any]:
+            return {"theta": rng.normal(scale=scale)}
+
+        return make_simulator([prior, likelihood, summary])
+
+    path = tmp_path / "s.zarr"
+    generate(chain(1.0), path, N, **OPTIONS)
+    with pytest.raises(StoreMismatchError, match="stage 'prior': its source") as caught:
+        generate(chain(2.0), path, N, **OPTIONS)
+    assert str(caught.value).count("stage '") == 1
+    with pytest.raises(StoreMismatchError, match="'prior': what it makes was simulated in the store, and given now"):
+        generate(chain(1.0), path, N, conditions={"theta": 0.5}, **OPTIONS)
+
+
 def test_other_arguments_are_refused_even_where_a_change_is_allowed(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     generate(first(), path, N, **OPTIONS)

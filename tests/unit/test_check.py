@@ -105,7 +105,8 @@ def test_what_repeats_or_fails_or_is_not_finite_is_counted() -> None:
     assert found.is_good
     assert found.failures[0].count > 0
     assert "\nfailed      " in str(found)
-    assert found.n_nonfinite > 0
+    assert 0 < found.nonfinite["y"] < 100
+    assert "\nNaN or inf  in 'y' of " in str(found)
     assert found.n_repeated == 0
     assert check(make_simulator(lambda rng: {"coin": rng.integers(2)}), 100, seed=1).n_repeated == 98
 

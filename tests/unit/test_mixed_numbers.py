@@ -142,6 +142,20 @@ def test_a_declared_integer_stays_one() -> None:
         simulator.sample(300, seed=1).compute()
 
 
+def test_nothing_has_no_dtype_of_its_own() -> None:
+    def events(rng: Rng) -> dict[str, Any]:
+        return {"steps": [step for step in range(3) if rng.uniform() < 0.5]}
+
+    simulator = dasksim.make_simulator(
+        [events, lambda steps: {"n": len(steps)}], dims={"steps": "step"}, max_sizes={"step": 3}, fill_value=-1
+    )
+    ds = simulator.sample(100, seed=3).compute()
+
+    assert ds.steps.dtype == "int64"
+    assert sorted(set(ds.steps_size.values.tolist())) == [0, 1, 2, 3]
+    assert ((ds.steps != -1).sum("step") == ds.steps_size).all()
+
+
 def test_a_file_that_was_edited_since_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "edited_since.py"
     file.write_text("def f(rng):\n    return {'x': 2}\n")
