@@ -1,5 +1,15 @@
 """Configuration of Sphinx."""
 
+import atexit
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parent))
+
+import pages
+
 from dasksim import __version__
 
 project = "dasksim"
@@ -7,12 +17,29 @@ author = "the dasksim developers"
 project_copyright = "the dasksim developers"
 release = version = __version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx_codeautolink"]
 html_theme = "furo"
 html_title = f"dasksim {__version__}"
 exclude_patterns = ["_build"]
-nb_execution_mode = "off"  # code blocks are executed by tests/test_docs.py
+
+# Blocks are executed anew by each build. One that fails is a warning, and an error with -W.
+nb_custom_formats = {".md": ["pages.read_page", {}]}
+nb_execution_mode = "force"
+nb_execution_timeout = 300
+nb_execution_show_tb = True
+nb_merge_streams = True
+nb_output_stderr = "remove"  # the progress bar; what warns is an error, and what commands write there is shown
+
+suppress_warnings = ["codeautolink.match_block"]  # Sphinx drops the marks of doctest, which codeautolink looks for
+
 autodoc_mock_imports = ["keras", "torch"]  # their loaders are documented where they are not installed
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
+
+
+def setup(app: Any) -> None:
+    if shutil.which("dot") is None:
+        raise SystemExit("pages have graphs, which need the program dot of Graphviz (apt install graphviz)")
+    pages.WORK.mkdir()
+    atexit.register(shutil.rmtree, pages.WORK)
