@@ -11,6 +11,7 @@ import xarray as xr
 from dasksim._analysis._pictures import draw_picture, evenly
 from dasksim._analysis._pyplot import axis_text, label_text, legend_above
 from dasksim._analysis._summary import as_floats, features_of
+from dasksim._core.telling import counted
 from dasksim.store import Record, Store, mask_of
 
 __all__ = ["numbers_of", "pictures_of_samples", "samples_of"]
@@ -80,7 +81,7 @@ def _picture(array: xr.DataArray) -> dict[str, Any]:
     others = [dim for dim in dims[:-2] if dim not in few]
     array = as_floats(array.isel(dict.fromkeys([*few, *others], 0), drop=True))
     where = f", at the first {' and '.join(map(str, others))}" if others else ""
-    caption = f"{len(array)} samples of {array.name}{where}."
+    caption = f"{counted(len(array), 'sample')} of {array.name}{where}."
     if array.ndim == 3 and min(array.shape[1:]) > _MOST_PANELS:
         return draw_picture(
             caption,

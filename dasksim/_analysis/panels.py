@@ -11,6 +11,7 @@ from dasksim._analysis._histograms import count_histograms
 from dasksim._analysis._pyplot import axis_text, open_pyplot
 from dasksim._analysis._summary import DataSource, Feature, Summary, as_floats, summarize
 from dasksim._core.checks import check_count
+from dasksim._core.telling import counted
 from dasksim.errors import ArgumentError, ArgumentTypeError, nearest
 
 if TYPE_CHECKING:
@@ -275,5 +276,5 @@ def _note(
     outside = sum(int(found.count[i]) - int(n.sum()) for (found, i), n in zip(columns, counts, strict=True))
     left = {"masked samples": summary.n_masked, "values not finite": not_finite, "values outside the panels": outside}
     parts = [f"{number:,} {what}" for what, number in left.items() if number]
-    text = f"{summary.n_samples:,} samples" + (f"; left out: {', '.join(parts)}" if parts else "")
+    text = counted(summary.n_samples, "sample") + (f"; left out: {', '.join(parts)}" if parts else "")
     figure.supxlabel(text, fontsize="small", color="gray")

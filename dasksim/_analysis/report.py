@@ -17,6 +17,7 @@ from dasksim._analysis._pictures import draw_spark, draw_strip, evenly, pictures
 from dasksim._analysis._samples import numbers_of, pictures_of_samples, samples_of
 from dasksim._analysis._summary import Summary, summarize
 from dasksim._analysis._tables import conditions_of, coords_of, short, variable_of_dataset, variables_of_store
+from dasksim._core.telling import counted
 from dasksim._version import __version__
 from dasksim.errors import ArgumentError
 from dasksim.store import Record, SamplesLike, Status, Store, StoreLike, open_samples
@@ -236,7 +237,7 @@ def _features(summary: Summary) -> list[dict[str, Any]]:
 
 def _missing(found: Status) -> str:
     runs = [str(first) if first == last else f"{first}-{last}" for first, last in found.missing]
-    more = f", and {len(runs) - _MOST_RUNS:,} more runs" if len(runs) > _MOST_RUNS else ""
+    more = f", and {counted(len(runs) - _MOST_RUNS, 'more run')}" if len(runs) > _MOST_RUNS else ""
     return f"{', '.join(runs[:_MOST_RUNS])}{more}"
 
 
@@ -259,10 +260,10 @@ def _provenance(record: Record) -> list[tuple[str, str]]:
     rows: list[tuple[str, object]] = [
         ("created", f"{record.created.get('at', 'unknown')} on {record.created.get('host', 'unknown')}"),
         ("seed", record.seed),
-        ("sub-batches", f"{record.sub_batch_size:,} samples"),
+        ("sub-batches", counted(record.sub_batch_size, "sample")),
         ("device", record.device),
         ("dasksim", record.version or "unknown"),
     ]
     rows += record.packages.items()
-    rows += [("extended from", f"{n:,} samples") for n in record.former_lengths]
+    rows += [("extended from", counted(n, "sample")) for n in record.former_lengths]
     return [(short(what), short(value)) for what, value in rows]

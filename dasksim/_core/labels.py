@@ -43,12 +43,12 @@ def check_labels(dims: Any, coords: Any) -> tuple[dict[str, tuple[str, ...]], di
     for argument, value in (("dims", dims), ("coords", coords)):
         if not isinstance(value, Mapping | None):
             raise ArgumentTypeError(f"{argument} must be a mapping; got {value!r}")
-    given: Mapping[Any, Any] = dims or {}
+    given = {name: (names,) if isinstance(names, str) else names for name, names in (dims or {}).items()}
     for name, names in given.items():
-        if isinstance(names, str) or not isinstance(names, Sequence) or not all(map(is_label, names)):
+        if not isinstance(names, Sequence) or not all(map(is_label, names)):
             raise ArgumentTypeError(
-                f"dims[{name!r}] must be a list of names, such as ['time'], none of them empty or with '/'; "
-                f"got {names!r}"
+                f"dims[{name!r}] must be a name or a list of names, such as ['time'], none of them empty or with "
+                f"'/'; got {dims[name]!r}"
             )
     for name in coords or {}:
         wrong = unstorable(name) if is_label(name) else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dasksim._core.plan import Plan
+from dasksim._core.telling import counted
 from dasksim._engine.pipeline import Pipeline
 from dasksim._execution.executors import HERE_AT_FIRST, n_local_workers
 from dasksim.errors import StoreError
@@ -37,7 +38,7 @@ def announcement(pipeline: Pipeline, plan: Plan, layout: StoreLayout, chunks: Se
     # what batched functions take is not known from a probe of two samples
     is_known = seconds > 0 and not any(step.stage.is_batched for step in pipeline.steps if step.is_run)
     return (
-        f"{n_samples:,} samples ({_bytes(n_bytes)}) in {len(chunks):,} chunk{'s' * (len(chunks) != 1)} of "
+        f"{counted(n_samples, 'sample')} ({_bytes(n_bytes)}) in {counted(len(chunks), 'chunk')} of "
         f"{plan.chunk_size:,}{where}{f', in about {_duration(seconds)}' if is_known else ''}"
     )
 

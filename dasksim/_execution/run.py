@@ -15,6 +15,7 @@ from dasksim._core.chunk import Receipt
 from dasksim._core.failures import Policy
 from dasksim._core.memory import machine_memory
 from dasksim._core.plan import Plan
+from dasksim._core.telling import counted
 from dasksim._engine.chunks import in_memory
 from dasksim._engine.pipeline import Pipeline
 from dasksim._execution._audit import Audit, audited_units, kept
@@ -220,7 +221,7 @@ def check_memory(plan: Plan, pipeline: Pipeline, scheduler: Any) -> None:
     n_rows = min(plan.chunk_size, plan.n_samples)
     needed = n_rows * pipeline.sample_bytes * _COPIES * max(n_workers, 1)
     if n_workers:
-        memory, who, has = machine_memory(), f"for {n_workers} workers", "this machine has"
+        memory, who, has = machine_memory(), f"for {counted(n_workers, 'worker')}", "this machine has"
     else:
         memory = memory_per_chunk(scheduler)
         who, has = "in each thread of a worker", "the smallest worker of the cluster has"
@@ -237,6 +238,7 @@ def _how_to_resume(writer: ChunkWriter) -> str:
     call = "generate" if writer.layout.derivation is None else "derive"
     again = f"run {call} again with the same arguments to go on."
     try:
-        return f"{len(writer.complete_chunks())} chunks are complete and kept; {again}"
+        n = len(writer.complete_chunks())
+        return f"{counted(n, 'chunk')} {'is' if n == 1 else 'are'} complete and kept; {again}"
     except Exception as error:  # noqa: BLE001  (what stopped the run says more)
         return f"Complete chunks are kept, though the store cannot be read now ({error}); {again}"

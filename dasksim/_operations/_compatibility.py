@@ -13,8 +13,8 @@ from dasksim._core.plan import Plan
 from dasksim._engine.chunks import given_lazily
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.provenance import describe_condition, provenance
-from dasksim.errors import ArgumentTypeError, StoreMismatchError
-from dasksim.simulators import Simulator
+from dasksim.errors import StoreMismatchError
+from dasksim.simulators import as_simulator
 from dasksim.store import Derivation, Record, Store, StoredVariable, StoreLayout, StoreLike
 
 __all__ = [
@@ -75,8 +75,7 @@ def stored_request(store: StoreLike, simulator: Any, conditions: Mapping[str, An
     StoreMismatchError
         If the simulator has other variables, or the conditions are others.
     """
-    if not isinstance(simulator, Simulator):
-        raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
+    simulator = as_simulator(simulator)
     place = Store.at(store)
     record = place.record()
     pipeline, plan = simulator.plan(

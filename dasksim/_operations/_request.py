@@ -22,7 +22,7 @@ from dasksim._execution.run import check_memory, run_chunks
 from dasksim._operations._compatibility import again_dtypes, as_stored, layout_of
 from dasksim._operations.verify import bad_chunks
 from dasksim.errors import ArgumentError, ArgumentTypeError
-from dasksim.simulators import Simulator
+from dasksim.simulators import Simulator, as_simulator
 from dasksim.store import Record, Store, StoreLayout
 
 __all__ = ["RunRequest", "StorePlan", "fill", "scheduler_for"]
@@ -103,8 +103,7 @@ class RunRequest:
         ArgumentError, ArgumentTypeError
             If one cannot be used.
         """
-        if not isinstance(simulator, Simulator):
-            raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
+        simulator = as_simulator(simulator)
         if not isinstance(conditions, Mapping | None):
             raise ArgumentTypeError(f"conditions must be a mapping of variables to values; got {conditions!r}")
         return cls(

@@ -16,6 +16,7 @@ from dasksim._core.checks import check_count, check_seed
 from dasksim._core.chunk import Chunk
 from dasksim._core.failures import Failure, Policy
 from dasksim._core.plan import Plan
+from dasksim._core.telling import counted
 from dasksim._core.tracebacks import shortened
 from dasksim._core.variables import Variable
 from dasksim._engine.chunks import in_memory, simulate_chunk
@@ -29,7 +30,7 @@ from dasksim._execution.elsewhere import Run, in_process
 from dasksim._execution.jobs import SentJob
 from dasksim._operations._compatibility import layout_of
 from dasksim.errors import ArgumentError, ArgumentTypeError
-from dasksim.simulators import Simulator
+from dasksim.simulators import Simulator, SimulatorLike, as_simulator
 
 __all__ = ["SimulatorCheck", "check"]
 
@@ -52,7 +53,7 @@ class _StageCheck:
     draws_from: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SimulatorCheck:
     """What was found of a simulator.
 
@@ -101,7 +102,7 @@ class SimulatorCheck:
         """Seconds that a sample takes."""
         return sum(stage.seconds for stage in self.stages)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows = [("stage", "makes", "takes", "draws from")]
         for stage in self.stages:
             draws = ", ".join(stage.draws_from) or "nothing"
@@ -116,13 +117,13 @@ class SimulatorCheck:
             "",
             f"a sample    {_size(self.sample_bytes)}, {_duration(self.seconds)}{rate}; {_size(self.peak_bytes)} of "
             "memory while it is simulated",
-            f"simulated   {self.n_samples:,} samples, in {len(self.ways) + 1} ways",
+            f"simulated   {counted(self.n_samples, 'sample')}, in {len(self.ways) + 1} ways",
         ]
         lines += [f"failed      {failure}" for failure in self.failures]
         if self.n_nonfinite:
-            lines.append(f"NaN or inf  in {self.n_nonfinite:,} samples")
+            lines.append(f"NaN or inf  in {counted(self.n_nonfinite, 'sample')}")
         if self.n_repeated:
-            lines.append(f"repeated    {self.n_repeated:,} samples are the same as an earlier one")
+            lines.append(f"repeated    {counted(self.n_repeated, 'sample')} the same as an earlier one")
         for way in self.ways:
             lines.append(f"{'DIFFERS' if way in self.differences else 'the same bits':<15}{way}")
         lines += [f"{'not tried':<15}{way}: {reason}" for way, reason in self.not_tried.items()]
@@ -137,7 +138,7 @@ class SimulatorCheck:
 
 @shortened()
 def check(
-    simulator: Simulator,
+    simulator: SimulatorLike,
     n_samples: int | None = None,
     *,
     seed: int | None = None,
@@ -182,8 +183,7 @@ def check(
     >>> dasksim.check(simulator).is_good
     True
     """
-    if not isinstance(simulator, Simulator):
-        raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
+    simulator = as_simulator(simulator)
     if not isinstance(conditions, Mapping | None):
         raise ArgumentTypeError(f"conditions must be a mapping of variables to values; got {conditions!r}")
     pipeline, plan = _planned(simulator, n_samples, check_seed(seed), dict(conditions or {}), sub_batch_size)

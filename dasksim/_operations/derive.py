@@ -18,6 +18,7 @@ from dasksim._engine.stage import Stage
 from dasksim._engine.steps import Lowering
 from dasksim._execution.executors import check_scheduler, connect
 from dasksim._execution.run import check_memory
+from dasksim._operations._argument_order import refuse_swapped
 from dasksim._operations._compatibility import as_stored, variables_of
 from dasksim._operations._own_data import refuse_own_functions
 from dasksim._operations._request import StorePlan, fill, scheduler_for
@@ -35,7 +36,7 @@ def derive(
     *,
     seed: int | None = None,
     is_batched: bool = False,
-    dims: Mapping[str, Sequence[str]] | None = None,
+    dims: Mapping[str, str | Sequence[str]] | None = None,
     attrs: Mapping[str, Mapping[str, Any]] | None = None,
     dtypes: Any = None,
     overwrite: bool = False,
@@ -105,6 +106,7 @@ def derive(
     ...     list(ds)
     ['x', 'mean', 'sd']
     """
+    refuse_swapped("derive({store}, fn, ...)", store=store, simulator=fn)
     if not isinstance(fn, Simulator) and not callable(fn):
         raise ArgumentTypeError(f"fn must be a function or a Simulator; got {fn!r}")
     flags = {"overwrite": overwrite, "allow_changed": allow_changed, "repair": repair}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import xarray as xr
 
@@ -10,11 +10,12 @@ from dasksim._core.checks import as_shape, check_flag, check_seed
 from dasksim._core.failures import Policy
 from dasksim._core.tracebacks import shortened
 from dasksim._execution.executors import check_scheduler, connect, lacks_gpus
+from dasksim._operations._argument_order import refuse_swapped
 from dasksim._operations._compatibility import agreed, check_lazy_conditions, extended
 from dasksim._operations._own_data import refuse_own_conditions, refuse_own_functions
 from dasksim._operations._request import RunRequest, StorePlan, scheduler_for
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreError
-from dasksim.simulators import Simulator
+from dasksim.simulators import SimulatorLike
 from dasksim.store import Record, StoreLike
 
 __all__ = ["extend", "generate"]
@@ -22,7 +23,7 @@ __all__ = ["extend", "generate"]
 
 @shortened()
 def generate(
-    simulator: Simulator,
+    simulator: SimulatorLike,
     store: StoreLike,
     n_samples: int | Sequence[int],
     *,
@@ -31,9 +32,9 @@ def generate(
     sub_batch_size: int | None = None,
     chunk_size: int | None = None,
     dtypes: Any = None,
-    device: str = "auto",
-    on_error: str = "raise",
-    on_nonfinite: str = "keep",
+    device: Literal["auto", "cpu", "gpu"] = "auto",
+    on_error: Literal["raise", "mask", "redraw"] = "raise",
+    on_nonfinite: Literal["keep", "raise", "mask", "redraw"] = "keep",
     timeout: float | None = None,
     overwrite: bool = False,
     allow_changed: bool = False,
@@ -43,7 +44,7 @@ def generate(
     scheduler: Any = None,
     retries: int = 3,
     progress: bool | None = None,
-    audit: bool | str = True,
+    audit: bool | Literal["warn"] = True,
 ) -> xr.Dataset:
     """Simulate a dataset into a Zarr store, chunk by chunk, and open it.
 
@@ -54,7 +55,7 @@ def generate(
     Parameters
     ----------
     simulator
-        What to sample from.
+        What to sample from: a simulator, or what :func:`make_simulator` takes, such as ``[prior, likelihood]``.
     store
         Where the store is: the path of a folder, a URL, a ``zarr.abc.store.Store``, or an Icechunk repository or
         session.
@@ -148,6 +149,7 @@ def generate(
     ...     dict(ds.sizes)
     {'batch': 1000, 'x_dim_0': 3}
     """
+    refuse_swapped("generate(simulator, {store}, n_samples, ...)", store=store, simulator=simulator)
     request = RunRequest.checked(
         simulator,
         store,
@@ -172,18 +174,19 @@ def generate(
     found = place.find_record(mends_root=request.repair)
     asked = (seed, sub_batch_size, chunk_size)
     kept = None if overwrite else found
+    kind: str = device
     if found is not None and not overwrite:
         seed = found.seed if seed is None else seed
         sub_batch_size = found.sub_batch_size if sub_batch_size is None else sub_batch_size
-        device = found.device if device == "auto" else device
+        kind = found.device if kind == "auto" else kind
         if chunk_size is None and sub_batch_size == found.sub_batch_size:  # of others it may be no multiple
             chunk_size = found.chunk_size
     with connect(scheduler) as connected:
-        if device == "auto" and lacks_gpus(connected):
-            device = "cpu"
+        if kind == "auto" and lacks_gpus(connected):
+            kind = "cpu"
 
         def planned(seed: int | None, sub_batch_size: int | None, chunk_size: int | None) -> StorePlan:
-            return request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy, device, kept)
+            return request.resolve(shape, seed, sub_batch_size, chunk_size, dtypes, policy, kind, kept)
 
         task = planned(seed, sub_batch_size, chunk_size)
         executor = check_scheduler(connected, task.on_gpu)
@@ -237,7 +240,7 @@ def _claimed(
 @shortened()
 def extend(
     store: StoreLike,
-    simulator: Simulator,
+    simulator: SimulatorLike,
     n_samples: int,
     *,
     conditions: Mapping[str, Any] | None = None,
@@ -247,7 +250,7 @@ def extend(
     scheduler: Any = None,
     retries: int = 3,
     progress: bool | None = None,
-    audit: bool | str = True,
+    audit: bool | Literal["warn"] = True,
 ) -> xr.Dataset:
     """Make a store longer.
 
@@ -296,6 +299,7 @@ def extend(
     ...     dict(ds.sizes)
     {'batch': 3000, 'x_dim_0': 3}
     """
+    refuse_swapped("extend({store}, simulator, n_samples, ...)", store=store, simulator=simulator)
     request = RunRequest.checked(
         simulator,
         store,

@@ -15,9 +15,10 @@ from dasksim._engine.branches import INDICES, BranchStage
 from dasksim._engine.chunks import replay_sample
 from dasksim._engine.evaluation import Values
 from dasksim._engine.pipeline import Pipeline
+from dasksim._operations._argument_order import refuse_swapped
 from dasksim._operations._compatibility import stored_request
 from dasksim.errors import ArgumentError, ArgumentTypeError, StoreMismatchError
-from dasksim.simulators import Simulator
+from dasksim.simulators import SimulatorLike
 from dasksim.store import StoreLike
 
 __all__ = ["Replay", "StageReplay", "replay"]
@@ -42,7 +43,7 @@ class StageReplay:
     outputs: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Replay:
     """One sample of a store, run again.
 
@@ -66,7 +67,7 @@ class Replay:
     variables: Mapping[str, Array]
     is_stored: bool
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         agrees = "the same in the store, bit by bit" if self.is_stored else "not in the store yet"
         lines = [f"sample {self.sample} of sub-batch {self.sub_batch}: {agrees}"]
         for stage in self.stages:
@@ -82,7 +83,7 @@ def _flows(stage: StageReplay) -> tuple[tuple[str, Mapping[str, Any]], ...]:
 @shortened()
 def replay(
     store: StoreLike,
-    simulator: Simulator,
+    simulator: SimulatorLike,
     sample: int,
     *,
     conditions: Mapping[str, Any] | None = None,
@@ -128,6 +129,7 @@ def replay(
     ...     found = dasksim.replay(f"{folder}/s.zarr", simulator, sample=42)
     >>> print(found)  # doctest: +SKIP
     """
+    refuse_swapped("replay({store}, simulator, sample)", store=store, simulator=simulator)
     request = stored_request(store, simulator, conditions)
     n_samples = request.plan.n_samples
     if not isinstance(sample, int | np.integer):

@@ -8,18 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.checks import check_flag
+from dasksim._core.telling import counted
 from dasksim._core.tracebacks import shortened
 from dasksim._engine.chunks import in_memory, simulate_chunk
 from dasksim._execution.progress import Progress
+from dasksim._operations._argument_order import refuse_swapped
 from dasksim._operations._compatibility import StoredRequest, stored_request
 from dasksim.errors import ArgumentError, ArgumentTypeError
-from dasksim.simulators import Simulator
+from dasksim.simulators import SimulatorLike
 from dasksim.store import Record, Store, StoreLike
 
 __all__ = ["Verification", "bad_chunks", "verify"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verification:
     """What a check of a store found.
 
@@ -48,15 +50,17 @@ class Verification:
         """Whether nothing is wrong with the chunks that are there."""
         return not self.problems
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = [
-            f"{self.path}: {'good' if self.is_good else f'{len(self.problems):,} bad chunks'}",
-            f"  checked      {self.n_checked:,} of {self.n_chunks:,} chunks against their receipts",
+            f"{self.path}: {'good' if self.is_good else counted(len(self.problems), 'bad chunk')}",
+            f"  checked      {self.n_checked:,} of {counted(self.n_chunks, 'chunk')} against their receipts",
         ]
         if self.n_checked < self.n_chunks:
-            lines.append(f"  missing      {self.n_chunks - self.n_checked:,} chunks")
+            lines.append(f"  missing      {counted(self.n_chunks - self.n_checked, 'chunk')}")
         if self.resimulated:
-            lines.append(f"  resimulated  chunks {', '.join(map(str, self.resimulated))}")
+            lines.append(
+                f"  resimulated  chunk{'s' * (len(self.resimulated) > 1)} {', '.join(map(str, self.resimulated))}"
+            )
         lines += [f"  chunk {chunk}: {'; '.join(found)}" for chunk, found in self.problems.items()]
         if not self.is_good:
             lines.append("generate(..., repair=True), or dasksim generate --repair, simulates bad chunks again")
@@ -66,7 +70,7 @@ class Verification:
 @shortened()
 def verify(
     store: StoreLike,
-    simulator: Simulator | None = None,
+    simulator: SimulatorLike | None = None,
     *,
     resimulate: int = 0,
     conditions: Mapping[str, Any] | None = None,
@@ -108,6 +112,7 @@ def verify(
     ...     dasksim.verify(f"{folder}/s.zarr", simulator, resimulate=1).is_good
     True
     """
+    refuse_swapped("verify({store}, simulator, ...)", store=store, simulator=simulator)
     progress = progress if progress is None else check_flag("progress", progress)
     if isinstance(resimulate, bool) or not isinstance(resimulate, int | np.integer):
         raise ArgumentTypeError(f"resimulate must be an integer >= 0; got {resimulate!r}")

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 
@@ -136,7 +136,7 @@ def batches(
     shard: tuple[int, int] = (0, 1),
     augmentations: Augmentations | None = None,
     within: str | None = None,
-    masked: str = "refuse",
+    masked: Literal["refuse", "drop", "keep"] = "refuse",
     partial: bool = False,
     buffer_bytes: int = 1 << 27,
 ) -> Batches:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.failures import VALID
+from dasksim._core.telling import counted
 from dasksim.errors import ArgumentError, nearest
 from dasksim.loaders._request import LoaderRequest
 
@@ -178,9 +179,9 @@ class WantedBlocks(Blocks):
         if found and request.masked == "refuse":
             n_masked = sum(map(len, found.values()))
             raise ArgumentError(
-                f"{n_masked:,} samples of {self.title} failed and are masked; give "
-                "masked='drop' to leave them out, which conditions prior and likelihood on success, or masked='keep' "
-                f"to have them, with NaN or 0 as values and False as {VALID!r}"
+                f"{counted(n_masked, 'sample')} of {self.title} failed and {'is' if n_masked == 1 else 'are'} masked; "
+                "give masked='drop' to leave them out, which conditions prior and likelihood on success, or "
+                f"masked='keep' to have them, with NaN or 0 as values and False as {VALID!r}"
             )
         return found
 

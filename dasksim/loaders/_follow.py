@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 
@@ -25,7 +25,7 @@ def follow(
     seed: int = 0,
     split: tuple[str, Mapping[str, float]] | None = None,
     augmentations: Augmentations | None = None,
-    masked: str = "refuse",
+    masked: Literal["refuse", "drop", "keep"] = "refuse",
     buffer_bytes: int = 1 << 27,
     patience: float = 600.0,
     poll_seconds: float = 1.0,

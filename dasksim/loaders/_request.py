@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 
 from dasksim._core.checks import check_count, check_flag, check_seed
 from dasksim._core.failures import VALID
+from dasksim._core.telling import counted
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.loaders._splits import Split, check_split
 from dasksim.store import DatasetReader, Store
 
-__all__ = ["VALID", "Augmentations", "LoaderRequest", "augmented"]
+__all__ = ["VALID", "Augmentations", "BatchOptions", "LoaderRequest", "SampleOptions", "augmented"]
 
 Masked = Literal["refuse", "drop", "keep"]
 
@@ -22,6 +23,26 @@ Batch: TypeAlias = dict[str, Any]
 Augmentations: TypeAlias = (
     Callable[[Batch], Batch] | Sequence[Callable[[Batch], Batch]] | Mapping[str, Callable[[Any], Any]]
 )
+
+
+class SampleOptions(TypedDict, total=False):
+    """What samples may be asked for with, by name; :func:`~dasksim.loaders.batches` describes it."""
+
+    variables: Sequence[str] | None
+    split: tuple[str, Mapping[str, float]] | None
+    masked: Masked
+    partial: bool
+    buffer_bytes: int
+
+
+class BatchOptions(SampleOptions, total=False):
+    """What batches may be asked for with besides."""
+
+    shuffle: bool
+    seed: int | None
+    drop_last: bool
+    shard: tuple[int, int]
+    within: str | None
 
 
 @dataclass(frozen=True)
@@ -113,7 +134,8 @@ class LoaderRequest:
         world = self.shard[1]
         part = f" in split {self.split.name!r}" if self.split else ""
         if n_samples < world:
-            raise ArgumentError(f"there are {n_samples:,} samples{part}, too few for {world} ranks")
+            are = "is" if n_samples == 1 else "are"
+            raise ArgumentError(f"there {are} {counted(n_samples, 'sample')}{part}, too few for {world} ranks")
         if self.drop_last and self.batch_size > n_samples // world:
             each = f" on each of {world} ranks" if world > 1 else ""
             raise ArgumentError(

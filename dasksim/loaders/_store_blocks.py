@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dasksim._core.telling import counted
 from dasksim.errors import IncompleteStoreError, StoreError, StoreMismatchError
 from dasksim.loaders._blocks import Form, Part, WantedBlocks
 from dasksim.loaders._request import LoaderRequest
@@ -37,8 +38,8 @@ def take_snapshot(store: Store, *, partial: bool, without: Collection[int] = ())
     complete = store.complete_chunks()
     if len(complete) < record.n_chunks and not partial:
         raise IncompleteStoreError(
-            f"the store at {store.name!r} has {len(complete)} of {record.n_chunks} chunks; run generate again with "
-            "the same arguments to finish it, or give partial=True to take the complete ones"
+            f"the store at {store.name!r} has {len(complete):,} of {counted(record.n_chunks, 'chunk')}; run generate "
+            "again with the same arguments to finish it, or give partial=True to take the complete ones"
         )
     return Snapshot(record, tuple(sorted(complete.difference(without))))
 

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dasksim.errors import ArgumentError
 from dasksim.loaders._batches import batches
-from dasksim.loaders._request import Augmentations, augmented
+from dasksim.loaders._request import Augmentations, BatchOptions, augmented
 from dasksim.loaders._rows import Rows
 from dasksim.loaders._shared import SharedIntegers
 from dasksim.loaders._windows import Reading
@@ -40,8 +40,9 @@ class StoreDataset(keras.utils.PyDataset):
     workers, use_multiprocessing, max_queue_size
         As in ``keras.utils.PyDataset``.
     **options
-        All others of :func:`~dasksim.loaders.batches` but ``epochs``. With ``partial``, chunks are those that were
-        complete when this was made.
+        ``variables``, ``shuffle``, ``seed``, ``drop_last``, ``split``, ``shard``, ``within``, ``masked``, ``partial``
+        and ``buffer_bytes`` of :func:`~dasksim.loaders.batches`. With ``partial``, chunks are those that were complete
+        when this was made.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class StoreDataset(keras.utils.PyDataset):
         workers: int = 1,
         use_multiprocessing: bool = False,
         max_queue_size: int = 10,
-        **options: Any,
+        **options: Unpack[BatchOptions],
     ) -> None:
         super().__init__(workers=workers, use_multiprocessing=use_multiprocessing, max_queue_size=max_queue_size)
         if "epochs" in options:

@@ -1,7 +1,7 @@
 """Stores as datasets of PyTorch."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from dasksim.errors import ArgumentError
 from dasksim.loaders._batches import batches
-from dasksim.loaders._request import Augmentations, augmented
+from dasksim.loaders._request import Augmentations, BatchOptions, SampleOptions, augmented
 from dasksim.loaders._rows import Rows
 from dasksim.loaders._shared import SharedIntegers
 from dasksim.store import SamplesLike
@@ -42,8 +42,9 @@ class StoreBatches(IterableDataset):
         Whether to put tensors into pinned memory, from which they are moved to a device while the program goes on.
         Without workers only; with them, the ``DataLoader`` has an argument of this name.
     **options
-        All others of :func:`~dasksim.loaders.batches` but ``epochs``. With ``partial``, chunks are those that were
-        complete when this was made.
+        ``variables``, ``shuffle``, ``seed``, ``drop_last``, ``split``, ``shard``, ``within``, ``masked``, ``partial``
+        and ``buffer_bytes`` of :func:`~dasksim.loaders.batches`. With ``partial``, chunks are those that were complete
+        when this was made.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class StoreBatches(IterableDataset):
         dtype: "torch.dtype | None" = None,
         device: Any = None,
         pin_memory: bool = False,
-        **options: Any,
+        **options: Unpack[BatchOptions],
     ) -> None:
         super().__init__()
         _refuse_epochs(options)
@@ -145,11 +146,11 @@ class StoreSamples(Dataset):
         *,
         augmentations: Augmentations | None = None,
         dtype: "torch.dtype | None" = None,
-        **options: Any,
+        **options: Unpack[SampleOptions],
     ) -> None:
         for name in options:
-            if name not in _SAMPLE_OPTIONS:
-                raise ArgumentError(f"{name!r} is no option of samples, which have {', '.join(_SAMPLE_OPTIONS)}")
+            if name not in (known := SampleOptions.__annotations__):
+                raise ArgumentError(f"{name!r} is no option of samples, which have {', '.join(known)}")
         self._batches = batches(store, 1, **options)
         self._augmentations, self._dtype = augmentations, dtype
         self._rows: Rows | None = None
@@ -176,9 +177,6 @@ class StoreSamples(Dataset):
         return [{name: tensor[i] for name, tensor in tensors.items()} for i in range(len(numbers))]
 
 
-_SAMPLE_OPTIONS = ("variables", "split", "masked", "partial", "buffer_bytes")
-
-
 def _tensor(values: npt.NDArray[Any], dtype: "torch.dtype | None") -> torch.Tensor:
     # an augmentation may have reversed an axis, of which PyTorch takes no view
     tensor = torch.from_numpy(np.ascontiguousarray(values))
@@ -196,6 +194,6 @@ def _process_group() -> tuple[int, int]:
     return 0, 1
 
 
-def _refuse_epochs(options: dict[str, Any]) -> None:
+def _refuse_epochs(options: Mapping[str, Any]) -> None:
     if "epochs" in options:
         raise ArgumentError("epochs is no option of a dataset: each time it is gone through is an epoch")

@@ -1,7 +1,8 @@
+from .drawing import VariableSchema
 from .graphical_simulator import GraphicalSimulator
 from .hierarchical_simulator import HierarchicalSimulator
 from .lambda_simulator import LambdaSimulator
-from .make import make_simulator
+from .make import SimulatorLike, as_simulator, is_simulator_like, make_simulator
 from .model_comparison_simulator import ModelComparisonSimulator
 from .rejection_simulator import RejectionSimulator
 from .sequential_simulator import SequentialSimulator
@@ -17,7 +18,11 @@ __all__ = [
     "RejectionSimulator",
     "SequentialSimulator",
     "Simulator",
+    "SimulatorLike",
+    "VariableSchema",
+    "as_simulator",
     "from_bayesflow",
     "from_sbi",
+    "is_simulator_like",
     "make_simulator",
 ]

@@ -1,13 +1,44 @@
-"""Draw a simulator's stages."""
+"""Show a simulator: its stages, and the variables of a sample."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from dasksim._engine.nested import NestedStage
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.steps import Lowering
 
-__all__ = ["draw", "rows_of"]
+__all__ = ["VariableSchema", "draw", "rows_of", "schema_of"]
+
+
+class VariableSchema(NamedTuple):
+    """What is known of a variable before it is simulated.
+
+    Parameters
+    ----------
+    dims
+        Names of the axes of one sample: all of the dataset but ``batch``.
+    shape
+        Their sizes; of padded ones the largest.
+    dtype
+        Type of the values.
+    """
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{dim}: {size}" for dim, size in zip(self.dims, self.shape, strict=True))
+        return f"({sizes}) {self.dtype}"
+
+
+def schema_of(pipeline: Pipeline) -> dict[str, VariableSchema]:
+    """Return what is known of the variables of a pipeline, by name."""
+    return {
+        v.name: VariableSchema(pipeline.array_dims(v)[1:], pipeline.array_shape(v), v.dtype) for v in pipeline.variables
+    }
 
 
 def rows_of(lowering: Lowering, depth: int = 0) -> Iterator[tuple[int, str, str, str]]:

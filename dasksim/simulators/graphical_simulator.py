@@ -68,7 +68,7 @@ class GraphicalSimulator(Simulator):
         meta_fn: Callable[..., Any] | None = None,
         *,
         expand_outputs: bool = True,
-        dims: Mapping[str, Sequence[str]] | None = None,
+        dims: Mapping[str, str | Sequence[str]] | None = None,
         coords: Mapping[str, Any] | None = None,
         attrs: Mapping[str, Mapping[str, Any]] | None = None,
         max_sizes: Mapping[str, int] | None = None,
@@ -120,6 +120,7 @@ class GraphicalSimulator(Simulator):
         self._nodes[node] = _Node(sample_fn, reps if isinstance(reps, str) else int(reps), is_batched)
         self._parents[node] = []
         self._probes.clear()
+        self._known = {}
 
     def add_edge(self, parent: str, child: str) -> None:
         """Let a node take the variables of another.

@@ -51,7 +51,7 @@ class HierarchicalSimulator(Simulator):
         hierarchy: Sequence[Any] | Mapping[str, Any],
         levels: Sequence[str] | None = None,
         *,
-        dims: Mapping[str, Sequence[str]] | None = None,
+        dims: Mapping[str, str | Sequence[str]] | None = None,
         coords: Mapping[str, Any] | None = None,
         attrs: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:

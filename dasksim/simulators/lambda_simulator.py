@@ -1,7 +1,7 @@
 """One function as a simulator."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from dasksim._core.attributes import check_attrs
 from dasksim._core.checks import check_flag
@@ -63,12 +63,12 @@ class LambdaSimulator(Simulator):
         is_batched: bool = False,
         *,
         is_context: bool = False,
-        dims: Mapping[str, Sequence[str]] | None = None,
+        dims: Mapping[str, str | Sequence[str]] | None = None,
         coords: Mapping[str, Any] | None = None,
         attrs: Mapping[str, Mapping[str, Any]] | None = None,
         schema: Mapping[str, Any] | None = None,
         can_use_gpu: bool | None = None,
-        compile: str | None = None,  # noqa: A002
+        compile: Literal["numba"] | None = None,  # noqa: A002
     ) -> None:
         super().__init__()
         if not callable(sample_fn):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from dasksim._core.checks import check_flag
 from dasksim._engine.functions import function_name
@@ -13,7 +13,10 @@ from dasksim.simulators.sequential_simulator import SequentialSimulator
 from dasksim.simulators.simulator import Simulator
 from dasksim.simulators.wrap_bayesflow import from_bayesflow
 
-__all__ = ["make_simulator"]
+__all__ = ["SimulatorLike", "as_simulator", "is_simulator_like", "make_simulator"]
+
+#: A simulator, or what :func:`make_simulator` makes one of.
+SimulatorLike: TypeAlias = Simulator | Callable[..., Any] | Sequence[Any] | Mapping[str, Any]
 
 # Keyword arguments for all functions, by name, or for each.
 ObjectArguments: TypeAlias = Mapping[str, Any] | Sequence[Mapping[str, Any] | None]
@@ -29,13 +32,13 @@ def make_simulator(
     replace_inputs: bool = True,
     *,
     is_batched: bool = False,
-    dims: Mapping[str, Sequence[str]] | None = None,
+    dims: Mapping[str, str | Sequence[str]] | None = None,
     coords: Mapping[str, Any] | None = None,
     attrs: Mapping[str, Mapping[str, Any]] | None = None,
     schema: Mapping[str, Any] | None = None,
     max_sizes: Mapping[str, int] | None = None,
     fill_value: Any = math.nan,
-    compile: str | None = None,  # noqa: A002
+    compile: Literal["numba"] | None = None,  # noqa: A002
 ) -> Simulator:
     """Make a simulator of a function, any callable, a simulator, or a sequence or mapping of them.
 
@@ -177,6 +180,29 @@ def _each(obj_kwargs: Any, n: int) -> Sequence[Mapping[str, Any] | None]:
     if len(obj_kwargs) != n:
         raise ArgumentError(f"obj_kwargs has {len(obj_kwargs)} entries for {n} objects; give one for each, or None")
     return list(obj_kwargs)
+
+
+def is_simulator_like(obj: object) -> bool:
+    """Whether ``obj`` is a simulator, or something that one can be made of."""
+    if isinstance(obj, Simulator) or callable(obj) or callable(getattr(obj, "sample", None)):
+        return True
+    return isinstance(obj, Mapping | Sequence) and not isinstance(obj, str | bytes)
+
+
+def as_simulator(obj: Any, name: str = "simulator") -> Simulator:
+    """Return a simulator as it is, and make one of functions.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it is neither.
+    """
+    if not is_simulator_like(obj):
+        raise ArgumentTypeError(
+            f"{name} must be a Simulator, such as make_simulator returns, or functions to make one of, such as "
+            f"[prior, likelihood]; got {obj!r}"
+        )
+    return obj if isinstance(obj, Simulator) else make_simulator(obj)
 
 
 def _wrap(obj: Any, obj_kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Simulator:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -68,7 +68,7 @@ class ModelComparisonSimulator(Simulator):
         p: Sequence[float] | None = None,
         logits: Sequence[float] | None = None,
         use_mixed_batches: bool = True,
-        key_conflicts: str = "drop",
+        key_conflicts: Literal["drop", "fill", "error"] = "drop",
         fill_value: Any = math.nan,
         shared_simulator: Simulator | Callable[..., Any] | None = None,
         names: Sequence[str] | None = None,

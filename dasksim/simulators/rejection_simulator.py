@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 from dasksim._engine.steps import Lowering
-from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.filtering import filtered
+from dasksim.simulators.make import SimulatorLike, as_simulator
 from dasksim.simulators.simulator import Simulator
 
 __all__ = ["RejectionSimulator"]
@@ -21,7 +21,7 @@ class RejectionSimulator(Simulator):
     Parameters
     ----------
     simulator
-        What proposes.
+        What proposes: a simulator, or functions that :func:`~dasksim.make_simulator` takes.
     predicate
         A function of variables by name, if every parameter is the name of a variable (``rng`` may be taken too), else
         of one mapping of all variables, in their shapes in the dataset. It is given whole arrays and returns a boolean
@@ -43,15 +43,13 @@ class RejectionSimulator(Simulator):
 
     def __init__(
         self,
-        simulator: Simulator,
+        simulator: SimulatorLike,
         predicate: Callable[..., Any],
         sample_size: int | None = None,
         max_proposals: int | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(simulator, Simulator):
-            raise ArgumentTypeError(f"simulator must be a Simulator, such as make_simulator returns; got {simulator!r}")
-        self.simulator = simulator
+        self.simulator = as_simulator(simulator)
         self.predicate = predicate
         self.sample_size = sample_size
         self.max_proposals = max_proposals

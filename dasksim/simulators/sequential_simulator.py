@@ -57,7 +57,7 @@ class SequentialSimulator(Simulator):
         expand_outputs: bool = True,
         replace_inputs: bool = True,
         *,
-        dims: Mapping[str, Sequence[str]] | None = None,
+        dims: Mapping[str, str | Sequence[str]] | None = None,
         coords: Mapping[str, Any] | None = None,
         attrs: Mapping[str, Mapping[str, Any]] | None = None,
         max_sizes: Mapping[str, int] | None = None,

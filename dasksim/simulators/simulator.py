@@ -1,18 +1,18 @@
 """What all simulators have in common."""
 
 import copy
-import html
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, Self, SupportsIndex
+from typing import Any, Literal, Self, SupportsIndex
 
 import xarray as xr
 
 from dasksim._core.arrays import choose_device
 from dasksim._core.checks import as_shape, check_count, check_flag, check_seed
 from dasksim._core.plan import Plan, plan_samples
+from dasksim._core.telling import html_table
 from dasksim._core.tracebacks import shortened
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.placement import can_use_gpu, on_device
@@ -25,7 +25,7 @@ from dasksim._streams.process_wide import not_copied
 from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.bayesflow_adapter import BayesFlowAdapter, for_bayesflow
 from dasksim.simulators.distributions import drawn_conditions
-from dasksim.simulators.drawing import draw, rows_of
+from dasksim.simulators.drawing import VariableSchema, draw, rows_of, schema_of
 from dasksim.simulators.filtering import compute_all_accepted, filtered
 from dasksim.simulators.parallel import compute_in_processes
 
@@ -43,6 +43,7 @@ class Simulator(ABC):
 
     def __init__(self) -> None:
         self._probes = ProbeCache()
+        self._known: dict[str, VariableSchema] = {}
 
     @abstractmethod
     def lower(self, path: str = "") -> Lowering:
@@ -63,7 +64,7 @@ class Simulator(ABC):
         seed: int | None = None,
         sub_batch_size: int | None = None,
         chunk_size: int | None = None,
-        device: str = "auto",
+        device: Literal["auto", "cpu", "gpu"] = "auto",
         **conditions: Any,
     ) -> xr.Dataset:
         """Return a lazy Dataset of samples.
@@ -142,7 +143,7 @@ class Simulator(ABC):
         seed: int | None = None,
         sub_batch_size: int | None = None,
         chunk_size: int | None = None,
-        device: str = "auto",
+        device: Literal["auto", "cpu", "gpu"] = "auto",
         **conditions: Any,
     ) -> xr.Dataset:
         """Return a lazy Dataset of samples that a predicate accepts.
@@ -218,7 +219,8 @@ class Simulator(ABC):
     ) -> tuple[Pipeline, Plan]:
         """Check the arguments of :meth:`sample`, find the schema, and cut the samples into chunks."""
         # probes of another lowering, such as one with a predicate, are not this simulator's
-        cache = self._probes if lowering is None else ProbeCache()
+        is_own = lowering is None
+        cache = self._probes if is_own else ProbeCache()
         lowering = self.lower() if lowering is None else lowering
         if sub_batch_size is not None:
             sub_batch_size = check_count("sub_batch_size", sub_batch_size)
@@ -239,7 +241,31 @@ class Simulator(ABC):
 
             pipeline = at(0)
             check_sizes_agree(pipeline, plan.n_samples, plan.sub_batch_size, at)
+        if is_own:
+            self._known = schema_of(pipeline)
         return on_device(pipeline, device), plan
+
+    @property
+    def variables(self) -> dict[str, VariableSchema]:
+        """Dims, shape and dtype of each variable of one sample, by name.
+
+        One or two samples are simulated to find them, unless they are known from earlier.
+
+        Raises
+        ------
+        SimulatorError
+            If the simulator needs conditions; ``sample`` with these shows what it makes.
+
+        Examples
+        --------
+        >>> import dasksim
+        >>> simulator = dasksim.make_simulator(lambda rng: {"x": rng.normal(size=3)}, dims={"x": "time"})
+        >>> print(simulator.variables["x"])
+        (time: 3) float64
+        """
+        shape = (1,) * (1 + len(self.lower().levels or ()))
+        pipeline, _ = self.plan(shape, seed=0, sub_batch_size=None, chunk_size=None, conditions={})
+        return schema_of(pipeline)
 
     def visualize(self, **conditions: Any) -> Any:
         """Return the stages as a graph: boxes are stages, arrows the variables that pass between them.
@@ -386,15 +412,19 @@ class Simulator(ABC):
         lines = [f"<dasksim.{type(self).__name__}>"]
         for depth, name, arguments, how_often in rows_of(self.lower()):
             lines.append(f"{'  ' * (depth + 1)}{name}({arguments})  {how_often}")
+        # what is not known yet would have to be simulated
+        lines += ["a sample:"] * bool(self._known)
+        width = max(map(len, self._known), default=0)
+        lines += [f"  {name:<{width}}  {variable}" for name, variable in self._known.items()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{'&emsp;' * depth}{html.escape(name)}</td><td>{html.escape(arguments)}</td>"
-            f"<td>{how_often}</td></tr>"
-            for depth, name, arguments, how_often in rows_of(self.lower())
+        rows = rows_of(self.lower())
+        stages = html_table(
+            [("  " * depth + name, arguments, how_often) for depth, name, arguments, how_often in rows],
+            head=("stage", "arguments", "called"),
+            caption=f"dasksim.{type(self).__name__}",
         )
-        return (
-            f"<table><caption>dasksim.{type(self).__name__}</caption>"
-            f"<thead><tr><th>stage</th><th>arguments</th><th>called</th></tr></thead><tbody>{rows}</tbody></table>"
-        )
+        variables = [(name, ", ".join(v.dims), str(v.shape), str(v.dtype)) for name, v in self._known.items()]
+        head = ("variable", "dims of a sample", "shape", "dtype")
+        return f"<div>{stages}{html_table(variables, head) if variables else ''}</div>"

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.failures import VALID
+from dasksim._core.telling import counted
 from dasksim.errors import StoreError
 from dasksim.store._document import inner_codecs, shard_key
 from dasksim.store._entries import StoredVariable
@@ -106,7 +107,7 @@ def refuse_damage(location: Location, variables: Variables, columns: Columns, ca
     if not damaged:
         return
     named = [f"chunk {chunk}: {', '.join(found)}" for chunk, found in list(damaged.items())[:_MOST_NAMED]]
-    more = f"; and {len(damaged) - _MOST_NAMED:,} more chunks" if len(damaged) > _MOST_NAMED else ""
+    more = f"; and {counted(len(damaged) - _MOST_NAMED, 'more chunk')}" if len(damaged) > _MOST_NAMED else ""
     raise StoreError(
         f"the store at {location.name!r} is damaged: {'; '.join(named)}{more}; {call}(..., repair=True) makes such "
         "chunks again"

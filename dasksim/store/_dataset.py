@@ -10,6 +10,7 @@ import zarr
 
 from dasksim._core import accessor  # noqa: F401  # which datasets have from then on
 from dasksim._core.checks import check_flag
+from dasksim._core.telling import counted
 from dasksim.errors import IncompleteStoreError, StoreError
 from dasksim.store._damage import Columns, refuse_damage
 from dasksim.store._entries import Derivation
@@ -92,8 +93,9 @@ def open_simulated(store: StoreLike) -> xr.Dataset:
     n_complete = len(columns["chunk"])
     if n_complete < record.n_chunks:
         raise IncompleteStoreError(
-            f"the store at {location.name!r} has {n_complete} of {record.n_chunks} chunks; run generate again with the "
-            "same arguments to finish it, or open the complete ones with open_dataset(store, partial=True)"
+            f"the store at {location.name!r} has {n_complete:,} of {counted(record.n_chunks, 'chunk')}; run generate "
+            "again with the same arguments to finish it, or open the complete ones with open_dataset(store, "
+            "partial=True)"
         )
     dataset = open_part(location)
     refuse_damage(location, record.variables, columns)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 from zarr.abc.store import Store
 
 from dasksim._core.chunk import Chunk, Receipt
+from dasksim._core.telling import counted
 from dasksim.errors import ArgumentError
 from dasksim.store._layout import StoreLayout
 from dasksim.store._location import Location, explained
@@ -172,7 +173,7 @@ class IcechunkWriter(ChunkWriter):
             session = self._repository.writable_session(_BRANCH)
             self.check_record(_at(self.location.name, session))  # forks know only what was there when they were made
             session.merge(*map(pickle.loads, forks))
-            session.commit(f"dasksim: {len(forks)} chunks", rebase_with=solver)
+            session.commit(f"dasksim: {counted(len(forks), 'chunk')}", rebase_with=solver)
         # only now: what a commit that failed has left is tried again when the block ends
         forks.clear()
 

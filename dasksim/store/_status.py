@@ -2,11 +2,12 @@
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dasksim._core.audits import AuditOutcome
 from dasksim._core.failures import Failure
+from dasksim._core.telling import counted, html_table
 from dasksim.store._damage import Columns, damaged_shards
 from dasksim.store._kept import kept_audits
 from dasksim.store._locate import StoreLike, locate
@@ -20,7 +21,7 @@ from dasksim.store._told import present_record
 __all__ = ["Status", "columns_of", "status", "stored_record"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Status:
     """How far a store is.
 
@@ -83,8 +84,7 @@ class Status:
     def failed_share(self) -> str:
         """How many times a sample failed, and in how many samples, as text."""
         share = f" ({self.n_failed / self.n_complete_samples:.2%})" if self.n_complete_samples else ""
-        times = f"{self.n_failed:,} time{'s' * (self.n_failed != 1)}"
-        return f"{times} in {self.n_complete_samples:,} samples{share}"
+        return f"{counted(self.n_failed, 'time')} in {counted(self.n_complete_samples, 'sample')}{share}"
 
     @property
     def acceptance_rate(self) -> float:
@@ -96,49 +96,60 @@ class Status:
         """Whether all chunks are complete, and none is known to be damaged."""
         return self.n_complete == self.n_chunks and not self.damaged
 
-    def __str__(self) -> str:
-        state = (
-            "damaged; generate(..., repair=True), or derive for derived variables, makes damaged chunks again"
-            if self.damaged
-            else "complete"
-            if self.is_complete
-            else "incomplete; run generate again with the same arguments to finish it"
-        )
-        rate = f", {self.n_complete_samples / self.seconds:,.0f} samples/s a worker" if self.seconds else ""
-        lines = [
-            f"{self.path}: {state}",
-            f"  samples  {self.n_complete_samples:,} of {self.n_samples:,}",
-            f"  chunks   {self.n_complete:,} of {self.n_chunks:,} (of {self.chunk_size:,} samples)",
-        ]
+    def __repr__(self) -> str:
+        rows = [(label, line) for label, lines in self._rows() for label, line in _beside(label, lines)]
+        return "\n".join([f"{self.path}: {self._state}", *(f"  {label:<8} {line}" for label, line in rows)])
+
+    def _repr_html_(self) -> str:
+        done = f'<progress value="{self.n_complete}" max="{self.n_chunks}"></progress>'
+        rows = [(label, "\n".join(lines)) for label, lines in self._rows()]
+        return f"<div>{done}{html_table(rows, caption=f'{self.path}: {self._state}')}</div>"
+
+    @property
+    def _state(self) -> str:
+        if self.damaged:
+            return "damaged; generate(..., repair=True), or derive for derived variables, makes damaged chunks again"
+        if self.is_complete:
+            return "complete"
+        return "incomplete; run generate again with the same arguments to finish it"
+
+    def _rows(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield what there is to say, each with its label, line by line."""
+        yield "samples", [f"{self.n_complete_samples:,} of {self.n_samples:,}"]
+        yield "chunks", [f"{self.n_complete:,} of {self.n_chunks:,} (of {counted(self.chunk_size, 'sample')})"]
         if self.missing:
             gaps = [str(first) if first == last else f"{first}-{last}" for first, last in self.missing]
-            more = f", and {len(gaps) - _MOST_RUNS} more runs" if len(gaps) > _MOST_RUNS else ""
-            lines.append(f"  missing  {', '.join(gaps[:_MOST_RUNS])}{more}")
-        damaged = [f"chunk {chunk}: {', '.join(found)}" for chunk, found in self.damaged.items()]
-        rest = [f"and {len(damaged) - _MOST_RUNS:,} more chunks"] if len(damaged) > _MOST_RUNS else []
-        lines += [
-            f"  {'damaged ' if i == 0 else '        '} {line}" for i, line in enumerate(damaged[:_MOST_RUNS] + rest)
-        ]
-        lines += [
-            f"  seed     {self.seed} (sub-batches of {self.sub_batch_size:,} samples)",
-            f"  time     {self.seconds:,.1f} s{rate}",
-        ]
+            yield "missing", [", ".join(gaps[:_MOST_RUNS]) + _more(gaps, "run", ", ")]
+        if self.damaged:
+            damaged = [f"chunk {chunk}: {', '.join(found)}" for chunk, found in self.damaged.items()]
+            yield "damaged", damaged[:_MOST_RUNS] + [more for more in [_more(damaged, "chunk")] if more]
+        yield "seed", [f"{self.seed} (sub-batches of {counted(self.sub_batch_size, 'sample')})"]
+        rate = f", {self.n_complete_samples / self.seconds:,.0f} samples/s a worker" if self.seconds else ""
+        yield "time", [f"{self.seconds:,.1f} s{rate}"]
         if self.n_accepted != self.n_proposals:
-            accepted = f"{self.n_accepted:,} of {self.n_proposals:,} proposals ({self.acceptance_rate:.3g})"
-            lines.append(f"  accepted {accepted}")
+            proposals = counted(self.n_proposals, "proposal")
+            yield "accepted", [f"{self.n_accepted:,} of {proposals} ({self.acceptance_rate:.3g})"]
         if self.failures:
-            lines.append(f"  failed   {self.failed_share}")
-        lines += [f"           {failure}" for failure in self.failures]
-        lines.append(f"  audited  {self.audit or 'no'}")
-        lines += [f"           {text}" for text in self.audit.found] if self.audit else []
+            yield "failed", [self.failed_share, *map(str, self.failures)]
+        yield "audited", [str(self.audit or "no"), *(self.audit.found if self.audit else ())]
         for names, n_complete in self.derived.items():
-            state = "" if n_complete == self.n_chunks else f": {n_complete:,} of {self.n_chunks:,} chunks; derive again"
-            lines.append(f"  derived  {names}{state}")
-        return "\n".join(lines)
+            of = f": {n_complete:,} of {counted(self.n_chunks, 'chunk')}; derive again"
+            yield "derived", [names + ("" if n_complete == self.n_chunks else of)]
 
 
 # Runs of missing chunks, and damaged chunks, that are listed.
 _MOST_RUNS = 8
+
+
+def _beside(label: str, lines: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield lines with their label, which only the first one bears."""
+    yield from zip(itertools.chain([label], itertools.repeat("")), lines)
+
+
+def _more(listed: list[str], noun: str, before: str = "") -> str:
+    """Return how many more there are than are listed."""
+    n_more = len(listed) - _MOST_RUNS
+    return f"{before}and {counted(n_more, f'more {noun}')}" if n_more > 0 else ""
 
 
 def status(store: StoreLike) -> Status:

@@ -156,7 +156,7 @@ def test_shards_of_derived_variables_are_looked_at(path: Path) -> None:
 
 
 @pytest.mark.parametrize("policy", ["mask", "raise"])
-def test_a_mask_that_was_never_written_is_not_missed(policy: str, path: Path) -> None:
+def test_a_mask_that_was_never_written_is_not_missed(policy: Any, path: Path) -> None:
     receipt_files(path)[4].unlink()
     generate(SIMULATOR, path, N, on_error=policy, **ALONE)
     assert status(path).damaged == {}

@@ -346,7 +346,7 @@ def test_rejection_is_extended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("on_error", ["mask", "redraw"])
-def test_failures_are_extended(on_error: str, tmp_path: Path) -> None:
+def test_failures_are_extended(on_error: Any, tmp_path: Path) -> None:
     simulated, path = make_simulator(fails_sometimes), tmp_path / "s.zarr"
     generate(simulated, path, 10, on_error=on_error, **OPTIONS)
     extend(path, simulated, 21, **ALONE)

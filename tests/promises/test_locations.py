@@ -464,7 +464,7 @@ def test_readers_of_a_repository_see_whole_windows(tmp_path: Path, monkeypatch: 
 
     assert sorted(set(seen)) == [0, 2, 4]
     messages = [snapshot.message for snapshot in store.ancestry(branch="main")]
-    assert messages[:-1] == ["dasksim: 1 chunks", "dasksim: 2 chunks", "dasksim: 2 chunks", "dasksim: make the store"]
+    assert messages[:-1] == ["dasksim: 1 chunk", "dasksim: 2 chunks", "dasksim: 2 chunks", "dasksim: make the store"]
 
 
 def test_chunks_before_an_exception_are_committed(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def oracle(seed: int, policy: str) -> dict[str, Any]:
 
 
 @cache
-def at_once(seed: int, policy: str, n: int) -> dict[str, bytes]:
+def at_once(seed: int, policy: Any, n: int) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         generate(FRAGILE, f"{folder}/s.zarr", n, seed=seed, on_error=policy, **OPTIONS)
         return array_bytes(Path(folder) / "s.zarr")

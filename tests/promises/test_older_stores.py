@@ -83,7 +83,7 @@ def test_store_of_an_older_version_is_extended(n: int, older: Path) -> None:
 
 
 @pytest.mark.parametrize("on_error", ["mask", "redraw"])
-def test_store_of_an_older_version_that_a_failure_stopped_is_finished(on_error: str, tmp_path: Path) -> None:
+def test_store_of_an_older_version_that_a_failure_stopped_is_finished(on_error: Any, tmp_path: Path) -> None:
     path, simulated = tmp_path / "s.zarr", make_simulator(fails_sometimes)
     generate(simulated, path, 20, part=(0, 1), on_error=on_error, **OPTIONS)
     expected, failed = bits(open_dataset(path)), {f.sample // 4 for f in status(path).failures}

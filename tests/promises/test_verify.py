@@ -231,7 +231,7 @@ def test_incomplete_stores_are_good_as_far_as_they_go(plain: Path) -> None:
     found = verify(plain, simulator(), resimulate=9)
     assert found.is_good
     assert (found.n_checked, found.resimulated) == (4, (0, 2, 3, 4))
-    assert "missing      1 chunks" in str(found)
+    assert "missing      1 chunk" in str(found)
     flip(chunk_files(plain, "x")[2])
     assert list(verify(plain).problems) == [2]
     shutil.rmtree(plain / "_dasksim" / "receipts")
@@ -357,7 +357,7 @@ def test_wrong_arguments_are_refused(plain: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentTypeError, match="resimulate must be an integer >= 0"):
         verify(plain, simulator(), resimulate=True)
     with pytest.raises(ArgumentTypeError, match="simulator must be a Simulator"):
-        verify(plain, prior, resimulate=1)  # type: ignore[arg-type]
+        verify(plain, 3, resimulate=1)  # type: ignore[arg-type]
     with pytest.raises(ArgumentTypeError, match="repair must be True or False"):
         generate(simulator(), plain, N, repair=1)  # type: ignore[arg-type]
 

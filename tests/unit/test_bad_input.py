@@ -560,10 +560,10 @@ def test_arrays_of_another_byte_order_are_swapped() -> None:
         *(
             (
                 {"dims": {"y": names}},
-                "dims['y'] must be a list of names, such as ['time'], none of them empty or with '/'; got "
+                "dims['y'] must be a name or a list of names, such as ['time'], none of them empty or with '/'; got "
                 + repr(names),
             )
-            for names in ("t", None, [1], [""], ["a/b"])
+            for names in ("", None, [1], [""], ["a/b"])
         ),
     ],
 )
@@ -785,9 +785,9 @@ BAD_CALLS: Sequence[tuple[dict[str, Any], type[Exception], str]] = [
     ({"n_samples": None}, ArgumentTypeError, "^n_samples must be an integer >= 1; got None$"),
     ({"n_samples": 10**30}, ArgumentError, r"^n_samples must hold fewer than 2\*\*63 samples; got 10{30}$"),
     (
-        {"simulator": scalar},
+        {"simulator": 3},
         ArgumentTypeError,
-        "^simulator must be a Simulator, such as make_simulator returns; got <f",
+        "^simulator must be a Simulator, such as make_simulator returns, or functions to make one of, .*; got 3",
     ),
     ({"seed": -1}, ArgumentError, "^seed must be >= 0; got -1$"),
     ({"seed": 1.5}, ArgumentTypeError, r"^seed must be an integer >= 0 or None; got 1\.5$"),
@@ -823,12 +823,12 @@ BAD_CALLS: Sequence[tuple[dict[str, Any], type[Exception], str]] = [
     (
         {"simulator": WIDE, "n_samples": 10**9, "sub_batch_size": 1000, "chunk_size": 10**9},
         ArgumentError,
-        r"^chunk_size=1000000000 needs about 32,000\.0 GB for 1 workers, but this machine has .* at most \d+000$",
+        r"^chunk_size=1000000000 needs about 32,000\.0 GB for 1 worker, but this machine has .* at most \d+000$",
     ),
     (
         {"simulator": WIDE, "n_samples": 10**9, "sub_batch_size": 10**9, "chunk_size": 10**9},
         ArgumentError,
-        "needs about .* GB for 1 workers, but this machine has .*; give a smaller sub_batch_size too$",
+        "needs about .* GB for 1 worker, but this machine has .*; give a smaller sub_batch_size too$",
     ),
     (
         {"simulator": NUMBERLESS},

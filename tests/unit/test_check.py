@@ -146,7 +146,7 @@ def test_conditions_are_given() -> None:
 
 def test_arguments_are_checked() -> None:
     with pytest.raises(ArgumentTypeError, match="simulator must be a Simulator"):
-        check(prior)  # type: ignore[arg-type]
+        check(3)  # type: ignore[arg-type]
     with pytest.raises(ArgumentTypeError, match="conditions must be a mapping"):
         check(make_simulator(prior), conditions=3)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="n_samples"):

@@ -58,7 +58,7 @@ def same(one: Any, other: Any) -> bool:
 
 def test_what_cannot_be_compiled_is_refused_when_it_is_declared() -> None:
     with pytest.raises(ArgumentError, match="compile must be 'numba' or None"):
-        make_simulator(prior, compile="cython")
+        make_simulator(prior, compile="cython")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="called once for each sample"):
         make_simulator(prior, is_batched=True, compile="numba")
 

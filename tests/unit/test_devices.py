@@ -167,7 +167,7 @@ def other(theta: Any, xp: Any) -> dict[str, Any]:
     return {"x": xp.exp(theta), "y": xp.abs(theta[..., 0])}
 
 
-def made(simulator: Simulator, store: Path, device: str, **options: Any) -> xr.Dataset:
+def made(simulator: Simulator, store: Path, device: Any, **options: Any) -> xr.Dataset:
     options = {"seed": 1, "scheduler": "threads", **CUT, **options}
     n = (21, 3) if isinstance(simulator, HierarchicalSimulator) else 21
     return generate(simulator, store, n, device=device, **options).compute()
@@ -361,7 +361,7 @@ def test_what_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ArgumentError, match=r"device='gpu', but no GPU can be used here: CuPy cannot be imported"):
         batched(prior).sample(4, seed=1, device="gpu")
     with pytest.raises(ArgumentError, match="device must be 'auto', 'cpu' or 'gpu'; got 'cuda'"):
-        batched(prior).sample(4, seed=1, device="cuda")
+        batched(prior).sample(4, seed=1, device="cuda")  # type: ignore[arg-type]
     _ask_cupy.cache_clear()
     monkeypatch.setenv("CUPY_CUDA_PER_THREAD_DEFAULT_STREAM", "1")
     with pytest.raises(ArgumentError, match="CUPY_CUDA_PER_THREAD_DEFAULT_STREAM is set"):

@@ -387,7 +387,7 @@ def test_masked_samples_are_refused_dropped_or_kept(masked: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["drop", "keep"])
-def test_contexts_are_found_among_masked_samples(masked: Path, what: str) -> None:
+def test_contexts_are_found_among_masked_samples(masked: Path, what: Any) -> None:
     n = 0
     for batch in loaders.batches(masked, 64, masked=what, within="n_obs"):
         n += len(batch["x"])

@@ -113,9 +113,9 @@ def test_devices_do_not_go_with_workers(original: Path) -> None:
 
 def test_epochs_are_no_option(original: Path) -> None:
     with pytest.raises(dasksim.ArgumentError, match="epochs is no option of a dataset"):
-        StoreBatches(original, 50, epochs=3)
+        StoreBatches(original, 50, epochs=3)  # type: ignore[call-arg]
     with pytest.raises(dasksim.ArgumentError, match="'shuffle' is no option of samples, which have variables, split"):
-        StoreSamples(original, shuffle=True)
+        StoreSamples(original, shuffle=True)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])

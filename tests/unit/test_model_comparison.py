@@ -164,7 +164,7 @@ def test_shared_rows_stay_with_their_row(is_mixed: bool) -> None:
 
 @pytest.mark.parametrize(("key_conflicts", "expected"), [("drop", {"x"}), ("fill", {"x", "a", "b"})])
 @pytest.mark.parametrize("is_mixed", [True, False])
-def test_variables_are_decided_from_all_models(key_conflicts: str, expected: set[str], is_mixed: bool) -> None:
+def test_variables_are_decided_from_all_models(key_conflicts: Any, expected: set[str], is_mixed: bool) -> None:
     simulator = ModelComparisonSimulator([low, high], key_conflicts=key_conflicts, use_mixed_batches=is_mixed)
     for seed in range(8):
         for n in (1, 2):

@@ -11,7 +11,7 @@ from bits import bits, prefix_of
 from calls import Calls
 from distributed import Client
 from scipy import stats
-from zoo.circles import Rng, batched, in_circle, makes, point, unit, units
+from zoo.circles import Rng, batched, in_circle, makes, point, units
 
 from dasksim import (
     ArgumentError,
@@ -278,7 +278,7 @@ def test_numbers_are_checked(name: str) -> None:
     with pytest.raises(ArgumentError, match=f"{name} must be .*; got 0"):
         RejectionSimulator(units(), in_circle, **{name: 0})
     with pytest.raises(ArgumentTypeError, match="simulator must be a Simulator"):
-        RejectionSimulator(unit, in_circle)  # type: ignore[arg-type]
+        RejectionSimulator("units", in_circle)
 
 
 def test_impossible_predicate_ends_with_an_error() -> None:

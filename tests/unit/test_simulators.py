@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -449,12 +450,44 @@ def test_a_simulator_shows_its_stages() -> None:
     )
 
 
+def cells(text: str) -> list[list[str]]:
+    """Return the cells of the rows of tables in HTML."""
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(<td.*?)</tr>", text)]
+
+
 def test_notebooks_show_a_table_with_names_escaped() -> None:
     text = make_simulator([prior, lambda loc: {"y": loc}])._repr_html_()
 
-    assert text.startswith("<table><caption>dasksim.SequentialSimulator</caption>")
-    assert "<td>prior</td><td>rng</td><td>once for each sample</td>" in text
-    assert "<td>&lt;lambda&gt;</td><td>loc</td>" in text
+    assert ">dasksim.SequentialSimulator</caption>" in text
+    assert ["prior", "rng", "once for each sample"] in cells(text)
+    assert ["&lt;lambda&gt;", "loc", "once for each sample"] in cells(text)
+
+
+def test_variables_of_a_sample_are_told_and_shown_once_they_are_known() -> None:
+    simulator = make_simulator(
+        [lambda rng: {"theta": rng.normal()}, lambda theta, rng: {"path": theta + rng.normal(size=(3, 2))}],
+        dims={"path": ["time", "axis"]},
+    )
+    assert "a sample" not in repr(simulator), "to know it, the functions would have to be called"
+
+    variables = simulator.variables
+
+    assert variables["theta"] == (("scalar",), (1,), np.dtype("float64"))
+    assert variables["path"].dims == ("time", "axis")
+    ds = simulator.sample(5, seed=1)
+    assert {name: (v.dims, v.shape) for name, v in variables.items()} == {
+        name: (v.dims[1:], v.shape[1:]) for name, v in ds.items()
+    }
+    assert repr(simulator).endswith("a sample:\n  theta  (scalar: 1) float64\n  path   (time: 3, axis: 2) float64")
+    assert ["path", "time, axis", "(3, 2)", "float64"] in cells(simulator._repr_html_())
+
+
+def test_variables_that_need_a_condition_are_told_after_one_was_given() -> None:
+    simulator = make_simulator(lambda theta: {"x": theta + 1})
+    with pytest.raises(dasksim.SimulatorError, match="theta"):
+        _ = simulator.variables
+    simulator.sample(3, seed=1, theta=2.0)
+    assert repr(simulator).endswith("a sample:\n  x      () float64\n  theta  () float64")
 
 
 def test_stages_within_others_are_shown_and_drawn() -> None:
@@ -471,7 +504,7 @@ def test_stages_within_others_are_shown_and_drawn() -> None:
         "two/<lambda>",
         "merge",
     ]
-    assert "<td>merge</td>" in comparison._repr_html_()
+    assert "merge" in [row[0].strip() for row in cells(comparison._repr_html_())]
     pytest.importorskip("graphviz")
     source = comparison.visualize().source
     assert "merge" in source

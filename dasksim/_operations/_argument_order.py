@@ -1,0 +1,30 @@
+"""Tell a call whose first two arguments were given the other way round."""
+
+import os
+from typing import Any
+
+from zarr.abc.store import Store
+
+from dasksim.errors import ArgumentTypeError
+from dasksim.simulators import is_simulator_like
+
+__all__ = ["refuse_swapped"]
+
+
+def refuse_swapped(call: str, *, store: Any, simulator: Any) -> None:
+    """Raise if a simulator was given as the store, and a store as the simulator.
+
+    Parameters
+    ----------
+    call
+        The call as it should be, with ``{store}`` where the store goes.
+
+    Raises
+    ------
+    ArgumentTypeError
+        With the right call.
+    """
+    if isinstance(simulator, str | os.PathLike | Store) and is_simulator_like(store):
+        raise ArgumentTypeError(
+            f"the first two arguments are the other way round: call {call.format(store=repr(simulator))}"
+        )
