@@ -19,8 +19,12 @@ release = version = __version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx_codeautolink"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_title = f"dasksim {__version__}"
 exclude_patterns = ["_build"]
+
+myst_heading_anchors = 3
 
 # Blocks are executed anew by each build. One that fails is a warning, and an error with -W.
 nb_custom_formats = {".md": ["pages.read_page", {}]}
@@ -41,5 +45,14 @@ napoleon_google_docstring = False
 def setup(app: Any) -> None:
     if shutil.which("dot") is None:
         raise SystemExit("pages have graphs, which need the program dot of Graphviz (apt install graphviz)")
-    pages.WORK.mkdir()
+    pages.WORK.mkdir(exist_ok=True)
     atexit.register(shutil.rmtree, pages.WORK)
+    app.connect("build-finished", keep_reports)
+
+
+def keep_reports(app: Any, exception: Exception | None) -> None:
+    """Copy the reports that pages have written to where they link to them, as ``written/<page>/<name>.html``."""
+    for report in pages.WORK.glob("*/*.html"):
+        kept = Path(app.outdir, "written", report.relative_to(pages.WORK))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(report, kept)

@@ -9,8 +9,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 __all__ = ["WORK", "read_page"]
 
-#: What pages write. The name is plain, since it is seen in what they print, unless another build is running.
+#: Where pages write. Its name is seen in what they print, and so it is plain unless another build is running.
 WORK = Path(tempfile.gettempdir(), "dasksim")
+if WORK.exists():
+    WORK = Path(tempfile.mkdtemp(prefix="dasksim-"))
 
 _FENCE = re.compile(r"^```(python|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

@@ -32,7 +32,7 @@ def blocks(page: Path, language: str) -> list[str]:
 def test_all_blocks_have_a_known_language() -> None:
     fences = {fence for page in PAGES for fence in re.findall(r"^```(\S+)$", page.read_text(), flags=re.MULTILINE)}
 
-    assert fences <= {"python", "bash", "py", "sh", "text", "{toctree}", "{eval-rst}"}
+    assert fences <= {"python", "bash", "py", "sh", "c", "r", "julia", "text", "{toctree}", "{eval-rst}"}
 
 
 def test_python_that_is_not_run_is_python() -> None:
