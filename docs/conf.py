@@ -37,7 +37,8 @@ nb_output_stderr = "remove"  # the progress bar; what warns is an error, and wha
 suppress_warnings = ["codeautolink.match_block"]  # Sphinx drops the marks of doctest, which codeautolink looks for
 
 autodoc_mock_imports = ["keras", "torch"]  # their loaders are documented where they are not installed
-autodoc_typehints = "none"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 

@@ -21,14 +21,17 @@ _PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 # Each page has a folder of its own. What warns is an error, as it is in the tests.
 _SET_UP = """\
 import os, subprocess, warnings
+import xarray
 os.makedirs({folder!r})
 os.chdir({folder!r})
 warnings.simplefilter("error")
+xarray.set_options(display_expand_attrs=False)
 warnings.filterwarnings("ignore", module=".*(ipykernel|matplotlib_inline)")
 %config InlineBackend.figure_formats = ["retina"]
 %config InlineBackend.print_figure_kwargs = {{"facecolor": "white", "bbox_inches": "tight"}}
 """
 
+# Where there are several commands, each is said again before its output.
 _BASH = """\
 run = subprocess.run(["bash", "-e"], input={commands!r}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 print(run.stdout)
@@ -54,7 +57,8 @@ def read_page(text: str) -> nbformat.NotebookNode:
         if is_python:
             add(new_code_cell(block[2].rstrip()), block.start())
         else:  # stays in the page as it is, and is executed beside
-            add(new_code_cell(_BASH.format(commands=block[2]), metadata={"tags": ["remove-input"]}), block.start())
+            commands = block[2] if block[2].count("\n") == 1 else f"PS4='$ '; set -x\n{block[2]}"
+            add(new_code_cell(_BASH.format(commands=commands), metadata={"tags": ["remove-input"]}), block.start())
         end = block.end()
     add(new_markdown_cell(text[end:]), end)
     return new_notebook(cells=cells, metadata={"kernelspec": _PYTHON, "source_map": lines})
