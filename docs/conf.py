@@ -34,6 +34,7 @@ nb_execution_show_tb = True
 nb_merge_streams = True
 nb_output_stderr = "remove"  # the progress bar; what warns is an error, and what commands write there is shown
 
+codeautolink_concat_default = True  # blocks of a page go on where those before them stopped
 suppress_warnings = ["codeautolink.match_block"]  # Sphinx drops the marks of doctest, which codeautolink looks for
 
 autodoc_mock_imports = ["keras", "torch"]  # their loaders are documented where they are not installed
