@@ -1,6 +1,7 @@
 """Configuration of Sphinx."""
 
 import atexit
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 
 # Blocks are executed anew by each build. One that fails is a warning, and an error with -W.
+os.environ["ICECHUNK_LOG"] = "error"  # else it warns of concurrent commits, for each local repository
 nb_custom_formats = {".md": ["pages.read_page", {}]}
 nb_execution_mode = "force"
 nb_execution_timeout = 300
