@@ -1,5 +1,7 @@
 """Datasets as ArviZ takes them."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Quantile bands of the prior predictive distribution."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +24,8 @@ def predictive_bands(
     dim: str | None = None,
     *,
     levels: Sequence[float] = (0.5, 0.8, 0.95),
-    ax: "Axes | None" = None,
-) -> "Axes":
+    ax: Axes | None = None,
+) -> Axes:
     """Draw the prior predictive median of a variable, and central bands around it, over a dim such as time.
 
     Quantiles are those of at most 16,384 samples, evenly spaced over the store, and of fewer if all variables of these

@@ -1,5 +1,7 @@
 """Histograms of features and of their pairs."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,7 +42,7 @@ def pairs(
     bins: int | None = None,
     observed: Mapping[str, Any] | None = None,
     max_features: int = 12,
-    figure: "FigureBase | None" = None,
+    figure: FigureBase | None = None,
 ) -> npt.NDArray[np.object_]:
     """Draw histograms of all features, on the diagonal, and of all their pairs, below it.
 
@@ -121,7 +123,7 @@ def marginals(
     bins: int | None = None,
     observed: Mapping[str, Any] | None = None,
     max_features: int = 60,
-    figure: "FigureBase | None" = None,
+    figure: FigureBase | None = None,
 ) -> npt.NDArray[np.object_]:
     """Draw a histogram of each feature.
 
@@ -226,13 +228,13 @@ def _numbers(name: str, given: Any, n_features: int) -> list[float]:
     return [float(value) for value in values]
 
 
-def _draw_histogram(axis: "Axes", edges: npt.NDArray[Any], counts: npt.NDArray[Any], observed: float | None) -> None:
+def _draw_histogram(axis: Axes, edges: npt.NDArray[Any], counts: npt.NDArray[Any], observed: float | None) -> None:
     axis.stairs(counts, edges, fill=True)
     axis.set(xlim=(edges[0], edges[-1]), ylim=(0, None), yticks=[])
     _draw_observed(axis, observed, None)
 
 
-def _draw_observed(axis: "Axes", x: float | None, y: float | None) -> None:
+def _draw_observed(axis: Axes, x: float | None, y: float | None) -> None:
     """Draw what was observed as lines, and as a point where they cross; widen the panel where it lies outside."""
     if x is not None:
         axis.axvline(x, color=_OBSERVED, linewidth=1)
@@ -251,7 +253,7 @@ def _widened(limits: tuple[float, float], value: float) -> tuple[float, float]:
     return min(low, value - margin) if value < low else low, max(high, value + margin) if value > high else high
 
 
-def _draw_pair(axis: "Axes", x: npt.NDArray[Any], y: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:
+def _draw_pair(axis: Axes, x: npt.NDArray[Any], y: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:
     from matplotlib.colors import PowerNorm
 
     shown = np.ma.masked_equal(counts, 0)
@@ -268,7 +270,7 @@ def _in_two_lines(text: str) -> str:
 
 
 def _note(
-    figure: "FigureBase", summary: Summary, features: Sequence[Feature], counts: Sequence[npt.NDArray[Any]]
+    figure: FigureBase, summary: Summary, features: Sequence[Feature], counts: Sequence[npt.NDArray[Any]]
 ) -> None:
     """Say below the panels how many samples they are of, and what is left out."""
     columns = [(summary.statistics[feature.variable], feature.column) for feature in features]

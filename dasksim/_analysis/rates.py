@@ -1,5 +1,7 @@
 """How many proposals were accepted, and how often each model was chosen."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,7 @@ _INDICES = "model_indices"
 _MOST_RUNS = 200
 
 
-def acceptance(store: StoreLike, *, ax: "Axes | None" = None) -> "Axes":
+def acceptance(store: StoreLike, *, ax: Axes | None = None) -> Axes:
     """Draw the acceptance rate of a rejection store over its chunks, from their receipts.
 
     Where there are more than 200 complete chunks, each point is the rate of a run of them.
@@ -79,9 +81,7 @@ def acceptance(store: StoreLike, *, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def model_frequencies(
-    source: DataSource, *, expected: Sequence[float] | None = None, ax: "Axes | None" = None
-) -> "Axes":
+def model_frequencies(source: DataSource, *, expected: Sequence[float] | None = None, ax: Axes | None = None) -> Axes:
     """Draw how often each model of a comparison was chosen, and how often it was to be.
 
     Parameters

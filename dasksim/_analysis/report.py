@@ -1,5 +1,7 @@
 """One page on a store: what it holds, how it was made, and what is missing."""
 
+from __future__ import annotations
+
 import datetime
 import importlib.resources
 import importlib.util

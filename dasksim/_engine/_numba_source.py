@@ -9,6 +9,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dasksim._engine._syntax import returned_values
 from dasksim.errors import SimulatorError
 
 __all__ = ["Source", "fingerprint", "returning_tuples", "source_of"]
@@ -129,7 +130,7 @@ class _Rewritten(ast.NodeTransformer):
         return node
 
     def visit_Return(self, node: ast.Return) -> ast.AST:
-        values = self._values(node.value)
+        values = returned_values(node.value)
         if values is None:
             why = f"returns something else than a literal dict in line {node.lineno}"
             raise SimulatorError(_refusal(self._stage, why))
@@ -139,17 +140,6 @@ class _Rewritten(ast.NodeTransformer):
             raise SimulatorError(_refusal(self._stage, why))
         node.value = ast.Tuple([values[name] for name in self.names], ast.Load())
         return node
-
-    def _values(self, value: ast.expr | None) -> dict[str, ast.expr] | None:
-        if isinstance(value, ast.Dict):
-            names = [key.value if isinstance(key, ast.Constant) else None for key in value.keys]
-            pairs = zip(names, value.values, strict=True)
-            return {str(n): v for n, v in pairs} if names and all(isinstance(n, str) for n in names) else None
-        if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "dict":
-            names = [keyword.arg for keyword in value.keywords]
-            found = {str(k.arg): k.value for k in value.keywords}
-            return found if names and None not in names and not value.args else None
-        return None
 
 
 def _namespace(function: types.FunctionType, jit: Jit, made: dict[int, Any]) -> dict[str, Any]:

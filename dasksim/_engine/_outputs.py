@@ -46,6 +46,9 @@ def describe(outputs: object, stage: str, axes: tuple[int, ...], *, is_shared: b
         If the outputs are not a mapping of names to numeric arrays that begin with ``axes``.
     """
     if not isinstance(outputs, Mapping):
+        # as one of dasksim.models does that was not called
+        if callable(getattr(outputs, "lower", None)):
+            raise OutputError(f"stage {stage!r} returned a simulator; call {stage}(), and give what it returns")
         raise OutputError(
             f"stage {stage!r} returned {brief(outputs)}; a simulator function must return a dict of "
             "variables, such as {'x': value}"
@@ -275,8 +278,9 @@ def _checked_value(value: Any, where: str, variable: Variable, axes: tuple[int, 
     # CuPy 13 has older rules of promotion than NumPy, whose dtypes the schema has
     is_near = device != "cpu" and np.can_cast(dtype_of(array), variable.dtype, "same_kind")
     if not is_near and not can_hold(variable.dtype, dtype_of(array), not hasattr(value, "dtype")):
+        same = "1.0 for 1" if variable.dtype.kind in "bi" and array.dtype.kind == "f" else "the same dtype every time"
         raise OutputError(
-            f"{where} returned {variable.name!r} with dtype {array.dtype}, expected {variable.dtype}; return the same "
-            "dtype every time, or declare it with schema={...}"
+            f"{where} returned {variable.name!r} with dtype {array.dtype}, expected {variable.dtype}; return {same}, "
+            "or declare it with schema={...}"
         )
     return cast(array, variable.dtype)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from dasksim._core.conditions import Condition
 from dasksim._core.plan import Plan
+from dasksim._engine._syntax import lambda_of
 from dasksim._engine.nested import NestedStage
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.stage import Stage
@@ -151,36 +152,11 @@ _MOST_DIGESTS = 1000
 
 def _digest_of_source(function: Any, code: CodeType | None) -> str:
     try:
-        found = _lambda(code) if code and code.co_name == "<lambda>" else None
+        found = lambda_of(code) if code and code.co_name == "<lambda>" else None
         text = ast.dump(found) if found else _normalised(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError):
         text = _bytecode(code) if code else repr(function)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _lambda(code: CodeType) -> ast.Lambda | None:
-    """Return the lambda in the source that code was compiled from: the innermost one whose body has all its positions.
-
-    Raises
-    ------
-    OSError
-        If the source cannot be read.
-    """
-    lines, _ = inspect.findsource(code)
-    places = [(p[0], p[2], p[1], p[3]) for p in code.co_positions() if None not in p and p[2] != p[3]]
-    try:
-        lambdas = [node for node in ast.walk(ast.parse("".join(lines))) if isinstance(node, ast.Lambda)]
-    except SyntaxError:
-        return None
-    spans = [(_span(node.body), node) for node in lambdas if node.lineno == code.co_firstlineno]
-    around = [
-        (start, end, node) for (start, end), node in spans if all(start <= p[:2] and p[2:] <= end for p in places)
-    ]
-    return max(around, key=lambda found: found[0])[2] if places and around else None
-
-
-def _span(node: ast.expr) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
 
 
 def _bytecode(code: CodeType) -> str:

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dasksim._core.labelled import Labels
 from dasksim._core.variables import RESERVED, Variable
 from dasksim._engine._kept_outputs import are_kept, are_new, copied
+from dasksim._engine._mixed_numbers import sometimes_float
 from dasksim._engine._outputs import (
     PaddedRows,
     checked,
@@ -69,6 +70,12 @@ class RowStage(FunctionStage):
         self.seconds = 0.0
         made = self._rows(binding, batch)
         variables = with_labels(describe_rows(made.rows, self.name), made.labels)
+        if any(v.is_python and v.dtype.kind in "bi" for v in variables):
+            mixed = sometimes_float(self.function.function)
+            variables = tuple(
+                replace(v, dtype=np.dtype("float64")) if v.is_python and v.dtype.kind in "bi" and v.name in mixed else v
+                for v in variables
+            )
         return variables, self._stack(made, batch, variables)
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:

@@ -238,7 +238,6 @@ def _how_to_resume(writer: ChunkWriter) -> str:
     call = "generate" if writer.layout.derivation is None else "derive"
     again = f"run {call} again with the same arguments to go on."
     try:
-        n = len(writer.complete_chunks())
-        return f"{counted(n, 'chunk')} {'is' if n == 1 else 'are'} complete and kept; {again}"
+        return f"kept {counted(len(writer.complete_chunks()), 'complete chunk')}; {again}"
     except Exception as error:  # noqa: BLE001  (what stopped the run says more)
-        return f"Complete chunks are kept, though the store cannot be read now ({error}); {again}"
+        return f"kept all complete chunks, though the store cannot be read now ({error}); {again}"

@@ -1,5 +1,7 @@
 """Try a simulator before a long run: whether it makes the same bits everywhere, its speed, and what it draws from."""
 
+from __future__ import annotations
+
 import contextlib
 import time
 import tracemalloc

@@ -1,5 +1,7 @@
 """Variables computed from those of a store, chunk by chunk, beside them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,5 +1,7 @@
 """Durable generation: where compiled simulators and stores meet."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal

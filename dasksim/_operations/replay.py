@@ -1,5 +1,7 @@
 """Run one sample of a store again, in this process, and see what each stage was given and made."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

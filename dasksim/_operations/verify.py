@@ -1,5 +1,7 @@
 """Check a store against its receipts, and against its simulator."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,5 +1,7 @@
 """A program as a function."""
 
+from __future__ import annotations
+
 import hashlib
 import inspect
 import math

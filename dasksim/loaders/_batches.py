@@ -1,5 +1,7 @@
 """Shuffled batches of a store, as dicts of NumPy arrays."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal

@@ -1,5 +1,7 @@
 """Batches of a store that is being generated."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal

@@ -1,5 +1,7 @@
 """Stores as datasets of Keras, and so of BayesFlow."""
 
+from __future__ import annotations
+
 import os
 import threading
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Stores as datasets of PyTorch."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
@@ -53,7 +55,7 @@ class StoreBatches(IterableDataset):
         batch_size: int,
         *,
         augmentations: Augmentations | None = None,
-        dtype: "torch.dtype | None" = None,
+        dtype: torch.dtype | None = None,
         device: Any = None,
         pin_memory: bool = False,
         **options: Unpack[BatchOptions],
@@ -145,7 +147,7 @@ class StoreSamples(Dataset):
         store: SamplesLike,
         *,
         augmentations: Augmentations | None = None,
-        dtype: "torch.dtype | None" = None,
+        dtype: torch.dtype | None = None,
         **options: Unpack[SampleOptions],
     ) -> None:
         for name in options:
@@ -177,7 +179,7 @@ class StoreSamples(Dataset):
         return [{name: tensor[i] for name, tensor in tensors.items()} for i in range(len(numbers))]
 
 
-def _tensor(values: npt.NDArray[Any], dtype: "torch.dtype | None") -> torch.Tensor:
+def _tensor(values: npt.NDArray[Any], dtype: torch.dtype | None) -> torch.Tensor:
     # an augmentation may have reversed an axis, of which PyTorch takes no view
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor

@@ -1,5 +1,7 @@
 """A graph of functions, with nodes that are repeated along plates."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

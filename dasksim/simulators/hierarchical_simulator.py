@@ -1,5 +1,7 @@
 """Simulators on levels, each repeated within the one above."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

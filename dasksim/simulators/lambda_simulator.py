@@ -1,5 +1,7 @@
 """One function as a simulator."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 

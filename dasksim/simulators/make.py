@@ -1,5 +1,7 @@
 """The way from plain functions to a simulator."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
@@ -198,9 +200,10 @@ def as_simulator(obj: Any, name: str = "simulator") -> Simulator:
         If it is neither.
     """
     if not is_simulator_like(obj):
+        models = "; models are made by calls such as dasksim.models.two_moons()" if isinstance(obj, str) else ""
         raise ArgumentTypeError(
             f"{name} must be a Simulator, such as make_simulator returns, or functions to make one of, such as "
-            f"[prior, likelihood]; got {obj!r}"
+            f"[prior, likelihood]; got {obj!r}{models}"
         )
     return obj if isinstance(obj, Simulator) else make_simulator(obj)
 

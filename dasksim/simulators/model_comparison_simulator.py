@@ -1,5 +1,7 @@
 """Samples of several models, labelled with the model that each comes from."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal

@@ -1,5 +1,7 @@
 """Samples of another simulator that a predicate accepts."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Simulators one after the other, matched by the names of their arguments."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

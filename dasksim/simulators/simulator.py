@@ -1,5 +1,7 @@
 """What all simulators have in common."""
 
+from __future__ import annotations
+
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -249,7 +251,8 @@ class Simulator(ABC):
     def variables(self) -> dict[str, VariableSchema]:
         """Dims, shape and dtype of each variable of one sample, by name.
 
-        One or two samples are simulated to find them, unless they are known from earlier.
+        One or two samples are simulated to find them, unless they are known from earlier. Levels that the batch shape
+        sets have size 1 here.
 
         Raises
         ------

@@ -1,5 +1,7 @@
 """Simulators of BayesFlow as simulators of dasksim."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Mapping

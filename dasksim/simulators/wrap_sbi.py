@@ -1,5 +1,7 @@
 """A prior and a simulator, as sbi takes them, as a simulator of dasksim."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable, Sequence

@@ -1,5 +1,7 @@
 """Open stores as lazy datasets."""
 
+from __future__ import annotations
+
 import uuid
 from collections.abc import Collection, Sequence
 from typing import Any

@@ -1,5 +1,7 @@
 """Say how far a store is."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Iterator, Mapping

@@ -66,7 +66,7 @@ def test_full_disk_is_an_error_and_a_store_to_be_gone_on_with(tmp_path: Path) ->
     message = run_on_full_disk(path, 5000)
     assert "writing to" in message
     assert "File too large" in message
-    assert "0 chunks are complete and kept; run generate again" in message
+    assert "kept 0 complete chunks; run generate again" in message
     assert status(path).n_complete == 0
     assert not list(path.rglob("*.partial"))
     dataset = generate(simulator(), path, 70, **OPTIONS)

@@ -72,6 +72,16 @@ def test_arguments_the_other_way_round_are_told_with_the_right_call(call: str, s
     assert list(tmp_path.iterdir()) == []
 
 
+def test_models_that_were_not_made_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"got 'two_moons'; models are made by calls such as dasksim\.models"):
+        dasksim.generate("two_moons", tmp_path / "s.zarr", 10)
+    with pytest.raises(
+        dasksim.OutputError, match=r"returned a simulator; call two_moons\(\), and give what it returns"
+    ):
+        dasksim.generate(dasksim.models.two_moons, tmp_path / "s.zarr", 10)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_single_dim_needs_no_list() -> None:
     simulator = dasksim.make_simulator([prior, likelihood], dims={"path": "time"}, coords={"time": [1, 2, 3]})
 

@@ -143,10 +143,12 @@ class TestCompiled:
             return {"x": 1} if rng.random() < 2 else {"x": 1.5}
 
         def of_two_types_apart(rng: np.random.Generator) -> dict[str, Any]:
+            # neither is a constant here, and the probe sees the first
             if rng.random() < 2:
-                return {"x": 1}
-            return {"x": 1.5}
+                return {"x": int(whole)}
+            return {"x": whole + half}
 
+        whole, half = 1, 0.5
         lock = threading.Lock()
 
         def locked(rng: np.random.Generator) -> dict[str, Any]:

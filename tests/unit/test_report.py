@@ -20,6 +20,7 @@ import dasksim
 from dasksim import ArgumentError, StoreError, generate, make_simulator, report
 from dasksim._analysis._failed import failed_shares
 from dasksim._analysis._samples import _draw_curves
+from dasksim._core.telling import counted
 from dasksim.store import Store
 
 OPTIONS: dict[str, Any] = {"seed": 7, "sub_batch_size": 10, "chunk_size": 50, "scheduler": "synchronous"}
@@ -208,8 +209,8 @@ def test_a_report_of_few_samples_shows_them(n: int, tmp_path: Path) -> None:
     generate(simulator, tmp_path / "s.zarr", n, **OPTIONS)
 
     assert Page(report(tmp_path / "s.zarr", tmp_path / "r.html")).pictures[:2] == [
-        f"{n} samples of x.",
-        f"{n} samples of y.",
+        f"{counted(n, 'sample')} of x.",
+        f"{counted(n, 'sample')} of y.",
     ]
 
 
