@@ -1,107 +1,71 @@
 """Which numbers a function returns as an integer for some samples and as a float for others.
 
 A probe sees one of them only: of ``{"weight": 1 if ok else 0.5}`` an integer, and a column of integers could not hold
-what comes later. The source has both. What it does not tell, such as what another function returns, is left as the
-probe saw it.
+what comes later. The source has both. Only literal numbers are read: what is computed stays as the probe saw it.
 """
 
 import ast
-from collections.abc import Iterator
+from collections import defaultdict
 
 from dasksim._engine._syntax import definition_of, returned_values
 
 __all__ = ["sometimes_float"]
 
-# Methods of generators, and functions of `math`, that return a float.
-_FLOAT_METHODS = frozenset(
-    {"beta", "chisquare", "exp", "expm1", "exponential", "f", "gamma", "gumbel", "laplace", "log", "log10", "log1p"}
-    | {"logistic", "lognormal", "noncentral_chisquare", "normal", "pareto", "power", "random", "rayleigh", "sqrt"}
-    | {"standard_cauchy", "standard_exponential", "standard_gamma", "standard_normal", "standard_t", "triangular"}
-    | {"uniform", "vonmises", "wald", "weibull"}
-)
-
 
 def sometimes_float(function: object) -> frozenset[str]:
-    """Return the names of the values in the dicts that a function returns which its source may make a float."""
+    """Return the names of the values in the dicts that a function returns of which the source has a literal float."""
     definition = definition_of(function)
     if definition is None:
         return frozenset()
-    if isinstance(definition, ast.Lambda):
-        returned, assigned = [definition.body], {}
-    else:
-        statements = list(_statements(definition.body))
-        returned = [s.value for s in statements if isinstance(s, ast.Return) and s.value is not None]
-        assigned = _assigned(definition.body)
+    returned, assigned = _returned_and_assigned(definition)
     found = [returned_values(value) or {} for value in returned]
-    return frozenset(
-        n for values in found for n, value in values.items() if _may_be_float(value, assigned, frozenset())
-    )
+    return frozenset(name for values in found for name, value in values.items() if _has_float(value, assigned))
 
 
-def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield statements with those within them, but not those of functions and classes within."""
-    for statement in body:
-        yield statement
-        if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            for name in ("body", "orelse", "finalbody"):
-                yield from _statements(getattr(statement, name, []))
-            for handler in getattr(statement, "handlers", []):
-                yield from _statements(handler.body)
-            for case in getattr(statement, "cases", []):
-                yield from _statements(case.body)
+def _returned_and_assigned(
+    definition: ast.FunctionDef | ast.Lambda,
+) -> tuple[list[ast.expr], dict[str, list[ast.expr | None]]]:
+    """Return what a function returns, and what its names stand for: an expression, or None for what comes otherwise."""
+    returned: list[ast.expr] = []
+    assigned: dict[str, list[ast.expr | None]] = defaultdict(list)
+    if isinstance(definition, ast.Lambda):
+        return [definition.body], assigned
+    nodes: list[ast.AST] = [definition.args, *definition.body]
+    while nodes:
+        match nodes.pop():
+            case ast.Return(value=ast.expr() as value):
+                returned.append(value)
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ):
+                assigned[name].append(value)
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
+                assigned[name].append(None)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() | ast.Lambda():
+                pass  # with names and values of its own
+            case node:
+                nodes += ast.iter_child_nodes(node)
+    return returned, assigned
 
 
-def _assigned(body: list[ast.stmt]) -> dict[str, list[ast.expr]]:
-    """Return what each name may have been given last; what stands in no branch takes the place of all before."""
-    found: dict[str, list[ast.expr]] = {}
-    for statement in body:
-        for name, value in _assignments(statement):
-            found[name] = [value]
-        for inner in _statements([statement]):
-            if inner is not statement:
-                for name, value in _assignments(inner):
-                    found.setdefault(name, []).append(value)
-    return found
+def _has_float(value: ast.expr, assigned: dict[str, list[ast.expr | None]]) -> bool:
+    """Whether an expression is a literal float in some case; a name is if it only ever stands for literal numbers."""
+    if isinstance(value, ast.Name):
+        kinds = [kind for given in assigned.get(value.id, []) for kind in _literals(given)]
+        return float in kinds and None not in kinds
+    return float in _literals(value)
 
 
-def _assignments(statement: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
-    if isinstance(statement, ast.Assign):
-        for target in statement.targets:
-            if isinstance(target, ast.Name):
-                yield target.id, statement.value
-    elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
-        yield statement.target.id, statement.value
-    elif isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
-        name = statement.target
-        yield name.id, ast.BinOp(ast.Name(name.id, ast.Load()), statement.op, statement.value)
-
-
-def _may_be_float(value: ast.expr, assigned: dict[str, list[ast.expr]], within: frozenset[str]) -> bool:
-    """Whether the value of an expression is a float in some case, as far as it can be read."""
+def _literals(value: ast.expr | None) -> list[type | None]:
+    """Return the types of the literal numbers that an expression may be; None stands for whatever else it may be."""
     match value:
-        case ast.Constant():
-            return isinstance(value.value, float)
-        case ast.BinOp(op=ast.Div()) | ast.Call(func=ast.Name(id="float")):
-            return True
-        case ast.Call(func=ast.Attribute(attr=name)):
-            return name in _FLOAT_METHODS
-        case ast.Name(id=name):
-            given = [] if name in within else assigned.get(name, [])
-            return any(_may_be_float(other, assigned, within | {name}) for other in given)
-    return any(_may_be_float(part, assigned, within) for part in _deciding_parts(value))
-
-
-def _deciding_parts(value: ast.expr) -> list[ast.expr]:
-    """Return the parts of an expression of which one that is a float makes the whole a float."""
-    match value:
-        case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
-            return [value.operand]
-        case ast.IfExp():
-            return [value.body, value.orelse]
-        case ast.BoolOp():
-            return value.values
-        case ast.BinOp():
-            return [value.left, value.right]
-        case ast.Call(func=ast.Name(id="min" | "max" | "abs")):
-            return value.args
-    return []
+        case ast.Constant(value=bool() | int() | float() as number):
+            return [type(number)]
+        case ast.Attribute(attr="nan" | "inf") | ast.Call(func=ast.Name(id="float"), args=[ast.Constant()]):
+            return [float]
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
+            return _literals(operand)
+        case ast.IfExp(body=one, orelse=other):
+            return [*_literals(one), *_literals(other)]
+    return [None]

@@ -47,8 +47,8 @@ def describe(outputs: object, stage: str, axes: tuple[int, ...], *, is_shared: b
     """
     if not isinstance(outputs, Mapping):
         # as one of dasksim.models does that was not called
-        if callable(getattr(outputs, "lower", None)):
-            raise OutputError(f"stage {stage!r} returned a simulator; call {stage}(), and give what it returns")
+        if hasattr(outputs, "to_bayesflow"):
+            raise OutputError(f"stage {stage!r} returned a simulator; call it, and give what it returns")
         raise OutputError(
             f"stage {stage!r} returned {brief(outputs)}; a simulator function must return a dict of "
             "variables, such as {'x': value}"

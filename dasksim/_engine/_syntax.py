@@ -1,8 +1,10 @@
 """The source of a user's function as a syntax tree."""
 
 import ast
+import functools
 import inspect
 import textwrap
+import tokenize
 from types import CodeType, FunctionType
 
 __all__ = ["definition_of", "lambda_of", "returned_values"]
@@ -10,20 +12,23 @@ __all__ = ["definition_of", "lambda_of", "returned_values"]
 
 def definition_of(function: object) -> ast.FunctionDef | ast.Lambda | None:
     """Return the definition of a function, method or callable object, or None where there is none that can be read."""
-    while hasattr(function, "func"):
+    while isinstance(function, functools.partial):
         function = function.func
     function = getattr(function, "__func__", function)
     if callable(function) and not isinstance(function, FunctionType):
         function = type(function).__call__
-    if not isinstance(function, FunctionType):
+    # of what a decorator has wrapped, inspect would read the source
+    if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
         return None
     try:
         if function.__name__ == "<lambda>":
             return lambda_of(function.__code__)
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
+        found = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    except (OSError, TypeError, SyntaxError, ValueError, RecursionError, tokenize.TokenError):
         return None
-    return tree.body[0] if isinstance(tree.body[0], ast.FunctionDef) else None
+    # a file that was edited since has something else at its lines
+    is_its = len(found) == 1 and isinstance(found[0], ast.FunctionDef) and found[0].name == function.__code__.co_name
+    return found[0] if is_its else None  # type: ignore[return-value]
 
 
 def lambda_of(code: CodeType) -> ast.Lambda | None:

@@ -8,6 +8,7 @@ import inspect
 import platform
 import sys
 import textwrap
+import tokenize
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -154,7 +155,7 @@ def _digest_of_source(function: Any, code: CodeType | None) -> str:
     try:
         found = lambda_of(code) if code and code.co_name == "<lambda>" else None
         text = ast.dump(found) if found else _normalised(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError):
+    except (OSError, TypeError, tokenize.TokenError):  # the last of a file that is being edited
         text = _bytecode(code) if code else repr(function)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

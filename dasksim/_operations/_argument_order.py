@@ -24,7 +24,11 @@ def refuse_swapped(call: str, *, store: Any, simulator: Any) -> None:
     ArgumentTypeError
         With the right call.
     """
-    if isinstance(simulator, str | os.PathLike | Store) and is_simulator_like(store):
+    if not is_simulator_like(store):
+        return
+    if is_simulator_like(simulator):
+        raise ArgumentTypeError("the functions of a simulator go into a list, such as [prior, likelihood]")
+    if isinstance(simulator, str | os.PathLike | Store) or type(simulator).__module__.startswith("icechunk"):
         raise ArgumentTypeError(
             f"the first two arguments are the other way round: call {call.format(store=repr(simulator))}"
         )

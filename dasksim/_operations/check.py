@@ -125,7 +125,7 @@ class SimulatorCheck:
         if self.n_nonfinite:
             lines.append(f"NaN or inf  in {counted(self.n_nonfinite, 'sample')}")
         if self.n_repeated:
-            lines.append(f"repeated    {counted(self.n_repeated, 'sample')} the same as an earlier one")
+            lines.append(f"repeated    {counted(self.n_repeated, 'sample')}, each the same as an earlier one")
         for way in self.ways:
             lines.append(f"{'DIFFERS' if way in self.differences else 'the same bits':<15}{way}")
         lines += [f"{'not tried':<15}{way}: {reason}" for way, reason in self.not_tried.items()]

@@ -55,7 +55,7 @@ class Verification:
     def __repr__(self) -> str:
         lines = [
             f"{self.path}: {'good' if self.is_good else counted(len(self.problems), 'bad chunk')}",
-            f"  checked      {self.n_checked:,} of {counted(self.n_chunks, 'chunk')} against their receipts",
+            f"  checked      {self.n_checked:,} of {counted(self.n_chunks, 'chunk')} against the receipts",
         ]
         if self.n_checked < self.n_chunks:
             lines.append(f"  missing      {counted(self.n_chunks - self.n_checked, 'chunk')}")

@@ -1,4 +1,4 @@
-from .drawing import VariableSchema
+from .drawing import VariableInfo
 from .graphical_simulator import GraphicalSimulator
 from .hierarchical_simulator import HierarchicalSimulator
 from .lambda_simulator import LambdaSimulator
@@ -19,7 +19,7 @@ __all__ = [
     "SequentialSimulator",
     "Simulator",
     "SimulatorLike",
-    "VariableSchema",
+    "VariableInfo",
     "as_simulator",
     "from_bayesflow",
     "from_sbi",

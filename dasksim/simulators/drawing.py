@@ -9,10 +9,10 @@ from dasksim._engine.nested import NestedStage
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.steps import Lowering
 
-__all__ = ["VariableSchema", "draw", "rows_of", "schema_of"]
+__all__ = ["VariableInfo", "draw", "rows_of", "schema_of"]
 
 
-class VariableSchema(NamedTuple):
+class VariableInfo(NamedTuple):
     """What is known of a variable before it is simulated.
 
     Parameters
@@ -34,10 +34,10 @@ class VariableSchema(NamedTuple):
         return f"({sizes}) {self.dtype}"
 
 
-def schema_of(pipeline: Pipeline) -> dict[str, VariableSchema]:
+def schema_of(pipeline: Pipeline) -> dict[str, VariableInfo]:
     """Return what is known of the variables of a pipeline, by name."""
     return {
-        v.name: VariableSchema(pipeline.array_dims(v)[1:], pipeline.array_shape(v), v.dtype) for v in pipeline.variables
+        v.name: VariableInfo(pipeline.array_dims(v)[1:], pipeline.array_shape(v), v.dtype) for v in pipeline.variables
     }
 
 

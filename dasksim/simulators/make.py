@@ -186,9 +186,12 @@ def _each(obj_kwargs: Any, n: int) -> Sequence[Mapping[str, Any] | None]:
 
 def is_simulator_like(obj: object) -> bool:
     """Whether ``obj`` is a simulator, or something that one can be made of."""
-    if isinstance(obj, Simulator) or callable(obj) or callable(getattr(obj, "sample", None)):
-        return True
-    return isinstance(obj, Mapping | Sequence) and not isinstance(obj, str | bytes)
+    if isinstance(obj, Mapping | Sequence) and not isinstance(obj, str | bytes):
+        members = list(obj.values() if isinstance(obj, Mapping) else obj)
+        return bool(members) and all(map(is_simulator_like, members))
+    # simulators of BayesFlow have both methods; frames and distributions only the first
+    is_bayesflows = all(callable(getattr(obj, name, None)) for name in ("sample", "rejection_sample"))
+    return isinstance(obj, Simulator) or callable(obj) or is_bayesflows
 
 
 def as_simulator(obj: Any, name: str = "simulator") -> Simulator:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Literal, Self, SupportsIndex
 
 import xarray as xr
@@ -27,7 +28,7 @@ from dasksim._streams.process_wide import not_copied
 from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.bayesflow_adapter import BayesFlowAdapter, for_bayesflow
 from dasksim.simulators.distributions import drawn_conditions
-from dasksim.simulators.drawing import VariableSchema, draw, rows_of, schema_of
+from dasksim.simulators.drawing import VariableInfo, draw, rows_of, schema_of
 from dasksim.simulators.filtering import compute_all_accepted, filtered
 from dasksim.simulators.parallel import compute_in_processes
 
@@ -43,9 +44,11 @@ class Simulator(ABC):
     Subclasses say what they lower to; everything else - conditions, schema, plan, graph - is the same for all.
     """
 
+    #: The variables of a sample, as they were last simulated; nothing while they are not known.
+    _known: Mapping[str, VariableInfo] = MappingProxyType({})
+
     def __init__(self) -> None:
         self._probes = ProbeCache()
-        self._known: dict[str, VariableSchema] = {}
 
     @abstractmethod
     def lower(self, path: str = "") -> Lowering:
@@ -243,12 +246,12 @@ class Simulator(ABC):
 
             pipeline = at(0)
             check_sizes_agree(pipeline, plan.n_samples, plan.sub_batch_size, at)
-        if is_own:
+        if is_own and len(shape) == 1 + len(lowering.levels or ()):
             self._known = schema_of(pipeline)
         return on_device(pipeline, device), plan
 
     @property
-    def variables(self) -> dict[str, VariableSchema]:
+    def variables(self) -> dict[str, VariableInfo]:
         """Dims, shape and dtype of each variable of one sample, by name.
 
         One or two samples are simulated to find them, unless they are known from earlier. Levels that the batch shape
@@ -416,9 +419,10 @@ class Simulator(ABC):
         for depth, name, arguments, how_often in rows_of(self.lower()):
             lines.append(f"{'  ' * (depth + 1)}{name}({arguments})  {how_often}")
         # what is not known yet would have to be simulated
-        lines += ["a sample:"] * bool(self._known)
-        width = max(map(len, self._known), default=0)
-        lines += [f"  {name:<{width}}  {variable}" for name, variable in self._known.items()]
+        known = self._known
+        lines += ["a sample, as last simulated:"] * bool(known)
+        width = max(map(len, known), default=0)
+        lines += [f"  {name:<{width}}  {variable}" for name, variable in known.items()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -429,5 +433,5 @@ class Simulator(ABC):
             caption=f"dasksim.{type(self).__name__}",
         )
         variables = [(name, ", ".join(v.dims), str(v.shape), str(v.dtype)) for name, v in self._known.items()]
-        head = ("variable", "dims of a sample", "shape", "dtype")
+        head = ("variable of a sample", "dims", "shape", "dtype")
         return f"<div>{stages}{html_table(variables, head) if variables else ''}</div>"

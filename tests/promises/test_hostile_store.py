@@ -323,7 +323,7 @@ def test_absurdly_long_store_is_opened_lazily(path: Path) -> None:
     (path / "_dasksim" / "receipts" / f"c.{n - 1}.0").write_bytes(receipt_files(path)[0].read_bytes())
     found = status(path)
     assert (found.n_complete, found.n_chunks) == (4, n)
-    with pytest.raises(IncompleteStoreError, match=f"has 4 of {n} chunks"):
+    with pytest.raises(IncompleteStoreError, match=f"has 4 of {n:,} chunks"):
         open_dataset(path)
     assert time.perf_counter() - start < 10
 

@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
 import pytest
+import xarray as xr
 import zarr.storage
 from bits import bits
+from scipy import stats
 
 import dasksim
 from dasksim import ArgumentTypeError
+from dasksim._core.telling import counted
 
 ALONE: dict[str, Any] = {"scheduler": "synchronous", "progress": False}
 
@@ -72,12 +76,35 @@ def test_arguments_the_other_way_round_are_told_with_the_right_call(call: str, s
     assert list(tmp_path.iterdir()) == []
 
 
+def test_functions_side_by_side_are_told_to_go_into_a_list(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentTypeError, match=r"go into a list, such as \[prior, likelihood\]"):
+        dasksim.generate(prior, likelihood, tmp_path / "s.zarr")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("store", [{}, [], 3, None])
+def test_what_is_no_store_is_told_so(store: Any) -> None:
+    with pytest.raises(ArgumentTypeError, match="store must be a path"):
+        dasksim.generate(prior, store, 10)
+
+
+@pytest.mark.parametrize("obj", [xr.Dataset({"x": ("batch", [1])}), pd.DataFrame({"x": [1]}), stats.norm(), [], {}])
+def test_what_no_simulator_is_made_of_is_told_so(obj: Any, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentTypeError, match="simulator must be a Simulator"):
+        dasksim.generate(obj, tmp_path / "s.zarr", 10)
+
+
+@pytest.mark.parametrize(
+    ("n", "noun", "text"),
+    [(0, "chunk", "0 chunks"), (1, "chunk", "1 chunk"), (1234, "sample", "1,234 samples"), (2, "batch", "2 batches")],
+)
+def test_counts_have_their_singular(n: int, noun: str, text: str) -> None:
+    assert counted(n, noun) == text
+
+
 def test_models_that_were_not_made_are_told(tmp_path: Path) -> None:
     with pytest.raises(ArgumentTypeError, match=r"got 'two_moons'; models are made by calls such as dasksim\.models"):
         dasksim.generate("two_moons", tmp_path / "s.zarr", 10)
-    with pytest.raises(
-        dasksim.OutputError, match=r"returned a simulator; call two_moons\(\), and give what it returns"
-    ):
+    with pytest.raises(dasksim.OutputError, match=r"returned a simulator; call it, and give what it returns"):
         dasksim.generate(dasksim.models.two_moons, tmp_path / "s.zarr", 10)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,8 +1,10 @@
 """Numbers that are integers for some samples and floats for others: the probe sees one of them."""
 
-import contextlib
 import functools
+import importlib
+import linecache
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,54 +27,38 @@ def boolean(rng: Rng) -> dict[str, Any]:
 
 
 def assigned(rng: Rng) -> dict[str, Any]:
-    x: Any = 0
+    x: float = 0
     if rng.uniform() < 0.1:
-        x = -rng.normal()
+        x = -0.5
     return dict(x=x)  # noqa: C408  (is read too)
 
 
-def summed(rng: Rng) -> dict[str, Any]:
-    x: Any = 0
-    for _ in range(3):
-        if rng.uniform() < 0.1:
-            x += 0.1
-    return {"x": x}
+def missing(rng: Rng) -> dict[str, Any]:
+    return {"x": 3 if rng.uniform() < 0.9 else math.nan}
 
 
-def caught(rng: Rng) -> dict[str, Any]:
-    x: Any = 0
-    with contextlib.suppress(ValueError):
-        x = math.sqrt(rng.uniform() - 0.9)
-    return {"x": x}
-
-
-def floored(rng: Rng) -> dict[str, Any]:
-    return {"x": max(0, rng.normal() - 1)}
-
-
-def with_weight(rng: Rng, weight: float = 1.0) -> dict[str, Any]:
-    return {"x": 0 if rng.uniform() < 0.9 else 0.5 * weight}
+def endless(rng: Rng, ok: bool = True) -> dict[str, Any]:
+    return {"x": 3 if rng.uniform() < 0.9 else -float("inf") if ok else 1}
 
 
 class Weights:
     def method(self, rng: Rng) -> dict[str, Any]:
-        return {"x": 0 if rng.uniform() < 0.9 else float(self is not None)}
+        return {"x": 0 if rng.uniform() < 0.9 else 2.5}
 
     def __call__(self, rng: Rng) -> dict[str, Any]:
-        return {"x": 0 if rng.uniform() < 0.9 else 1 / 2}
+        return {"x": 0 if rng.uniform() < 0.9 else +0.5}
 
 
 FLOATS = {
     "conditional": conditional,
     "boolean": boolean,
     "assigned": assigned,
-    "summed": summed,
-    "caught": caught,
-    "floored": floored,
-    "partial": functools.partial(with_weight, weight=3.0),
+    "missing": missing,
+    "endless": endless,
+    "partial": functools.partial(endless, ok=True),
     "method": Weights().method,
     "object": Weights(),
-    "lambda": lambda rng: {"x": min(1, 1 if rng.uniform() < 0.9 else 0.5)},
+    "lambda": lambda rng: {"x": True if rng.uniform() < 0.9 else 0.5},
 }
 
 
@@ -88,29 +74,83 @@ def test_a_number_that_is_sometimes_a_float_has_a_column_of_floats(kind: str) ->
     assert bits(ds) == bits(simulator.sample(300, seed=1, sub_batch_size=7, chunk_size=14).compute())
 
 
+def whole(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(rng: Rng) -> dict[str, Any]:
+        return {name: round(value) for name, value in function(rng).items()}
+
+    return wrapper
+
+
+@whole
+def rounded(rng: Rng) -> dict[str, Any]:
+    return {"x": 1 if rng.uniform() < 0.9 else 0.5, "y": 0.5}
+
+
 def drawn(rng: Rng) -> dict[str, Any]:
-    return {"x": int(rng.poisson(3.5)), "y": round(2.5 * rng.uniform()), "z": 7 // 2, "ok": rng.uniform() < 0.5}
+    return {"x": int(rng.poisson(3.5)), "y": round(2.5 * rng.uniform())}
 
 
 def made_whole(rng: Rng) -> dict[str, Any]:
-    x = 2.5 * rng.uniform()
-    x = int(x)
-    n = 0
-    while rng.uniform() < 0.5:
-        n += 1
+    x: Any = 0.5
+    with np.errstate(all="ignore"):
+        x = int(x + 2.5 * rng.uniform())
+    y: Any = 0.5
+    y += 0.5
+    y = int(y)
 
-    def inner() -> float:
-        n = 0.5
-        return n  # noqa: RET504  (a name of its own)
+    def inner() -> dict[str, Any]:
+        x = y = 0.5
+        return {"x": x, "y": y}
 
-    return {"x": x, "y": n, "z": len([inner()]), "ok": not n}
+    return {"x": x, "y": len(inner()) + y}
 
 
-@pytest.mark.parametrize("function", [drawn, made_whole])
-def test_integers_and_booleans_stay_so(function: Any) -> None:
+def given(rng: Rng, y: Any = 2) -> dict[str, Any]:
+    if rng.uniform() < 0:
+        y = 0.5
+    for x in (1, 2):
+        if x > rng.uniform():
+            break
+    return {"x": x, "y": y}
+
+
+@pytest.mark.parametrize("function", [rounded, drawn, made_whole, given])
+def test_integers_stay_so(function: Any) -> None:
     ds = dasksim.make_simulator(function).sample(50, seed=1)
 
-    assert {name: str(v.dtype) for name, v in ds.items()} == {"x": "int64", "y": "int64", "z": "int64", "ok": "bool"}
+    assert {name: str(v.dtype) for name, v in ds.items()} == {"x": "int64", "y": "int64"}
+
+
+def test_later_functions_are_given_floats() -> None:
+    seen = []
+
+    def later(x: float) -> dict[str, Any]:
+        seen.append(type(x))
+        return {"y": 2 * x}
+
+    ds = dasksim.make_simulator([conditional, later]).sample(50, seed=1).compute()
+
+    assert (ds.y == 2 * ds.x).all()
+    assert ds.y.dtype == "float64"
+    assert set(seen) == {float}
+
+
+def test_a_declared_integer_stays_one() -> None:
+    simulator = dasksim.LambdaSimulator(conditional, schema={"x": ((), "int64")})
+    with pytest.raises(dasksim.OutputError, match=r"expected int64; return 1\.0 for 1"):
+        simulator.sample(300, seed=1).compute()
+
+
+def test_a_file_that_was_edited_since_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "edited_since.py"
+    file.write_text("def f(rng):\n    return {'x': 2}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    function = importlib.import_module("edited_since").f
+    for text in ("# nothing\n", "def g(rng):\n    return {'x': 1 if rng else 0.5}\n", "def f(:\n"):
+        file.write_text(text)
+        linecache.clearcache()
+        assert dasksim.make_simulator(function).sample(5, seed=1).x.dtype == "int64"
 
 
 def test_what_the_source_does_not_tell_is_an_error_that_says_what_to_do() -> None:

@@ -468,7 +468,7 @@ def test_variables_of_a_sample_are_told_and_shown_once_they_are_known() -> None:
         [lambda rng: {"theta": rng.normal()}, lambda theta, rng: {"path": theta + rng.normal(size=(3, 2))}],
         dims={"path": ["time", "axis"]},
     )
-    assert "a sample" not in repr(simulator), "to know it, the functions would have to be called"
+    assert "a sample, as" not in repr(simulator), "to know it, the functions would have to be called"
 
     variables = simulator.variables
 
@@ -478,7 +478,9 @@ def test_variables_of_a_sample_are_told_and_shown_once_they_are_known() -> None:
     assert {name: (v.dims, v.shape) for name, v in variables.items()} == {
         name: (v.dims[1:], v.shape[1:]) for name, v in ds.items()
     }
-    assert repr(simulator).endswith("a sample:\n  theta  (scalar: 1) float64\n  path   (time: 3, axis: 2) float64")
+    assert repr(simulator).endswith(
+        "a sample, as last simulated:\n  theta  (scalar: 1) float64\n  path   (time: 3, axis: 2) float64"
+    )
     assert ["path", "time, axis", "(3, 2)", "float64"] in cells(simulator._repr_html_())
 
 
@@ -487,7 +489,21 @@ def test_variables_that_need_a_condition_are_told_after_one_was_given() -> None:
     with pytest.raises(dasksim.SimulatorError, match="theta"):
         _ = simulator.variables
     simulator.sample(3, seed=1, theta=2.0)
-    assert repr(simulator).endswith("a sample:\n  x      () float64\n  theta  () float64")
+    assert repr(simulator).endswith("a sample, as last simulated:\n  x      () float64\n  theta  () float64")
+
+
+def test_simulators_without_what_the_class_sets_are_shown() -> None:
+    class Own(dasksim.Simulator):
+        def __init__(self) -> None:
+            pass  # does not call that of Simulator
+
+        def lower(self, path: str = "") -> Any:
+            return make_simulator(prior).lower(path)
+
+    assert repr(Own()) == "<dasksim.Own>\n  prior(rng)  once for each sample"
+    simulator = make_simulator([prior])
+    simulator.sample((4, 2), seed=1)
+    assert "as last simulated" not in repr(simulator), "batch_1 is no dim of a sample"
 
 
 def test_stages_within_others_are_shown_and_drawn() -> None:
