@@ -107,8 +107,8 @@ def check_fill(variable: Variable, max_sizes: Mapping[str, int], fill_value: Any
     if not np.array_equal(held, np.asarray(fill_value), equal_nan=variable.dtype.kind in "fc"):
         raise SimulatorError(
             f"variable {variable.name!r} has dtype {variable.dtype}, which cannot hold fill_value={fill_value!r} "
-            "beyond the size of a sub-batch; give make_simulator one that it can hold, such as fill_value=-1, or return "
-            "floats"
+            "beyond the size of a sub-batch; give make_simulator one that it can hold, such as fill_value=-1, or "
+            "return floats"
         )
 
 
