@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dasksim._core.durations import duration
 from dasksim._core.plan import Plan
 from dasksim._engine.pipeline import Pipeline
 from dasksim._execution.executors import HERE_AT_FIRST, n_local_workers
@@ -12,9 +13,6 @@ from dasksim.errors import StoreError
 from dasksim.store import StoreLayout
 
 __all__ = ["announcement", "check_room", "gigabytes"]
-
-# Units of time, in seconds; a duration is told in the largest of which it has one and a half.
-_UNITS = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def announcement(pipeline: Pipeline, plan: Plan, layout: StoreLayout, chunks: Sequence[int], scheduler: Any) -> str:
@@ -38,7 +36,7 @@ def announcement(pipeline: Pipeline, plan: Plan, layout: StoreLayout, chunks: Se
     is_known = seconds > 0 and not any(step.stage.is_batched for step in pipeline.steps if step.is_run)
     return (
         f"{n_samples:,} samples ({_bytes(n_bytes)}) in {len(chunks):,} chunk{'s' * (len(chunks) != 1)} of "
-        f"{plan.chunk_size:,}{where}{f', in about {_duration(seconds)}' if is_known else ''}"
+        f"{plan.chunk_size:,}{where}{f', in about {duration(seconds)}' if is_known else ''}"
     )
 
 
@@ -71,8 +69,3 @@ def _bytes(n_bytes: float) -> str:
         if n_bytes >= size:
             return f"{n_bytes / size:,.1f} {unit}"
     return f"{n_bytes:.0f} bytes"
-
-
-def _duration(seconds: float) -> str:
-    size, unit = next((u for u in _UNITS if seconds >= 1.5 * u[0]), (1, "s"))
-    return f"{seconds / size:.2g} {unit}" if seconds >= 1 else "a second"

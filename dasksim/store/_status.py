@@ -2,8 +2,11 @@
 
 import itertools
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from dasksim._core.audits import AuditOutcome
 from dasksim._core.failures import Failure
@@ -12,8 +15,9 @@ from dasksim.store._kept import kept_audits
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location, explained
 from dasksim.store._metadata import check_arrays
+from dasksim.store._pace import Pace, pace_of
 from dasksim.store._receipt import no_columns, runs, totals_of
-from dasksim.store._receipts import open_receipts
+from dasksim.store._receipts import Receipts, open_receipts
 from dasksim.store._record import Record
 from dasksim.store._told import present_record
 
@@ -55,6 +59,9 @@ class Status:
         another size than when they were written. :func:`verify` also reads them.
     audit
         What was found when samples were simulated again, or None if none were.
+    pace
+        How fast chunks have come lately, and how old the last one is; None where the store is complete, has no chunk
+        yet, or lies where nothing tells when chunks were written.
     """
 
     path: str
@@ -73,6 +80,7 @@ class Status:
     derived: Mapping[str, int] = field(default_factory=dict)
     damaged: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     audit: AuditOutcome | None = None
+    pace: Pace | None = None
 
     @property
     def n_failed(self) -> int:
@@ -123,6 +131,8 @@ class Status:
             f"  seed     {self.seed} (sub-batches of {self.sub_batch_size:,} samples)",
             f"  time     {self.seconds:,.1f} s{rate}",
         ]
+        if self.n_complete < self.n_chunks:
+            lines.append(f"  pace     {self.pace or 'unknown'}")
         if self.n_accepted != self.n_proposals:
             accepted = f"{self.n_accepted:,} of {self.n_proposals:,} proposals ({self.acceptance_rate:.3g})"
             lines.append(f"  accepted {accepted}")
@@ -186,7 +196,18 @@ def status(store: StoreLike) -> Status:
         derived=derived,
         damaged=dict(sorted(damaged.items())),
         audit=AuditOutcome.summed(kept_audits(location)),
+        pace=_pace(record, receipts, columns),
     )
+
+
+def _pace(record: Record, receipts: Receipts | None, columns: Columns) -> Pace | None:
+    """Return how fast chunks have come lately, if some are missing."""
+    chunks = columns["chunk"].tolist()
+    if receipts is None or len(chunks) == record.n_chunks:
+        return None
+    n_rows = np.array([record.n_rows(chunk) for chunk in chunks], "int64")
+    n_missing = record.n_samples - int(n_rows.sum())
+    return pace_of(receipts.written(columns), columns["nanoseconds"] / 1e9, n_rows, n_missing, time.time())
 
 
 def _gaps(complete: set[int], n_chunks: int) -> tuple[tuple[int, int], ...]:
