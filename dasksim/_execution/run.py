@@ -237,6 +237,7 @@ def _how_to_resume(writer: ChunkWriter) -> str:
     call = "generate" if writer.layout.derivation is None else "derive"
     again = f"run {call} again with the same arguments to go on."
     try:
-        return f"{len(writer.complete_chunks())} chunks are complete and kept; {again}"
+        n = len(writer.complete_chunks())
+        return f"{n:,} chunk{'s are' if n != 1 else ' is'} complete and kept; {again}"
     except Exception as error:  # noqa: BLE001  (what stopped the run says more)
         return f"Complete chunks are kept, though the store cannot be read now ({error}); {again}"

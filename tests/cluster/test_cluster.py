@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -157,7 +158,9 @@ def test_chunk_that_kills_each_of_its_processes_is_given_up(tmp_path: Path) -> N
     assert len(list(tmp_path.glob("killed-*"))) == 2
     assert "20" in notes(caught.value).partition(" in flight, 2 of 2 times")[0]
     assert "memory ran out. A chunk_size below 10 needs less" in notes(caught.value)
-    assert f"{n_receipts(path)} chunks are complete and kept; run generate again" in notes(caught.value)
+    assert re.search(
+        rf"\b{n_receipts(path)} chunks? (is|are) complete and kept; run generate again", notes(caught.value)
+    )
 
 
 def test_pool_of_a_function_that_breaks_is_not_tried_again(tmp_path: Path) -> None:
@@ -210,7 +213,9 @@ def test_chunk_that_kills_each_of_its_workers_is_given_up(tmp_path: Path) -> Non
     with local_cluster(2) as client, pytest.raises(KilledWorker, match="all those workers died") as caught:
         generate(simulator, path, N, conditions=NUMBERS, scheduler=client, **SIZES)
     assert "in flight, 4 of 4 times" in notes(caught.value)
-    assert f"{n_receipts(path)} chunks are complete and kept; run generate again" in notes(caught.value)
+    assert re.search(
+        rf"\b{n_receipts(path)} chunks? (is|are) complete and kept; run generate again", notes(caught.value)
+    )
 
 
 def test_cluster_may_begin_and_go_on_without_workers(
@@ -255,7 +260,7 @@ def test_killed_scheduler_is_an_error_and_another_cluster_resumes(processes: Pro
         pytest.raises(ConnectionError, match="the connection to the cluster's scheduler is lost") as caught,
     ):
         generate(simulator_that(nothing, 0.3), path, N, conditions=NUMBERS, scheduler=client, **SIZES)
-    assert "chunks are complete and kept; run generate again with the same arguments" in notes(caught.value)
+    assert " complete and kept; run generate again with the same arguments" in notes(caught.value)
     assert not status(path).is_complete
     with local_cluster(1) as client:
         generate(simulator_that(nothing, 0.3), path, N, conditions=NUMBERS, scheduler=client, **SIZES)
@@ -394,7 +399,7 @@ def test_interrupted_run_on_a_cluster_drops_its_tasks_and_is_resumed(tmp_path: P
 
     path = tmp_path / "s.zarr"
     out = run(path, interrupt=True)
-    assert "chunks are complete and kept; run generate again" in out
+    assert " complete and kept; run generate again" in out
     assert "tasks: 0" in out
     assert 10 < n_receipts(path) < 40
     run(path, interrupt=False)

@@ -20,6 +20,7 @@ LAZY = {
     ("panels.py", "matplotlib"),
     ("_pyplot.py", "matplotlib"),
     ("rates.py", "matplotlib"),
+    ("_completion.py", "shtab"),
     ("_commands.py", "dask"),
     ("_commands.py", "distributed"),
     ("compiled.py", "numba"),
