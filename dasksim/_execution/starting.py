@@ -1,12 +1,14 @@
 """The start of other processes, which Ctrl-C must not reach before they ignore it."""
 
 import contextlib
+import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 
-__all__ = ["ignore_interrupts", "starting"]
+__all__ = ["ignore_interrupts", "leave_interrupts", "starting"]
 
 
 @contextlib.contextmanager
@@ -49,3 +51,17 @@ def ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # what waited is forgotten, and programs that a function starts have no signal that waits
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def leave_interrupts(process: int, group: int) -> None:
+    """Leave Ctrl-C to the process of the same terminal that has started this worker of a cluster.
+
+    When that closes the cluster thereafter, the worker says nothing of the chunks that it drops.
+    """
+    if os.getpid() != process and os.getpgrp() == group and threading.current_thread() is threading.main_thread():
+        ignore_interrupts()
+        logging.getLogger("distributed.worker.state_machine").addFilter(_is_told)
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Async instruction for")

@@ -13,6 +13,7 @@ from typing import Any
 
 # as users do: a name is loaded when a command asks for it
 import dasksim
+from dasksim._execution.starting import starting
 from dasksim.cli._codes import DAMAGED, FAILED, INCOMPLETE, IRREPRODUCIBLE, OK
 from dasksim.cli._targets import load_object, load_simulator
 from dasksim.cli._words import in_options
@@ -52,11 +53,14 @@ def _workers(n_workers: int | None, scheduler: str | None) -> Iterator[Any]:
     from distributed import Client, LocalCluster  # it takes half a second
 
     keeps_memory = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}  # see docs/clusters.md
-    with warnings.catch_warnings(), dask.config.set(keeps_memory):
-        warnings.filterwarnings("ignore", message="Port .* is already in use")  # the line below tells which it is
-        # one thread each: functions called by the sample hold the interpreter's lock
-        cluster = LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address="127.0.0.1:8787")
-    with cluster, Client(cluster, set_as_default=False) as client:
+    with contextlib.ExitStack() as stack:
+        with warnings.catch_warnings(), dask.config.set(keeps_memory), starting():
+            warnings.filterwarnings("ignore", message="Port .* is already in use")  # the line below tells which it is
+            # one thread each: functions called by the sample hold the interpreter's lock
+            cluster = stack.enter_context(
+                LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address="127.0.0.1:8787")
+            )
+        client = stack.enter_context(Client(cluster, set_as_default=False))
         print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)  # noqa: T201
         yield client
 

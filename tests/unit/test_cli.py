@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from bits import age_unfinished, array_bytes, finished_bytes
-from processes import ended, run_python
+from processes import ended, run_python, wait_for
 from variants import quick
 
 import dasksim
@@ -385,6 +385,35 @@ def test_ctrl_c_while_worker_processes_start_says_nothing_of_them(seconds: float
     assert process.returncode == INTERRUPTED
     assert "Traceback" not in message
     assert "Fatal" not in message
+
+
+@pytest.mark.parametrize("seconds", [None, 0.5])
+def test_ctrl_c_ends_a_cluster_of_workers_without_their_tracebacks(seconds: float | None, tmp_path: Path) -> None:
+    """While they start, or when chunks are complete."""
+    (tmp_path / "slow_file.py").write_text(textwrap.dedent(SLOW))
+    arguments = ["generate", "slow_file.py:slow", "s.zarr", *LAYOUT, "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dasksim", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "SECONDS_A_SAMPLE": "0.05"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with ended([process]):
+        if seconds is None:
+            _wait_for_receipts(tmp_path / "s.zarr", process)
+        else:
+            wait_for(lambda: len(psutil.Process(process.pid).children()) > 1)  # the first one tracks resources
+            time.sleep(seconds)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        message = process.communicate(timeout=60)[1]
+    assert process.returncode == INTERRUPTED, message
+    assert "dasksim: interrupted\n" in message
+    for word in ("Traceback", "distributed", "leaked", "Nanny"):
+        assert word not in message
+    assert psutil.wait_procs(workers, timeout=20)[1] == []
 
 
 def _wait_for_receipts(store: Path, process: "subprocess.Popen[str]") -> None:

@@ -26,6 +26,7 @@ LAZY = {
     ("compiled.py", "numba"),
     ("_create.py", "xarray"),
     ("_metadata.py", "xarray"),
+    ("progress.py", "IPython"),
     ("report.py", "jinja2"),
     ("_samples.py", "dask"),
     ("_pictures.py", "markupsafe"),
