@@ -134,6 +134,8 @@ def derive(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Check a store against its receipts."""
+    if arguments.resimulate and not arguments.target:
+        raise ArgumentError("--resimulate needs --target, what the store was made with")
     simulator = _simulator(arguments) if arguments.target else None
     found = dasksim.verify(
         arguments.store,

@@ -240,6 +240,11 @@ def test_what_is_near_to_a_target_is_offered(folder: Path, capsys: pytest.Captur
     assert "'two_moons' has no option 'varaint'; did you mean 'variant'?" in capsys.readouterr().err
 
 
+def test_resimulate_asks_for_a_target(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "s.zarr", "--resimulate", "1"]) == FAILED
+    assert "--resimulate needs --target, what the store was made with\n" in capsys.readouterr().err
+
+
 def test_notes_of_exceptions_speak_of_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("simulator_bad.py").write_text("def f(rng):\n    x = rng.normal()\n    return {'x': 1 / (x < 1)}\n")
     assert generate("simulator_bad.py:f", "s.zarr") == RAISED
@@ -284,6 +289,8 @@ def test_report_writes_a_page_and_says_where(folder: Path, capsys: pytest.Captur
     assert main(["report", "s.zarr", "-o", "page.html"]) == OK
     assert capsys.readouterr().out == "report.html\npage.html\n"
     assert "theta_1" in Path("page.html").read_text()
+    assert main(["report", "s.zarr", "-o", "simulator_file.py"]) == FAILED
+    assert "'simulator_file.py' is there, and is no report of dasksim's" in capsys.readouterr().err
     assert main(["report", "absent.zarr"]) == FAILED
     assert "dasksim: there is no store at" in capsys.readouterr().err
 

@@ -60,12 +60,12 @@ class Interrupter(threading.Thread):
 
 
 def texts(cell: Any, kind: str) -> list[str]:
-    found = {
-        "stderr": lambda one: one.text if one.get("name") == "stderr" else None,
-        "display": lambda one: one.data["text/plain"] if one.output_type == "display_data" else None,
-        "error": lambda one: "\n".join(one.traceback) if one.output_type == "error" else None,
-    }[kind]
-    return [text for one in cell.outputs if (text := found(one)) is not None]
+    """Return what a cell has written to standard error, displayed, or raised, output by output."""
+    if kind == "stderr":
+        return [one.text for one in cell.outputs if one.get("name") == kind]
+    if kind == "error":
+        return ["\n".join(one.traceback) for one in cell.outputs if one.output_type == kind]
+    return [one.data["text/plain"] for one in cell.outputs if one.output_type == kind]
 
 
 @pytest.mark.parametrize("scheduler", ["threads", "processes", "client"])
@@ -76,7 +76,7 @@ def test_progress_interrupt_and_going_on(scheduler: str, tmp_path: Path, monkeyp
     is_cluster = scheduler == "client"
     call = GENERATE.format(scheduler=scheduler if is_cluster else repr(scheduler))
     cells = [SIMULATOR.format(cluster=CLUSTER if is_cluster else ""), call, call, "print(len(ds.batch))"]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook: Any = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     client = nbclient.NotebookClient(notebook, timeout=120, allow_errors=True)
     first, stopped, whole, length = notebook.cells
     with client.setup_kernel():
@@ -102,7 +102,7 @@ def test_progress_interrupt_and_going_on(scheduler: str, tmp_path: Path, monkeyp
         (said,) = texts(cell, "stderr")  # what there is to do, and no warning
         assert said.count("\n") == 1
         assert " samples (" in said
-        (line,) = texts(cell, "display")
+        (line,) = texts(cell, "display_data")
         assert line.count("\n") == line.count("\r") == 0
     assert line.startswith("100%|")
     assert "4.00k/4.00k" in line
