@@ -95,7 +95,7 @@ def test_progress_interrupt_and_going_on(scheduler: str, tmp_path: Path, monkeyp
     assert "KeyboardInterrupt" in error
     assert " complete and kept; run generate again" in error
     assert len(error.splitlines()) < 25
-    assert seconds < 5
+    assert seconds < 15  # a second or less, on a machine that has nothing else to do
     assert 3 <= n_complete < 40
     assert length.outputs[0].text == "4000\n"
     for cell in (stopped, whole):
@@ -106,7 +106,7 @@ def test_progress_interrupt_and_going_on(scheduler: str, tmp_path: Path, monkeyp
         assert line.count("\n") == line.count("\r") == 0
     assert line.startswith("100%|")
     assert "4.00k/4.00k" in line
-    assert psutil.wait_procs(processes, timeout=20)[1] == []
+    assert psutil.wait_procs(processes, timeout=60)[1] == []
 
 
 def test_a_shell_of_ipython_in_a_terminal_is_no_notebook(

@@ -426,7 +426,7 @@ def test_path_that_cannot_be_written_is_refused_before_the_work(
             report(path, target)
     with pytest.raises(ArgumentError, match="File name too long; give another path"):
         report(path, tmp_path / ("x" * 300))
-    before = "<title>of before – dasksim report</title>"
+    before = "<title>of before: dasksim report</title>"
     (tmp_path / "old.html").write_text(before)
     for name in ("new.html", "old.html"):
         with pytest.raises(TypeError, match="'NoneType' object is not callable"):  # what the work begins with
