@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Sequence
 
 from dasksim._core.tracebacks import MOST_SHOWN, chain, shorten
+from dasksim._execution.starting import interruptible
 from dasksim.cli._arguments import parser
 from dasksim.cli._codes import FAILED, INCOMPLETE, INTERRUPTED, IRREPRODUCIBLE, OK, RAISED
 from dasksim.cli._words import in_options
@@ -24,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = parser().parse_args(argv)
     try:
-        code: int = arguments.run(arguments)
+        with interruptible():
+            code: int = arguments.run(arguments)
         sys.stdout.flush()
     except DasksimError as error:
         _say(f"dasksim: {error}", error)
