@@ -27,7 +27,7 @@ AUDITS: dict[str, bool | str] = {"stop": True, "warn": "warn", "no": False}
 
 @contextlib.contextmanager
 def _run_options(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    with _workers(arguments.workers, arguments.scheduler) as scheduler:
+    with _workers(arguments) as scheduler:
         yield {
             "part": arguments.part,
             "timeout": arguments.timeout,
@@ -40,8 +40,9 @@ def _run_options(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _workers(n_workers: int | None, scheduler: str | None) -> Iterator[Any]:
+def _workers(arguments: argparse.Namespace) -> Iterator[Any]:
     """Give a client of a local cluster, if workers are asked for, else the scheduler."""
+    n_workers, scheduler = arguments.workers, arguments.scheduler
     if n_workers is None:
         yield scheduler
         return
@@ -61,7 +62,8 @@ def _workers(n_workers: int | None, scheduler: str | None) -> Iterator[Any]:
                 LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address="127.0.0.1:8787")
             )
         client = stack.enter_context(Client(cluster, set_as_default=False))
-        print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)  # noqa: T201
+        if not arguments.quiet:
+            print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)  # noqa: T201
         yield client
 
 
@@ -114,7 +116,7 @@ def extend(arguments: argparse.Namespace) -> int:
 def derive(arguments: argparse.Namespace) -> int:
     """Add variables to a store."""
     function = load_object(arguments.target)
-    with _workers(arguments.workers, arguments.scheduler) as scheduler:
+    with _workers(arguments) as scheduler:
         dasksim.derive(
             arguments.store,
             function,
