@@ -32,6 +32,9 @@ _MOST_FEATURES, _MOST_ROWS = 12, 200
 # Runs of missing chunks that are shown.
 _MOST_RUNS = 20
 
+# A page has its title there.
+_HEAD_BYTES = 8192
+
 _QUANTILES = (0.025, 0.5, 0.975)
 
 
@@ -49,7 +52,7 @@ def report(store: SamplesLike, path: str | os.PathLike[str] = "report.html") -> 
         ones are described. Of a Zarr group or a Dataset with the dim ``batch``, or of a list of these and stores with
         the same variables, the page says what it holds and no more.
     path
-        Where to write the page; a file that is there is replaced.
+        Where to write the page; a report that is there is replaced, and no other file.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def report(store: SamplesLike, path: str | os.PathLike[str] = "report.html") -> 
     Raises
     ------
     ArgumentError
-        If no file can be written there, or there is no dim ``batch``.
+        If no file can be written there, or one is there that is no report, or there is no dim ``batch``.
     StoreError
         If there is no store made by dasksim, or it cannot be read.
 
@@ -94,11 +97,21 @@ def _check_writable(path: Path) -> None:
                 f"cannot write a report to {str(path)!r}: give the path of a file in a folder that exists"
             )
         is_new = not path.exists()
+        if not is_new and not _is_replaceable(path):
+            raise ArgumentError(f"{str(path)!r} is there, and is no report of dasksim's; give another path")
         path.open("ab").close()
         if is_new:
             path.unlink()
     except OSError as error:
         raise ArgumentError(_unwritable(path, error)) from error
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether a file is empty or a report; what cannot be told, such as a pipe, is written to."""
+    if not path.is_file() or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        return b" dasksim report</title>" in file.read(_HEAD_BYTES)
 
 
 def _unwritable(path: Path, error: OSError) -> str:

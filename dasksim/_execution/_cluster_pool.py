@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import os
 import pickle
 import time
 import uuid
@@ -11,6 +12,7 @@ from concurrent.futures import CancelledError, Future, wait
 from typing import Any
 
 from dasksim._execution.jobs import Job, SentJob, end_job
+from dasksim._execution.starting import leave_interrupts
 from dasksim.errors import ArgumentError
 
 __all__ = ["ClusterPool", "announces_gpus", "memory_per_chunk", "open_cluster_pool"]
@@ -167,6 +169,7 @@ class ClusterPool:
 @contextlib.contextmanager
 def open_cluster_pool(client: Any, job: Job, name: str, on_gpu: bool) -> Iterator[ClusterPool]:
     """Send a job to a cluster, and leave no task on it."""
+    _leave_interrupts_here(client)
     pool = ClusterPool(client, job, name, on_gpu)
     # once for the process: to add it again does nothing
     logging.getLogger("tornado.application").addFilter(_says_more)
@@ -182,6 +185,15 @@ def open_cluster_pool(client: Any, job: Job, name: str, on_gpu: bool) -> Iterato
         raise
     finally:
         pool.forget_job()
+
+
+def _leave_interrupts_here(client: Any) -> None:
+    """Let workers that this process has started ignore Ctrl-C, which goes to all processes of a terminal or notebook.
+
+    They would end with tracebacks of theirs, and not all would be started again.
+    """
+    if "://127." in str(getattr(client.cluster, "scheduler_address", "")):
+        client.run(leave_interrupts, os.getpid(), os.getpgrp(), on_error="ignore")
 
 
 def _says_more(record: logging.LogRecord) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dasksim._core.durations import duration
 from dasksim._core.plan import Plan
 from dasksim._core.telling import counted
 from dasksim._engine.pipeline import Pipeline
@@ -13,9 +14,6 @@ from dasksim.errors import StoreError
 from dasksim.store import StoreLayout
 
 __all__ = ["announcement", "check_room", "gigabytes"]
-
-# Units of time, in seconds; a duration is told in the largest of which it has one and a half.
-_UNITS = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def announcement(pipeline: Pipeline, plan: Plan, layout: StoreLayout, chunks: Sequence[int], scheduler: Any) -> str:
@@ -40,7 +38,7 @@ def announcement(pipeline: Pipeline, plan: Plan, layout: StoreLayout, chunks: Se
     cut = f" of {plan.chunk_size:,}" if len(chunks) > 1 else ""  # the last, or only one may be shorter
     return (
         f"{counted(n_samples, 'sample')} ({_bytes(n_bytes)}) in {counted(len(chunks), 'chunk')}{cut}"
-        f"{where}{f', in about {_duration(seconds)}' if is_known else ''}"
+        f"{where}{f', in about {duration(seconds)}' if is_known else ''}"
     )
 
 
@@ -73,8 +71,3 @@ def _bytes(n_bytes: float) -> str:
         if n_bytes >= size:
             return f"{n_bytes / size:,.1f} {unit}"
     return f"{n_bytes:.0f} bytes"
-
-
-def _duration(seconds: float) -> str:
-    size, unit = next((u for u in _UNITS if seconds >= 1.5 * u[0]), (1, "s"))
-    return f"{seconds / size:.2g} {unit}" if seconds >= 1 else "a second"

@@ -27,6 +27,7 @@ from dasksim._execution._timeouts import TimeoutProcess
 from dasksim._execution.announcement import announcement, check_room, gigabytes
 from dasksim._execution.executors import Pool, Work, n_local_workers, open_pool
 from dasksim._execution.progress import Progress, is_shown
+from dasksim._execution.starting import interruptible
 from dasksim.errors import ArgumentError, StoreError
 from dasksim.store import ChunkWriter
 
@@ -85,10 +86,11 @@ def run_chunks(
             kept(watcher, writer, missing[0]),
             open_pool(scheduler, replace(job, tell=tell), _task_name(pipeline), work) as pool,
             _closed(process, KeyboardInterrupt),  # the pool waits for calls, which may hang until the timeout
+            interruptible() as check_interrupted,
             # innermost: what is complete is committed before the pool waits for the rest
             writer.settling() as settle,
         ):
-            for receipt in _windowed(pool, pipeline, plan, missing, lost, hear):
+            for receipt in _windowed(pool, pipeline, plan, missing, lost, (hear, check_interrupted)):
                 settle(receipt)
                 bar.advance(receipt.chunk, plan.n_rows(receipt.chunk), receipt.n_proposals, receipt.n_accepted)
                 if watcher is not None:
@@ -168,9 +170,12 @@ class _Lost:
 
 
 def _windowed(
-    pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int], lost: _Lost, hear: Callable[[], None]
+    pool: Pool, pipeline: Pipeline, plan: Plan, chunks: Sequence[int], lost: _Lost, looks: Sequence[Callable[[], None]]
 ) -> Iterator[Receipt]:
-    """Keep a few chunks more than there are workers in flight, so that neither tasks nor results pile up."""
+    """Keep a few chunks more than there are workers in flight, so that neither tasks nor results pile up.
+
+    Now and then, it looks at what is given for that.
+    """
     todo = deque(chunks)
     running: dict[Future[Receipt | Raised], int] = {}
     done: queue.SimpleQueue[Future[Receipt | Raised]] = queue.SimpleQueue()
@@ -183,7 +188,8 @@ def _windowed(
             running[future] = chunk
             # called by whatever thread ends it; at once, if it has ended already, as on scheduler='synchronous'
             future.add_done_callback(done.put)
-        hear()
+        for look in looks:
+            look()
         try:
             # a future whose scheduler is lost stays pending: the pool's window looks at the connection each second
             future = done.get(timeout=1)  # then see whether workers have come or gone

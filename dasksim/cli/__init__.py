@@ -5,7 +5,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from dasksim._core.tracebacks import MOST_SHOWN, shorten
+from dasksim._core.tracebacks import MOST_SHOWN, chain, shorten
+from dasksim._execution.starting import interruptible
 from dasksim.cli._arguments import parser
 from dasksim.cli._codes import FAILED, INCOMPLETE, INTERRUPTED, IRREPRODUCIBLE, OK, RAISED
 from dasksim.cli._words import in_options
@@ -24,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = parser().parse_args(argv)
     try:
-        code: int = arguments.run(arguments)
+        with interruptible():
+            code: int = arguments.run(arguments)
         sys.stdout.flush()
     except DasksimError as error:
         _say(f"dasksim: {error}", error)
@@ -40,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         shorten(error, MOST_SHOWN)
         if isinstance(error, SyntaxError):  # it says where it is, and what loaded the file is nobody's
             error.with_traceback(None)
+        for one in chain(error):
+            if hasattr(one, "__notes__"):
+                one.__notes__ = [in_options(note) for note in one.__notes__]
         traceback.print_exception(error)
         return RAISED
     return code

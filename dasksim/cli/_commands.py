@@ -13,6 +13,7 @@ from typing import Any
 
 # as users do: a name is loaded when a command asks for it
 import dasksim
+from dasksim._execution.starting import starting
 from dasksim.cli._codes import DAMAGED, FAILED, INCOMPLETE, IRREPRODUCIBLE, OK
 from dasksim.cli._targets import load_object, load_simulator
 from dasksim.cli._words import in_options
@@ -26,7 +27,7 @@ AUDITS: dict[str, bool | str] = {"stop": True, "warn": "warn", "no": False}
 
 @contextlib.contextmanager
 def _run_options(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    with _workers(arguments.workers, arguments.scheduler) as scheduler:
+    with _workers(arguments) as scheduler:
         yield {
             "part": arguments.part,
             "timeout": arguments.timeout,
@@ -39,8 +40,9 @@ def _run_options(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _workers(n_workers: int | None, scheduler: str | None) -> Iterator[Any]:
+def _workers(arguments: argparse.Namespace) -> Iterator[Any]:
     """Give a client of a local cluster, if workers are asked for, else the scheduler."""
+    n_workers, scheduler = arguments.workers, arguments.scheduler
     if n_workers is None:
         yield scheduler
         return
@@ -52,12 +54,16 @@ def _workers(n_workers: int | None, scheduler: str | None) -> Iterator[Any]:
     from distributed import Client, LocalCluster  # it takes half a second
 
     keeps_memory = {"distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None}  # see docs/clusters.md
-    with warnings.catch_warnings(), dask.config.set(keeps_memory):
-        warnings.filterwarnings("ignore", message="Port .* is already in use")  # the line below tells which it is
-        # one thread each: functions called by the sample hold the interpreter's lock
-        cluster = LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address="127.0.0.1:8787")
-    with cluster, Client(cluster, set_as_default=False) as client:
-        print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)  # noqa: T201
+    with contextlib.ExitStack() as stack:
+        with warnings.catch_warnings(), dask.config.set(keeps_memory), starting():
+            warnings.filterwarnings("ignore", message="Port .* is already in use")  # the line below tells which it is
+            # one thread each: functions called by the sample hold the interpreter's lock
+            cluster = stack.enter_context(
+                LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address="127.0.0.1:8787")
+            )
+        client = stack.enter_context(Client(cluster, set_as_default=False))
+        if not arguments.quiet:
+            print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)  # noqa: T201
         yield client
 
 
@@ -110,7 +116,7 @@ def extend(arguments: argparse.Namespace) -> int:
 def derive(arguments: argparse.Namespace) -> int:
     """Add variables to a store."""
     function = load_object(arguments.target)
-    with _workers(arguments.workers, arguments.scheduler) as scheduler:
+    with _workers(arguments) as scheduler:
         dasksim.derive(
             arguments.store,
             function,
@@ -130,6 +136,8 @@ def derive(arguments: argparse.Namespace) -> int:
 
 def verify(arguments: argparse.Namespace) -> int:
     """Check a store against its receipts."""
+    if arguments.resimulate and not arguments.target:
+        raise ArgumentError("--resimulate needs --target, what the store was made with")
     simulator = _simulator(arguments) if arguments.target else None
     found = dasksim.verify(
         arguments.store,

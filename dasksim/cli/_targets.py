@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,15 +35,26 @@ def load_simulator(target: str, options: Mapping[str, Any] | None = None) -> "da
         If there is none.
     """
     if target in dasksim.models.MODELS:
-        return dasksim.models.MODELS[target](**(options or {}))
+        made: dasksim.Simulator = _made(dasksim.models.MODELS[target], target, options or {})
+        return made
     found = load_object(target)
     if options:
         if isinstance(found, dasksim.Simulator) or not callable(found):
             raise ArgumentError(
                 f"--option is for models and functions that make a simulator; {target!r} is one already"
             )
-        found = found(**options)
+        found = _made(found, target, options)
     return found if isinstance(found, dasksim.Simulator) else dasksim.make_simulator(found)
+
+
+def _made(make: Any, target: str, options: Mapping[str, Any]) -> Any:
+    """Return what a model or a function makes with some options."""
+    takes = inspect.signature(make).parameters
+    if not any(one.kind is one.VAR_KEYWORD for one in takes.values()):
+        for name in options:
+            if name not in takes:
+                raise ArgumentError(f"{target!r} has no option {name!r}; {nearest(name, takes)}")
+    return make(**options)
 
 
 def load_object(target: str) -> Any:
@@ -52,8 +64,7 @@ def load_object(target: str) -> Any:
     module_name, colon, path = target.rpartition(":")
     if not colon or not module_name or not path:
         raise ArgumentError(
-            f"target {target!r} is no model, and no package.module:object or file.py:object; "
-            f"{nearest(target, dasksim.models.MODELS)}"
+            f"target {target!r} is no model, and no package.module:object or file.py:object; {_near_target(target)}"
         )
     module = found = _load(module_name)
     for name in path.split("."):
@@ -73,7 +84,18 @@ def _only_simulator(file: str) -> Any:
         return getattr(module, names[0])
     if not names:
         raise ArgumentError(f"{file!r} has no simulator; make one with dasksim.make_simulator([prior, likelihood])")
-    raise ArgumentError(f"{file!r} has {len(names)} simulators: {', '.join(f'{file}:{name}' for name in names)}")
+    listed = ", ".join(f"{file}:{name}" for name in names)
+    raise ArgumentError(f"{file!r} has {len(names)} simulators: {listed}; give one of these")
+
+
+def _near_target(target: str) -> str:
+    """Return what may be meant: a file, a model, or the simulator before a store that was given in its place."""
+    if (Path(target) / "zarr.json").exists():
+        return f"it is a store, before which the simulator comes: TARGET {target}"
+    if Path(f"{target}.py").is_file():
+        return f"did you mean '{target}.py'?"
+    hint = nearest(target, dasksim.models.MODELS)
+    return hint if hint.startswith("did you mean") else "dasksim models lists the models"
 
 
 def _simulators(module: ModuleType) -> list[str]:
@@ -97,7 +119,10 @@ def _load_module(name: str) -> ModuleType:
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ArgumentError(f"there is no file {str(path)!r}")
+        hint = nearest(path.name, [one.name for one in path.parent.glob("*.py")])
+        raise ArgumentError(
+            f"there is no file {str(path)!r}; {hint if hint != 'known: none' else 'no .py file is there'}"
+        )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ArgumentError(f"cannot import {str(path)!r}")

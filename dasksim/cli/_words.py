@@ -2,10 +2,12 @@
 
 import argparse
 import ast
+import contextlib
+import math
 import re
 from typing import Any
 
-__all__ = ["assignment", "count", "in_options", "part"]
+__all__ = ["assignment", "count", "in_options", "part", "seconds"]
 
 _FACTORS = {"k": 10**3, "m": 10**6, "g": 10**9, "": 1}
 
@@ -14,6 +16,7 @@ _OPTIONS = {"dtypes": "--dtype", "conditions": "--set", "is_batched": "--batched
 _FLAGS = ("overwrite", "repair", "allow_changed", "dry_run", "is_batched")
 _VALUES = ("on_error", "on_nonfinite", "scheduler", "audit", "device", "dtypes", "timeout", "part")
 _SIZES = ("sub_batch_size", "chunk_size", "n_samples", "seed", "retries", "resimulate")
+_NAMED = ("dtypes", "seed", "device", "scheduler", "retries", "resimulate")
 _COMMANDS = ("generate", "extend", "derive", "verify", "replay", "check", "status", "report")
 
 
@@ -31,7 +34,7 @@ def count(text: str) -> int:
         # whole numbers exactly: a seed may be longer than a float holds
         number = int(digits) if digits.lstrip("+-").isdigit() else float(digits)
         number *= _FACTORS[found[2].lower()]
-        if number == int(number):
+        if math.isfinite(number) and number == int(number):
             return int(number)
     raise argparse.ArgumentTypeError(f"must be a whole number, such as 1000, 1e6 or 10k; got {text!r}")
 
@@ -39,10 +42,17 @@ def count(text: str) -> int:
 def part(text: str) -> tuple[int, int]:
     """Return the share and the number of shares of ``i/m``."""
     i, _, m = text.partition("/")
-    try:
+    if i.isdecimal() and m.isdecimal() and int(i) < int(m):
         return int(i), int(m)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be i/m, such as 0/4; got {text!r}") from None
+    raise argparse.ArgumentTypeError(f"must be i/m with 0 <= i < m, such as 0/4 for the first of four; got {text!r}")
+
+
+def seconds(text: str) -> float:
+    """Return a positive number of seconds."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"must be a number of seconds greater than 0; got {text!r}")
 
 
 def assignment(text: str) -> tuple[str, Any]:
@@ -72,6 +82,9 @@ def in_options(message: str) -> str:
     >>> in_options("run it alone with dasksim.replay('s.zarr', simulator, sample=12)")
     'run it alone with dasksim replay TARGET s.zarr 12'
     """
+    message = re.sub(r"\bstore=(?=')", "", message)
+    message = message.replace("'processes', a Client or an address", "'processes' or an address")
+    message = re.sub(rf"\b({'|'.join(_NAMED)})(?= must\b|= needs\b)=?", lambda found: _option(found[1]), message)
     for name in _FLAGS:
         message = re.sub(rf"\b{name}=True\b", _option(name), message)
     for name in (*_VALUES, *_SIZES):

@@ -38,6 +38,8 @@ _LEFTOVER_SECONDS = 600
 # How file systems without hard links refuse one.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
+# How file systems say that nothing more fits, for all or for this user.
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 _filters_lock = threading.RLock()  # filters of warnings belong to the whole process
 
@@ -59,7 +61,8 @@ def explained(message: str) -> Iterator[None]:
     except (DasksimError, MemoryError):
         raise
     except OSError as error:
-        raise StoreError(f"{message}: {error}") from error
+        full = "; the disk is full: make room on it" if error.errno in _FULL else ""
+        raise StoreError(f"{message}: {error}{full}") from error
     except Exception as error:  # backends have classes of their own, as do Zarr and codecs
         raise StoreError(f"{message}: {type(error).__name__}: {error}") from error
 

@@ -7,6 +7,7 @@ import uuid
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from zarr.storage import FsspecStore, LocalStore, ObjectStore, ZipStore
 
 from dasksim.store._zarr_private import sync
 
-__all__ = ["contents_of", "names_below", "sizes_of", "write_parts"]
+__all__ = ["contents_of", "modified", "names_below", "sizes_of", "write_parts"]
 
 # Requests to a remote store at a time: it takes some milliseconds for each.
 _MOST_REQUESTS = 64
@@ -44,6 +45,16 @@ def sizes_of(store: Store, keys: Sequence[str], prefix: str) -> dict[str, int | 
         found = {key: _size(f"{store.root}/{key}") for key in keys}
         return {key: size for key, size in found.items() if size is not None}
     return sync(_listed(store, prefix))
+
+
+def modified(store: Store, keys: Sequence[str], prefix: str) -> dict[str, float]:
+    """Return when those objects were written that are there and say it, in seconds since 1970."""
+    if isinstance(store, LocalStore):
+        times = {key: _found(f"{store.root}/{key}") for key in keys}
+        return {key: found.st_mtime for key, found in times.items() if found is not None}
+    if isinstance(store, ObjectStore):
+        return sync(_modified(store, prefix))
+    return {}
 
 
 def contents_of(store: Store, keys: Sequence[str], most_bytes: int) -> list[bytes | None]:
@@ -99,11 +110,15 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _size(path: str) -> int | None:
+    found = _found(path)
+    return found.st_size if found is not None and stat.S_ISREG(found.st_mode) else None
+
+
+def _found(path: str) -> os.stat_result | None:
     try:
-        found = os.stat(path)  # noqa: PTH116  # a Path takes as long again
+        return os.stat(path)  # noqa: PTH116  # a Path takes as long again
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _content(path: str, most_bytes: int) -> bytes | None:
@@ -128,6 +143,10 @@ async def _listed(store: Store, prefix: str) -> dict[str, int | None]:
         with zipfile.ZipFile(store.path) as file:
             return {entry.filename: entry.file_size for entry in file.infolist() if entry.filename.startswith(prefix)}
     return {key: None async for key in store.list_prefix(prefix)}
+
+
+async def _modified(store: ObjectStore[Any], prefix: str) -> dict[str, float]:
+    return {e["path"]: e["last_modified"].timestamp() async for batch in store.store.list(prefix) for e in batch}
 
 
 async def _fetched(store: Store, keys: Sequence[str]) -> list[bytes | None]:

@@ -25,7 +25,7 @@ from dasksim.store._document import document_of, has_checksums, key_of, key_pref
 from dasksim.store._dtypes import as_stored
 from dasksim.store._kept import FOLDER, folder_of
 from dasksim.store._location import Location, explained
-from dasksim.store._objects import contents_of, names_below
+from dasksim.store._objects import contents_of, modified, names_below
 from dasksim.store._receipt import KEY, digest_rows, failures_in, fields_of, totals_of
 from dasksim.store._record import Record
 from dasksim.store._told import read_document, read_record
@@ -233,6 +233,19 @@ class Receipts:
         columns.setdefault("accepted", columns["proposals"])  # older stores have no such fields
         columns.setdefault("failed", np.zeros(len(rows), "uint64"))
         return {**columns, "chunk": np.array(chunks, "uint64")}
+
+    def written(self, columns: Mapping[str, npt.NDArray[np.uint64]]) -> npt.NDArray[np.float64]:
+        """Return when the receipts of chunks were written, in seconds since 1970; NaN where the storage does not say.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be asked.
+        """
+        keys = [self._key(chunk) for chunk in columns["chunk"].tolist()]
+        with explained(f"cannot list the receipts of {self._name!r}"):
+            found = modified(self._store, keys, f"{self._array.path}/")
+        return np.array([found.get(key, np.nan) for key in keys], "float64")
 
     def failures(self, columns: Mapping[str, npt.NDArray[np.uint64]] | None = None) -> tuple[Failure, ...]:
         """Return what failed in all complete chunks, the most frequent first.

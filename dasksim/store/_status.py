@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from dasksim._core.audits import AuditOutcome
 from dasksim._core.failures import Failure
@@ -15,8 +18,9 @@ from dasksim.store._kept import kept_audits
 from dasksim.store._locate import StoreLike, locate
 from dasksim.store._location import Location, explained
 from dasksim.store._metadata import check_arrays
+from dasksim.store._pace import Pace, pace_of
 from dasksim.store._receipt import no_columns, runs, totals_of
-from dasksim.store._receipts import open_receipts
+from dasksim.store._receipts import Receipts, open_receipts
 from dasksim.store._record import Record
 from dasksim.store._told import present_record
 
@@ -58,6 +62,9 @@ class Status:
         another size than when they were written. :func:`verify` also reads them.
     audit
         What was found when samples were simulated again, or None if none were.
+    pace
+        How fast chunks have come lately, and how old the last one is; None where the store is complete, has no chunk
+        yet, or lies where nothing tells when chunks were written.
     """
 
     path: str
@@ -76,6 +83,7 @@ class Status:
     derived: Mapping[str, int] = field(default_factory=dict)
     damaged: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     audit: AuditOutcome | None = None
+    pace: Pace | None = None
 
     @property
     def n_failed(self) -> int:
@@ -128,6 +136,8 @@ class Status:
         yield "seed", [f"{self.seed} (sub-batches of {counted(self.sub_batch_size, 'sample')})"]
         rate = f", {self.n_complete_samples / self.seconds:,.0f} samples/s a worker" if self.seconds else ""
         yield "time", [f"{self.seconds:,.1f} s{rate}"]
+        if self.n_complete < self.n_chunks:
+            yield "pace", [str(self.pace or "unknown")]
         if self.n_accepted != self.n_proposals:
             proposals = counted(self.n_proposals, "proposal")
             yield "accepted", [f"{self.n_accepted:,} of {proposals} ({self.acceptance_rate:.3g})"]
@@ -199,7 +209,18 @@ def status(store: StoreLike) -> Status:
         derived=derived,
         damaged=dict(sorted(damaged.items())),
         audit=AuditOutcome.summed(kept_audits(location)),
+        pace=_pace(record, receipts, columns),
     )
+
+
+def _pace(record: Record, receipts: Receipts | None, columns: Columns) -> Pace | None:
+    """Return how fast chunks have come lately, if some are missing."""
+    chunks = columns["chunk"].tolist()
+    if receipts is None or len(chunks) == record.n_chunks:
+        return None
+    n_rows = np.array([record.n_rows(chunk) for chunk in chunks], "int64")
+    n_missing = record.n_samples - int(n_rows.sum())
+    return pace_of(receipts.written(columns), columns["nanoseconds"] / 1e9, n_rows, n_missing, time.time())
 
 
 def _gaps(complete: set[int], n_chunks: int) -> tuple[tuple[int, int], ...]:

@@ -363,7 +363,7 @@ class LosesOnce:
 def test_note_on_what_a_pool_raises_does_not_stop_the_run() -> None:
     pipeline, plan = make_simulator(failing).plan((40,), seed=1, sub_batch_size=10, chunk_size=20, conditions={})
     pool = LosesOnce()
-    made: list[Any] = list(_windowed(pool, pipeline, plan, [0, 1], _Lost(1, 20), lambda: None))
+    made: list[Any] = list(_windowed(pool, pipeline, plan, [0, 1], _Lost(1, 20), []))
 
     assert sorted(made) == [0, 1]
     assert sorted(pool.tries) == list(itertools.product((0, 1), (0, 1)))

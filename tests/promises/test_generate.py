@@ -1,5 +1,6 @@
 """Promise 5, durable, and what generate says when something goes wrong."""
 
+import contextlib
 import os
 import pickle
 import re
@@ -375,6 +376,31 @@ def test_missing_file_of_a_function_is_not_taken_for_the_store(scheduler: str, t
     with pytest.raises(FileNotFoundError, match=r"/no/such/table\.csv") as caught:
         generate(failing(_raise_missing_file), tmp_path / "s.zarr", N, conditions=NUMBERS, scheduler=scheduler, **SIZES)
     assert "raised by stage 'prior' at sample 777" in "\n".join(_notes(caught.value))
+
+
+def test_keyboard_interrupt_that_is_swallowed_is_raised_again(tmp_path: Path) -> None:
+    """As in callbacks of garbage collection, where Python ignores exceptions."""
+    path = tmp_path / "s.zarr"
+
+    def swallow() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        generate(failing(swallow, sample=250), path, N, conditions=NUMBERS, audit=False, **OPTIONS)
+    assert "kept 2 complete chunks" in "\n".join(_notes(caught.value))
+    assert len(receipt_files(path)) == 2
+    assert signal.getsignal(signal.SIGINT) is handler
+
+    mine: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: mine.append(number))
+    try:
+        ds = generate(failing(swallow, sample=250), path, N, conditions=NUMBERS, overwrite=True, **OPTIONS)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert ds.sizes["batch"] == N  # who has a handler decides
+    assert mine
 
 
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads"])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from bits import age_unfinished, array_bytes, finished_bytes
-from processes import ended, run_python
+from processes import ended, run_python, wait_for
 from variants import quick
 
 import dasksim
@@ -148,7 +149,7 @@ def test_generate_goes_on_with_a_store_and_overwrites_on_demand(
             "stage 'likelihood' needs 'theta', but no earlier stage, context or condition",
         ),
         ("simulator_file.py:__doc__", "cannot make a simulator of None; give a function, a Simulator, or a sequence"),
-        ("absent.py:model", "there is no file 'absent.py'"),
+        ("absent.py:model", "there is no file 'absent.py'; known: 'simulator_file.py'"),
         ("absent_package:model", "cannot import 'absent_package': No module named 'absent_package'"),
         ("simulator_package.modles:model", "cannot import 'simulator_package.modles': No module named"),
     ],
@@ -167,10 +168,10 @@ def test_a_bad_target_is_explained_on_stderr(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--seed", "-1"], "seed must be >= 0; got -1"),
+        (["--seed", "-1"], "--seed must be >= 0; got -1"),
         (["--chunk-size", "12"], "--chunk-size 12 is not a multiple of --sub-batch-size 8; use 8 or 16, or leave"),
-        (["--dtype", "flaot32"], "dtypes must hold NumPy dtypes; got 'flaot32'"),
-        (["--scheduler", "thread"], "scheduler must be one of 'synchronous', 'threads', 'processes', a Client or an"),
+        (["--dtype", "flaot32"], "--dtype must hold NumPy dtypes; got 'flaot32'"),
+        (["--scheduler", "thread"], "--scheduler must be one of 'synchronous', 'threads', 'processes' or an address"),
         (["-n", "0"], "--n-samples must be >= 1; got 0"),
     ],
 )
@@ -185,14 +186,71 @@ def test_a_bad_option_is_explained_on_stderr(
     assert not Path("s.zarr").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["generate"], ["generate", "two_moons", "s.zarr"], ["statsu", "s.zarr"]])
-def test_a_call_that_cannot_be_parsed_shows_the_usage(
-    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "dasksim: the following arguments are required: COMMAND\nusage: dasksim "),
+        (
+            ["generate", "two_moons", "s.zarr"],
+            "dasksim generate: the following arguments are required: -n/--n-samples\n",
+        ),
+        (
+            ["generate"],
+            "-n/--n-samples\nusage: dasksim generate TARGET STORE -n N [options]\ndasksim generate --help tells",
+        ),
+        (["statsu", "s.zarr"], "'completion'); did you mean 'status'?\n"),
+        (["status", "s.zarr", "--jsn"], "dasksim status: unrecognized arguments: --jsn; did you mean '--json'?\n"),
+        (["status", "s.zarr", "--qqq"], "dasksim status: unrecognized arguments: --qqq\n"),
+        (["generate", "sir", "s.zarr", "-n1", "--sed=2"], "unrecognized arguments: --sed=2; did you mean '--seed'?\n"),
+        (["generate", "sir", "s.zarr", "-n", "1e400"], "argument -n/--n-samples: must be a whole number, such as 1000"),
+        (["generate", "sir", "s.zarr", "-n1", "--on-error", "redaw"], "did you mean 'redraw'?"),
+        (
+            ["generate", "sir", "s.zarr", "-n1", "--part", "2/2"],
+            "must be i/m with 0 <= i < m, such as 0/4 for the first",
+        ),
+        (
+            ["generate", "sir", "s.zarr", "-n1", "--timeout", "soon"],
+            "must be a number of seconds greater than 0; got 'soon'",
+        ),
+        (["generate", "sir", "s.zarr", "-n1", "--timeout", "0"], "must be a number of seconds greater than 0; got '0'"),
+    ],
+)
+def test_a_call_that_cannot_be_parsed_says_in_three_lines_why(
+    arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match=r"^2$"):
         main(arguments)
 
-    assert capsys.readouterr().err.startswith("usage: dasksim")
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 3
+
+
+def test_what_is_near_to_a_target_is_offered(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert generate("simulator_file", "s.zarr") == FAILED
+    assert "did you mean 'simulator_file.py'?" in capsys.readouterr().err
+    assert generate("simulator_flie.py", "s.zarr") == FAILED
+    assert "there is no file 'simulator_flie.py'; did you mean 'simulator_file.py'?" in capsys.readouterr().err
+    assert generate("quite_other", "s.zarr") == FAILED
+    assert "; dasksim models lists the models\n" in capsys.readouterr().err
+    assert generate("two_moons", "s.zarr", "-q") == OK
+    assert main(["extend", "s.zarr", "two_moons", "-n", "80"]) == FAILED
+    assert "it is a store, before which the simulator comes: TARGET s.zarr" in capsys.readouterr().err
+    assert generate("two_moons", "t.zarr", "--option", "varaint=sbibm") == FAILED
+    assert "'two_moons' has no option 'varaint'; did you mean 'variant'?" in capsys.readouterr().err
+
+
+def test_resimulate_asks_for_a_target(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "s.zarr", "--resimulate", "1"]) == FAILED
+    assert "--resimulate needs --target, what the store was made with\n" in capsys.readouterr().err
+
+
+def test_notes_of_exceptions_speak_of_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("simulator_bad.py").write_text("def f(rng):\n    x = rng.normal()\n    return {'x': 1 / (x < 1)}\n")
+    assert generate("simulator_bad.py:f", "s.zarr") == RAISED
+    said = capsys.readouterr().err
+    assert re.search(r"    dasksim replay TARGET \S*s\.zarr \d+\n", said), said
+    assert "dasksim.replay" not in said
 
 
 # status, models, version
@@ -231,6 +289,8 @@ def test_report_writes_a_page_and_says_where(folder: Path, capsys: pytest.Captur
     assert main(["report", "s.zarr", "-o", "page.html"]) == OK
     assert capsys.readouterr().out == "report.html\npage.html\n"
     assert "theta_1" in Path("page.html").read_text()
+    assert main(["report", "s.zarr", "-o", "simulator_file.py"]) == FAILED
+    assert "'simulator_file.py' is there, and is no report of dasksim's" in capsys.readouterr().err
     assert main(["report", "absent.zarr"]) == FAILED
     assert "dasksim: there is no store at" in capsys.readouterr().err
 
@@ -291,10 +351,10 @@ def test_ctrl_c_keeps_what_is_complete_and_the_same_call_goes_on(
     assert 0 < stopped.n_complete < stopped.n_chunks == 20
 
     age_unfinished(tmp_path / "s.zarr")  # of worker processes, which were killed
-    kept = finished_bytes(tmp_path / "s.zarr")
+    finished = finished_bytes(tmp_path / "s.zarr")
     assert run(*arguments, cwd=tmp_path).returncode == OK
     resumed = array_bytes(tmp_path / "s.zarr")
-    assert {name: resumed[name] for name in kept if "/c/" in name} == {n: kept[n] for n in kept if "/c/" in n}
+    assert {n: resumed[n] for n in finished if "/c/" in n} == {n: b for n, b in finished.items() if "/c/" in n}
     whole = ["generate", "slow_file.py:slow", "whole.zarr", *LAYOUT, "--scheduler", "threads"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -332,6 +392,35 @@ def test_ctrl_c_while_worker_processes_start_says_nothing_of_them(seconds: float
     assert process.returncode == INTERRUPTED
     assert "Traceback" not in message
     assert "Fatal" not in message
+
+
+@pytest.mark.parametrize("seconds", [None, 0.5])
+def test_ctrl_c_ends_a_cluster_of_workers_without_their_tracebacks(seconds: float | None, tmp_path: Path) -> None:
+    """While they start, or when chunks are complete."""
+    (tmp_path / "slow_file.py").write_text(textwrap.dedent(SLOW))
+    arguments = ["generate", "slow_file.py:slow", "s.zarr", *LAYOUT, "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dasksim", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "SECONDS_A_SAMPLE": "0.05"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with ended([process]):
+        if seconds is None:
+            _wait_for_receipts(tmp_path / "s.zarr", process)
+        else:
+            wait_for(lambda: len(psutil.Process(process.pid).children()) > 1)  # the first one tracks resources
+            time.sleep(seconds)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        message = process.communicate(timeout=60)[1]
+    assert process.returncode == INTERRUPTED, message
+    assert "dasksim: interrupted\n" in message
+    for word in ("Traceback", "distributed", "leaked", "Nanny"):
+        assert word not in message
+    assert psutil.wait_procs(workers, timeout=20)[1] == []
 
 
 def _wait_for_receipts(store: Path, process: "subprocess.Popen[str]") -> None:
@@ -480,10 +569,77 @@ def test_messages_speak_of_options(folder: Path, capsys: pytest.CaptureFixture[s
     assert "overwrite=True" not in message
 
 
-def test_help_has_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("check", "generate", "extend", "derive", "status", "verify", "replay", "report", "models"):
+def test_help_has_examples_and_exit_codes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in (
+        "check",
+        "generate",
+        "extend",
+        "derive",
+        "status",
+        "verify",
+        "replay",
+        "report",
+        "models",
+        "completion",
+    ):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         text = capsys.readouterr().out
         assert f"dasksim {command}" in text.partition("example")[2]
         assert "exit codes:" in text
+        assert max(map(len, text.splitlines())) <= 80
+
+
+# Completion
+
+
+def completed(shell: str, line: str, folder: Path) -> set[str]:
+    """Return what a shell offers at the end of a line."""
+    script = folder / f"script.{shell}"
+    if not script.exists():
+        done = run("completion", shell, cwd=folder)
+        assert done.returncode == OK, done.stderr
+        script.write_text(done.stdout)
+    command = {
+        "bash": 'source script.bash; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_dasksim; printf "%s\\n" '
+        '"${COMPREPLY[@]}"',
+        "fish": "source script.fish; complete -C (string join ' ' -- $argv)",
+    }[shell]
+    words = line.split(" ")
+    arguments = [shell, "-c", command, *(["bash"] if shell == "bash" else []), *words]
+    found = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    assert found.stderr == ""
+    return {offered.partition("\t")[0].rstrip("/") for offered in found.stdout.splitlines()}
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_shells_complete_commands_options_models_and_files(shell: str, folder: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    (folder / "some.zarr").mkdir()
+    (folder / "two.py").write_text("")
+    assert completed(shell, "dasksim ge", folder) == {"generate"}
+    assert completed(shell, "dasksim generate two", folder) == {"two_moons", "two_level", "two.py"}
+    assert completed(shell, "dasksim derive tw", folder) == {"two.py"}
+    assert completed(shell, "dasksim generate two_moons so", folder) == {"some.zarr"}
+    assert completed(shell, "dasksim status so", folder) == {"some.zarr"}
+    assert completed(shell, "dasksim generate sir s.zarr --on-", folder) == {"--on-error", "--on-nonfinite"}
+    assert completed(shell, "dasksim generate sir s.zarr --device ", folder) == {"auto", "cpu", "gpu"}
+    assert completed(shell, "dasksim generate sir s.zarr --scheduler th", folder) == {"threads"}
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+def test_zsh_can_read_its_script(folder: Path) -> None:
+    (folder / "_dasksim").write_text(run("completion", "zsh", cwd=folder).stdout)
+    subprocess.run(["zsh", "-n", "_dasksim"], cwd=folder, check=True, timeout=60)
+
+
+def test_completion_says_what_it_lacks(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == FAILED
+    assert capsys.readouterr().err == (
+        "dasksim: completion needs the package shtab: pip install 'dasksim[completion]'\n"
+    )

@@ -427,12 +427,13 @@ def test_path_that_cannot_be_written_is_refused_before_the_work(
             report(path, target)
     with pytest.raises(ArgumentError, match="File name too long; give another path"):
         report(path, tmp_path / ("x" * 300))
-    (tmp_path / "old.html").write_text("of before")
+    before = "<title>of before: dasksim report</title>"
+    (tmp_path / "old.html").write_text(before)
     for name in ("new.html", "old.html"):
         with pytest.raises(TypeError, match="'NoneType' object is not callable"):  # what the work begins with
             report(path, tmp_path / name)
     assert not (tmp_path / "new.html").exists()
-    assert (tmp_path / "old.html").read_text() == "of before"
+    assert (tmp_path / "old.html").read_text() == before
 
 
 def test_units_stand_in_tables_and_pictures(tmp_path: Path) -> None:
@@ -450,3 +451,16 @@ def test_units_stand_in_tables_and_pictures(tmp_path: Path) -> None:
     some = ds.v.isel(batch=slice(3)).compute().assign_coords(batch=range(3)).expand_dims("none", axis=2)
     _draw_curves(some, figure)
     assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("time [s]", "voltage[0] [mV]")
+
+
+def test_only_a_report_is_replaced(path: Path, tmp_path: Path) -> None:
+    page, thesis = tmp_path / "page.html", tmp_path / "thesis.html"
+    page.touch()
+    report(path, page)
+    report(path, page)
+    thesis.write_text("<title>Ten years</title>")
+    with pytest.raises(
+        ArgumentError, match=r"thesis\.html' is there, and is no report of dasksim's; give another path"
+    ):
+        report(path, thesis)
+    assert thesis.read_text() == "<title>Ten years</title>"
