@@ -156,7 +156,7 @@ def _open_as(location: Location, record: Record, chunks: Sequence[int] | None = 
     check_arrays(location, record, record.visible_variables, is_whole=True)
     with explained(f"cannot open the store at {location.name!r}"):
         dataset = _opened(location, record, chunks)
-    dataset.attrs[ATTRIBUTE] = record.text  # the root's may have been changed by others
+    dataset.attrs[ATTRIBUTE] = record.short_text  # the root's may have been changed by others
     return dataset
 
 

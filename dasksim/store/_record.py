@@ -121,6 +121,12 @@ class Record(Told):
         return json.dumps(self.document)
 
     @property
+    def short_text(self) -> str:
+        """The record as it stands in the attribute of a dataset, which shows labels itself, without empty entries."""
+        stages = [_said(without(stage.document, "probe")) for stage in self.stages]
+        return json.dumps({**self.document, "stages": stages, "coords": {}, "labels": {}})
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The batch shape."""
         return (self.n_samples, *self.document["further"])
@@ -308,3 +314,10 @@ class Record(Told):
     def is_same_store(self, other: "Record") -> bool:
         """Whether it is that of another one's store, which may have been extended since."""
         return all(self.document.get(key) == other.document.get(key) for key in _IDENTITY)
+
+
+def _said(value: Any) -> Any:
+    """Return a document without entries that say nothing."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _said(entry) for name, entry in value.items() if entry not in (None, [], {})}

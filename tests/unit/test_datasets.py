@@ -189,3 +189,15 @@ def test_derived_variables_and_memory_are_partial_too() -> None:
 
     np.testing.assert_allclose(dataset["mean"], dataset.x.mean("time"))
     assert dataset.sizes["batch"] == N - CHUNK
+
+
+def test_a_dataset_says_how_it_was_made_without_what_it_shows_itself(tmp_path: Path) -> None:
+    simulator = dasksim.make_simulator(
+        lambda rng: {"x": rng.normal(size=200)}, dims={"x": "time"}, coords={"time": np.linspace(0, 1, 200)}
+    )
+    ds = dasksim.generate(simulator, tmp_path / "s.zarr", 10, seed=1, scheduler="synchronous", progress=False)
+
+    assert len(ds.attrs["dasksim"]) < 1000
+    assert "null" not in ds.attrs["dasksim"]
+    assert ds.dasksim.provenance["seed"] == 1
+    assert [stage["outputs"] for stage in ds.dasksim.provenance["stages"]] == [["x"]]
