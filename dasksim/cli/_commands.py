@@ -186,7 +186,8 @@ def report(arguments: argparse.Namespace) -> int:
 def models(arguments: argparse.Namespace) -> int:
     """List the models."""
     says = {name: (model.__doc__ or "").strip().splitlines()[0] for name, model in dasksim.models.MODELS.items()}
-    lines = [json.dumps(says, indent=2)] if arguments.json else [f"{name:<20} {line}" for name, line in says.items()]
+    width = max(map(len, says))
+    lines = [json.dumps(says, indent=2)] if arguments.json else [f"{n:<{width}}  {line}" for n, line in says.items()]
     print("\n".join(lines))  # noqa: T201
     return OK
 

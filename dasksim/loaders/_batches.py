@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 
 from dasksim._core.checks import check_count
+from dasksim._core.telling import counted
 from dasksim.errors import ArgumentTypeError, StoreError
 from dasksim.loaders._blocks import Blocks
 from dasksim.loaders._request import Augmentations, LoaderRequest, augmented
@@ -70,6 +71,11 @@ class Batches:
             if self.epochs is None:
                 self.epoch = number + 1
             yield from self.of_epoch(number)
+
+    def __repr__(self) -> str:
+        samples, batches = counted(self.n_samples, "sample"), counted(self.n_batches, "batch")
+        title = self.source().title
+        return f"<dasksim.loaders.Batches of {title}: {samples} in {batches}, epoch {self.epoch} is next>"
 
     def __len__(self) -> int:
         if self.epochs is None:

@@ -457,3 +457,12 @@ def test_loaders_need_neither_simulators_nor_dask() -> None:
 
     assert not {package.partition(".")[0] for package in own} & {"dask", "distributed", "xarray"}
     assert not {name.split(".")[1] for name in found} & {"simulators", "models", "_compile", "_generate", "_executors"}
+
+
+def test_batches_are_shown_with_their_numbers(original: Path) -> None:
+    found = loaders.batches(original, 300)
+
+    assert f"{found!r}".startswith("<dasksim.loaders.Batches of the store at ")
+    assert "1,000 samples in 4 batches, epoch 0 is next>" in repr(found)
+    list(found)
+    assert "epoch 1 is next" in repr(found)
