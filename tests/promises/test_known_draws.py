@@ -1,7 +1,7 @@
 """A seed gives the samples of earlier versions: bits that are written down here.
 
-They are of uniform numbers, which NumPy does not change. Where they differ, a store of an earlier version is not gone on with
-as it was begun: see CONTRIBUTING.md.
+They are of uniform numbers, which NumPy does not change. Where they differ, stores of earlier versions would go on with
+other samples than they began with.
 """
 
 import hashlib
