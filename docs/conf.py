@@ -10,6 +10,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parent))
 
 import pages
+from sphinx.util import inspect
 
 from dasksim import __version__
 
@@ -52,6 +53,15 @@ def setup(app: Any) -> None:
     pages.WORK.mkdir(exist_ok=True)
     atexit.register(shutil.rmtree, pages.WORK)
     app.connect("build-finished", keep_reports)
+    app.connect("autodoc-process-signature", signature_of_init)
+
+
+def signature_of_init(app: Any, what: str, name: str, obj: Any, options: Any, found: str, result: str) -> Any:
+    """Return the signature of a class whose base is mocked, and hides it."""
+    if what == "class" and found == "(*args, **kwargs)":
+        own = inspect.signature(obj.__init__, bound_method=True)
+        return inspect.stringify_signature(own, show_annotation=False), result
+    return None
 
 
 def keep_reports(app: Any, exception: Exception | None) -> None:

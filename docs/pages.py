@@ -18,15 +18,14 @@ _FENCE = re.compile(r"^```(python|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 _PYTHON = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
-# Each page has a folder of its own. What warns is an error, as it is in the tests.
+# Each page has a folder of its own. What warns of a block or of dasksim is an error.
 _SET_UP = """\
 import os, subprocess, warnings
 import xarray
 os.makedirs({folder!r})
 os.chdir({folder!r})
-warnings.simplefilter("error")
+warnings.filterwarnings("error", module="__main__|dasksim")
 xarray.set_options(display_expand_attrs=False)
-warnings.filterwarnings("ignore", module=".*(ipykernel|matplotlib_inline)")
 %config InlineBackend.figure_formats = ["retina"]
 %config InlineBackend.print_figure_kwargs = {{"facecolor": "white", "bbox_inches": "tight"}}
 """
