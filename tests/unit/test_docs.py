@@ -32,7 +32,7 @@ def blocks(page: Path, language: str) -> list[str]:
 def test_all_blocks_have_a_known_language() -> None:
     fences = {fence for page in PAGES for fence in re.findall(r"^```(\S+)$", page.read_text(), flags=re.MULTILINE)}
 
-    assert fences <= {"python", "bash", "py", "sh", "c", "r", "julia", "text", "{toctree}", "{eval-rst}"}
+    assert fences <= {"python", "bash", "py", "sh", "c", "r", "julia", "text", "{toctree}", "{eval-rst}", "{include}"}
 
 
 def test_python_that_is_not_run_is_python() -> None:
@@ -74,6 +74,22 @@ def test_bash_blocks_run(page: Path, tmp_path: Path) -> None:
         assert words[0] == "dasksim", f"{command!r} is not tested"
         run = run_python("-m", *words, cwd=tmp_path)
         assert run.returncode == 0, run.stderr
+
+
+def test_readme_shows_what_its_commands_print(tmp_path: Path) -> None:
+    """But for times, and for how many samples were simulated again and where."""
+    page = ROOT / "README.md"
+    (tmp_path / "page.py").write_text("\n".join(blocks(page, "python")))
+    command = shlex.split(blocks(page, "bash")[0].partition("&&")[2])
+    runs = [run_python("-m", *command, cwd=tmp_path), run_python("page.py", cwd=tmp_path)]
+    printed = "".join(run.stdout + run.stderr for run in runs).replace(f"{tmp_path}/", "")
+    shown = blocks(page, "text")
+
+    def sure(text: str) -> str:
+        return re.sub(r"^(  time|  audited) .*", r"\1", text, flags=re.MULTILINE)
+
+    assert len(shown) >= 2
+    assert [text for text in shown if sure(text) not in sure(printed)] == []
 
 
 @pytest.mark.parametrize("example", quick_ones(EXAMPLES))
