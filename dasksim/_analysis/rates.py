@@ -117,14 +117,16 @@ def model_frequencies(source: DataSource, *, expected: Sequence[float] | None = 
     names = indices.coords["model"].values if "model" in indices.coords else range(indices.shape[-1])
     labels = [label_text(name) for name in names]
     ax = ax or pyplot.figure(layout="constrained").subplots()
-    bars = ax.barh(range(len(labels)), found.mean)
+    ax.barh(range(len(labels)), found.mean)
     ax.set_yticks(range(len(labels)), labels)
-    ax.bar_label(bars, [f"{count:,.0f}" for count in found.mean * found.count], padding=6)
     asked = _asked(summary, len(labels)) if expected is None else _checked(expected, len(labels))
     if asked is not None:
         at = np.arange(len(labels))
         ax.vlines(asked, at - 0.4, at + 0.4, color=text_color(), linewidth=2, label="asked for")
         legend_above(ax)
+    ends = found.mean if asked is None else np.maximum(found.mean, asked)
+    for i, (end, count) in enumerate(zip(ends, found.mean * found.count)):
+        ax.annotate(f"{count:,.0f}", (end, i), (6, 0), textcoords="offset points", va="center")
     ax.invert_yaxis()
     ax.margins(x=0.15)
     ax.set_xlabel("share of samples")

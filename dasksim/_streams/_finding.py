@@ -388,8 +388,8 @@ def _contents(cell: types.CellType) -> object:
         return None
 
 
-def _top(module: str | None) -> str:
-    return (module or "").partition(".")[0]
+def _top(module: object) -> str:
+    return str(module or "").partition(".")[0]  # no string, of types that Cython 3.1 makes
 
 
 def _is_opaque(function: types.FunctionType) -> bool:

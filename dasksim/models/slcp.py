@@ -88,7 +88,7 @@ def slcp_distractors(
     flatten: bool = True,
     variant: Literal["bayesflow", "sbibm"] = "bayesflow",
 ) -> "simulators.Simulator":
-    r"""SLCP with distractors: the observations of :func:`slcp` among others that tell nothing of the parameters.
+    r"""SLCP with distractors: the observations of SLCP among others that tell nothing of the parameters.
 
     In the variant ``"bayesflow"`` a distractor is a pair from a mixture of 20 bivariate Student distributions with 2
     degrees of freedom, whose locations are drawn anew for every sample:

@@ -1406,3 +1406,11 @@ def test_object_whose_nbytes_is_a_method_is_passed_over(two_workers: Any) -> Non
         return {"x": float(len(two_workers.nthreads()))}
 
     assert Isolated(simulate).n_bytes == 0
+
+
+def test_classes_whose_module_is_no_string_are_walked() -> None:
+    """As are those of the functions in NumPy 2.2, which Cython 3.1 made."""
+    kind: Any = type("Kind", (type,), {"__module__": property(lambda cls: 1)})  # as a descriptor is
+    held = kind("Held", (), {"rng": RNG})()
+
+    assert list(find_generators(lambda: held.rng.normal()).in_place.values()) == [RNG]

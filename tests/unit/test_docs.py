@@ -32,11 +32,18 @@ def blocks(page: Path, language: str) -> list[str]:
 def test_all_blocks_have_a_known_language() -> None:
     fences = {fence for page in PAGES for fence in re.findall(r"^```(\S+)$", page.read_text(), flags=re.MULTILINE)}
 
-    assert fences <= {"python", "bash", "text", "{toctree}", "{eval-rst}"}
+    assert fences <= {"python", "bash", "py", "sh", "c", "r", "julia", "text", "{toctree}", "{eval-rst}"}
+
+
+def test_python_that_is_not_run_is_python() -> None:
+    """What needs other packages or machines stands in blocks of ``py`` and ``sh``, which nothing executes."""
+    for page in PAGES:
+        for block in blocks(page, "py"):
+            compile(block, page.name, "exec")
 
 
 #: What takes longest, and shows what other pages show too.
-SLOW = {"analysis.md", "coming_from_bayesflow.md", "derived.md", "failing_simulator.py", "report.py"}
+SLOW = {"analysis.md", "coming_from_bayesflow.md", "derived.md", "failing_simulator.py", "gallery.md", "report.py"}
 
 
 def quick_ones(paths: Iterable[Path]) -> list[Any]:
