@@ -44,7 +44,15 @@ def test_python_that_is_not_run_is_python() -> None:
 
 
 #: What takes longest, and shows what other pages show too.
-SLOW = {"analysis.md", "coming_from_bayesflow.md", "derived.md", "failing_simulator.py", "gallery.md", "posterior.md", "report.py"}
+SLOW = {
+    "analysis.md",
+    "coming_from_bayesflow.md",
+    "derived.md",
+    "failing_simulator.py",
+    "gallery.md",
+    "posterior.md",
+    "report.py",
+}
 
 
 def quick_ones(paths: Iterable[Path]) -> list[Any]:
