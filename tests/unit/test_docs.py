@@ -14,9 +14,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
-#: Packages that examples need and dasksim does not. Their own warnings are no errors of the example.
+#: Packages that examples and pages need and dasksim does not. Their own warnings are no errors of the example.
 OPTIONAL = {
     "compiled_loops.py": "numba",
+    "posterior.md": "sbi",
     "rounds_sbi.py": "sbi",
     "train_bayesflow.py": "bayesflow",
     "train_sbi.py": "sbi",
@@ -43,7 +44,15 @@ def test_python_that_is_not_run_is_python() -> None:
 
 
 #: What takes longest, and shows what other pages show too.
-SLOW = {"analysis.md", "coming_from_bayesflow.md", "derived.md", "failing_simulator.py", "gallery.md", "report.py"}
+SLOW = {
+    "analysis.md",
+    "coming_from_bayesflow.md",
+    "derived.md",
+    "failing_simulator.py",
+    "gallery.md",
+    "posterior.md",
+    "report.py",
+}
 
 
 def quick_ones(paths: Iterable[Path]) -> list[Any]:
@@ -51,12 +60,21 @@ def quick_ones(paths: Iterable[Path]) -> list[Any]:
     return [pytest.param(path, id=path.name, marks=pytest.mark.slow if path.name in SLOW else ()) for path in paths]
 
 
+def arguments_of(path: Path) -> list[str]:
+    """Return Python's arguments for a page or an example; skip one whose package is missing."""
+    package = OPTIONAL.get(path.name)
+    if package and importlib.util.find_spec(package) is None:
+        pytest.skip(f"needs {package}")
+    return [] if package else ["-W", "error"]
+
+
 @pytest.mark.parametrize("page", quick_ones(page for page in PAGES if blocks(page, "python")))
 def test_python_blocks_run_as_one_script(page: Path, tmp_path: Path) -> None:
+    strict = arguments_of(page)
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks(page, "python")))
 
-    run = run_python("-W", "error", script, cwd=tmp_path)
+    run = run_python(*strict, script, cwd=tmp_path)
 
     assert run.returncode == 0, run.stderr
 
@@ -94,11 +112,7 @@ def test_readme_shows_what_its_commands_print(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("example", quick_ones(EXAMPLES))
 def test_examples_run(example: Path, tmp_path: Path) -> None:
-    package = OPTIONAL.get(example.name)
-    if package and importlib.util.find_spec(package) is None:
-        pytest.skip(f"needs {package}")
-    strict = [] if package else ["-W", "error"]
-    run = run_python(*strict, example, cwd=tmp_path)
+    run = run_python(*arguments_of(example), example, cwd=tmp_path)
 
     assert run.returncode == 0, run.stderr
     assert run.stdout
