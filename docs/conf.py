@@ -1,6 +1,7 @@
 """Configuration of Sphinx."""
 
 import atexit
+import importlib.util
 import os
 import shutil
 import sys
@@ -33,6 +34,8 @@ os.environ["ICECHUNK_LOG"] = "error"  # else it warns of concurrent commits, for
 nb_custom_formats = {".md": ["pages.read_page", {}]}
 nb_execution_mode = "force"
 nb_execution_timeout = 300
+# trains a network of sbi, which the extra docs installs; elsewhere the page shows no outputs
+nb_execution_excludepatterns = [] if importlib.util.find_spec("sbi") else ["posterior.md"]
 nb_execution_show_tb = True
 nb_merge_streams = True
 nb_output_stderr = "remove"  # the progress bar; what warns is an error, and what commands write there is shown
