@@ -3,7 +3,9 @@
 Zarr takes some milliseconds for each MB, most of them for what it does around each inner chunk.
 """
 
+import functools
 import math
+import multiprocessing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -124,6 +126,7 @@ class ShardForm:
             whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
             is_own = whole is content
             if codec is not None:
+                _use_nameless_lock()
                 # shuffled by the size of what it is given
                 parts = [_as_bytes(codec.encode(whole.view(self.dtype) if is_own else whole))]
             else:
@@ -150,6 +153,21 @@ class ShardForm:
         if found is None:
             return None
         return found.view(self.dtype.newbyteorder("<")).reshape(self.inner_rows, *self.row_shape)
+
+
+@functools.cache
+def _use_nameless_lock() -> None:
+    """Have numcodecs make the one lock of its Blosc without a name, which processes that are killed would leave behind.
+
+    In worker processes it would have one, and Python warns of what is left of it. Only a context that forks has none.
+    """
+    method = multiprocessing.get_start_method(allow_none=True)
+    if method not in (None, "fork"):
+        multiprocessing.set_start_method("fork", force=True)
+        try:
+            numcodecs.blosc.get_mutex()
+        finally:
+            multiprocessing.set_start_method(method, force=True)
 
 
 def _blosc(configuration: Mapping[str, Any]) -> numcodecs.Blosc:
