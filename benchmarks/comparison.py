@@ -6,8 +6,8 @@ documentation has it, each in a process of its own::
     python benchmarks/comparison.py
 
 Everything is counted from when the library is imported, and of the process with its children, at which psutil looks
-every 20 ms. Memory is the largest sum of what each has for itself, less what there was after the import. Then the same
-is killed by SIGKILL halfway, with its children, and the samples are counted that can be read.
+every 20 ms. Memory is their largest proportional set size (PSS, so Linux is needed), less what there was after the
+import. Then the same is killed by SIGKILL halfway, with its children, and the samples are counted that can be read.
 """
 
 import argparse
@@ -206,13 +206,13 @@ def readable(folder: Path) -> str:
 
 
 def own_memory(tree: psutil.Process) -> tuple[list[psutil.Process], float]:
-    """Return a process with its children, and the MiB that they have for themselves."""
+    """Return a process with its children, and the MiB that they take."""
     members, total = [tree], 0.0
     with contextlib.suppress(psutil.Error):
         members += tree.children(recursive=True)
     for member in members:
         with contextlib.suppress(psutil.Error):
-            total += member.memory_full_info().uss / 2**20
+            total += member.memory_full_info().pss / 2**20  # what is shared is split
     return members, total
 
 
@@ -242,6 +242,8 @@ def run(way: str, n: int, folder: Path, kill_after: float | None = None) -> tupl
         log.seek(0)
         if kill_after is None and process.returncode:
             raise RuntimeError(log.read())
+    if kill_after is not None and process.returncode == 0:
+        raise RuntimeError("it ended before it was killed")
     return seconds, sum(busy.values()) - busy_before, peak - before
 
 
@@ -274,8 +276,12 @@ def main() -> None:
             except RuntimeError as error:
                 print(f"| {way} | {version} | failed: {str(error).strip().splitlines()[-1]} | | | |")
                 continue
-            run(way, n, second, kill_after=seconds / 2)
-            print(f"| {way} | {version} | {seconds:.1f} | {busy:.1f} | {peak:,.0f} | {readable(second)} |", flush=True)
+            try:
+                run(way, n, second, kill_after=seconds / 2)
+                left = readable(second)
+            except RuntimeError as error:
+                left = f"not known: {error}"
+            print(f"| {way} | {version} | {seconds:.1f} | {busy:.1f} | {peak:,.0f} | {left} |", flush=True)
 
 
 if __name__ == "__main__":

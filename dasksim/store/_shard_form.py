@@ -165,7 +165,7 @@ def _use_nameless_lock() -> None:
     if method not in (None, "fork"):
         multiprocessing.set_start_method("fork", force=True)
         try:
-            numcodecs.blosc.get_mutex()
+            numcodecs.Blosc().encode(bytes(1))  # makes it
         finally:
             multiprocessing.set_start_method(method, force=True)
 

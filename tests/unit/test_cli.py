@@ -198,7 +198,7 @@ def test_a_bad_option_is_explained_on_stderr(
             ["generate"],
             "-n/--n-samples\nusage: dasksim generate TARGET STORE -n N [options]\ndasksim generate --help tells",
         ),
-        (["statsu", "s.zarr"], "'completion'); did you mean 'status'?\n"),
+        (["statsu", "s.zarr"], "); did you mean 'status'?\n"),
         (["status", "s.zarr", "--jsn"], "dasksim status: unrecognized arguments: --jsn; did you mean '--json'?\n"),
         (["status", "s.zarr", "--qqq"], "dasksim status: unrecognized arguments: --qqq\n"),
         (["generate", "sir", "s.zarr", "-n1", "--sed=2"], "unrecognized arguments: --sed=2; did you mean '--seed'?\n"),
