@@ -74,7 +74,7 @@ def main() -> None:
     folder.mkdir()
     try:
         subprocess.run([sys.executable, ROOT / "examples" / "report.py"], cwd=folder, check=True)
-        take_pictures("report", folder / "walk.html", 1000, 1257, 2825)  # statistics and pairs
+        take_pictures("report", folder / "walk.html", 1000, 1243, 2825)  # statistics and pairs
 
         model = re.search(r"^```python\n(.*?)^ds = ", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
         assert model is not None
