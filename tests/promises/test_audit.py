@@ -80,12 +80,7 @@ CAUSES: dict[Any, str] = {
     ("scheduler", "function"),
     quick_where(
         lambda scheduler, function: scheduler != "processes" or function is by_the_process,
-        # a worker of a cluster that has called a function as often as the one that made a sample makes it alike
-        [
-            (scheduler, function)
-            for scheduler, function in itertools.product(["synchronous", "threads", "processes", "cluster"], CAUSES)
-            if (scheduler, function) != ("cluster", from_call_to_call)
-        ],
+        itertools.product(["synchronous", "threads", "processes", "cluster"], CAUSES),
     ),
 )
 def test_run_stops_at_its_first_chunk(scheduler: str, function: Any, two_workers: Client, tmp_path: Path) -> None:
