@@ -27,8 +27,9 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"dasksim {__version__}")
     commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_making(commands)
-    _add_looking(commands)
+    # Each function of a command's name adds that command; they are in the order of the help.
+    for add in (_check, _generate, _extend, _derive, _status, _verify, _replay, _report, _models, _completion):
+        add(commands)
     return whole
 
 
@@ -45,8 +46,7 @@ def _command(commands: Any, name: str, takes: str, says: str, run: Any, *example
     return added
 
 
-def _add_making(commands: Any) -> None:
-    """Add the commands that try a simulator, and make and change stores."""
+def _check(commands: Any) -> None:
     check = _command(
         commands,
         "check",
@@ -62,6 +62,8 @@ def _add_making(commands: Any) -> None:
     _number(check, "--sub-batch-size", help="samples simulated together by batched functions (default: as fits)")
     _add_json(check)
 
+
+def _generate(commands: Any) -> None:
     generate = _command(
         commands,
         "generate",
@@ -109,6 +111,8 @@ def _add_making(commands: Any) -> None:
     )
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
 
+
+def _extend(commands: Any) -> None:
     extend = _command(
         commands,
         "extend",
@@ -125,6 +129,8 @@ def _add_making(commands: Any) -> None:
     _add_conditions(what)
     _add_run(extend)
 
+
+def _derive(commands: Any) -> None:
     derive = _command(
         commands,
         "derive",
@@ -150,8 +156,7 @@ def _add_making(commands: Any) -> None:
     _add_scheduler(derive.add_argument_group("how it runs"))
 
 
-def _add_looking(commands: Any) -> None:
-    """Add the commands that look at stores, and leave them as they are."""
+def _status(commands: Any) -> None:
     status = _command(
         commands,
         "status",
@@ -164,6 +169,8 @@ def _add_looking(commands: Any) -> None:
     _add_store(status)
     _add_json(status)
 
+
+def _verify(commands: Any) -> None:
     verify = _command(
         commands,
         "verify",
@@ -183,6 +190,8 @@ def _add_looking(commands: Any) -> None:
     _add_progress(verify)
     _add_json(verify)
 
+
+def _replay(commands: Any) -> None:
     replay = _command(
         commands,
         "replay",
@@ -198,6 +207,8 @@ def _add_looking(commands: Any) -> None:
     _add_conditions(replay)
     replay.add_argument("--pdb", action="store_true", help="start the debugger where a stage raises an exception")
 
+
+def _report(commands: Any) -> None:
     report = _command(
         commands,
         "report",
@@ -218,17 +229,21 @@ def _add_looking(commands: Any) -> None:
         help="where to write it (default: report.html)",
     )
 
+
+def _models(commands: Any) -> None:
     models = _command(
         commands, "models", "[--json]", "list the models that come with dasksim", _commands.models, "", "--json"
     )
     _add_json(models)
 
+
+def _completion(commands: Any) -> None:
     completion = _command(
         commands,
         "completion",
         "SHELL",
         "print what lets a shell complete commands, options, models and files",
-        _completion,
+        _print_script,
         "bash > ~/.local/share/bash-completion/completions/dasksim",
         "zsh > ~/.zfunc/_dasksim",
         "fish > ~/.config/fish/completions/dasksim.fish",
@@ -236,7 +251,7 @@ def _add_looking(commands: Any) -> None:
     completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
 
 
-def _completion(arguments: argparse.Namespace) -> int:
+def _print_script(arguments: argparse.Namespace) -> int:
     print(script(parser(), arguments.shell))  # noqa: T201
     return OK
 

@@ -327,16 +327,8 @@ LAYOUT = ["-n", "160", "--seed", "3", "--sub-batch-size", "8", "--chunk-size", "
 def test_ctrl_c_keeps_what_is_complete_and_the_same_call_goes_on(
     scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "slow_file.py").write_text(textwrap.dedent(SLOW))
     arguments = ["generate", "slow_file.py:slow", "s.zarr", *LAYOUT, "--scheduler", scheduler]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dasksim", *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "SECONDS_A_SAMPLE": "0.05"},  # the interrupted run only
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = _slowly(arguments, tmp_path)
     with ended([process]):
         _wait_for_receipts(tmp_path / "s.zarr", process)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
@@ -367,26 +359,14 @@ def test_ctrl_c_keeps_what_is_complete_and_the_same_call_goes_on(
 @pytest.mark.parametrize("seconds", [0.03, 0.07, 0.11])
 def test_ctrl_c_while_worker_processes_start_says_nothing_of_them(seconds: float, tmp_path: Path) -> None:
     """They get it as all of a terminal's do, before they can ignore it."""
-    (tmp_path / "slow_file.py").write_text(textwrap.dedent(SLOW))
-    arguments = ["generate", "slow_file.py:slow", "s.zarr", *LAYOUT, "--scheduler", "processes"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dasksim", *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "SECONDS_A_SAMPLE": "0.05"},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = _slowly(["generate", "slow_file.py:slow", "s.zarr", *LAYOUT, "--scheduler", "processes"], tmp_path)
 
     def is_worker(child: psutil.Process) -> bool:
         command = " ".join(child.cmdline())
         return "loky" in command and "tracker" not in command
 
     with ended([process]):
-        deadline = time.monotonic() + 60
-        while not any(map(is_worker, psutil.Process(process.pid).children())):
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_for(lambda: any(map(is_worker, psutil.Process(process.pid).children())))
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGINT)
         message = process.communicate(timeout=60)[1]
@@ -398,16 +378,7 @@ def test_ctrl_c_while_worker_processes_start_says_nothing_of_them(seconds: float
 @pytest.mark.parametrize("seconds", [None, 0.5])
 def test_ctrl_c_ends_a_cluster_of_workers_without_their_tracebacks(seconds: float | None, tmp_path: Path) -> None:
     """While they start, or when chunks are complete."""
-    (tmp_path / "slow_file.py").write_text(textwrap.dedent(SLOW))
-    arguments = ["generate", "slow_file.py:slow", "s.zarr", *LAYOUT, "--workers", "2"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dasksim", *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "SECONDS_A_SAMPLE": "0.05"},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = _slowly(["generate", "slow_file.py:slow", "s.zarr", *LAYOUT, "--workers", "2"], tmp_path)
     with ended([process]):
         if seconds is None:
             _wait_for_receipts(tmp_path / "s.zarr", process)
@@ -422,6 +393,19 @@ def test_ctrl_c_ends_a_cluster_of_workers_without_their_tracebacks(seconds: floa
     for word in ("Traceback", "distributed", "leaked", "Nanny"):
         assert word not in message
     assert psutil.wait_procs(workers, timeout=20)[1] == []
+
+
+def _slowly(arguments: list[str], folder: Path) -> "subprocess.Popen[str]":
+    """Start the command line on a file with a function that is slow in this process only."""
+    (folder / "slow_file.py").write_text(textwrap.dedent(SLOW))
+    return subprocess.Popen(
+        [sys.executable, "-m", "dasksim", *arguments],
+        cwd=folder,
+        env={**os.environ, "SECONDS_A_SAMPLE": "0.05"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def _wait_for_receipts(store: Path, process: "subprocess.Popen[str]") -> None:
