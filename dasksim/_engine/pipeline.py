@@ -112,8 +112,8 @@ class Pipeline:
         if not self.is_by_cell:
             return least
         seconds = sum(step.seconds for step in self.steps if step.is_run)
-        # a whole chunk would begin like the one before it, with nothing kept from call to call
-        at_most = min(_MOST_AGAIN, plan.sub_batch_size, plan.chunk_size // 2)
+        # a whole chunk would begin as it did at first, in a worker that has kept nothing from call to call
+        at_most = min(_MOST_AGAIN, plan.sub_batch_size, plan.n_rows(0) // 2)
         most = min(at_most, int(_AGAIN_SECONDS / seconds) if seconds else 1)
         size = next(size for size in range(max(most, 1), 0, -1) if plan.chunk_size % size == 0)
         return replace(plan, sub_batch_size=size, chunk_size=size)

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,20 @@ def test_run_stops_at_its_first_chunk(scheduler: str, function: Any, two_workers
     assert found.audit is not None
     assert not found.audit.is_good
     assert "NOT REPRODUCIBLE" in str(found)
+
+
+@pytest.mark.parametrize(("n", "chunk_size"), [(200, 50), (10, 50), (2, 50), (200, 2), (1, 50), (200, 1)])
+def test_no_part_is_all_that_was_made(n: int, chunk_size: int) -> None:
+    """A worker that made all of it, from the first sample on, would keep from call to call what the other one kept."""
+    pipeline, plan = make_simulator([prior, from_call_to_call]).plan(
+        (n,), seed=1, sub_batch_size=chunk_size, chunk_size=chunk_size, conditions={}
+    )
+    of_no_time = replace(pipeline, steps=tuple(replace(step, seconds=1e-9) for step in pipeline.steps))
+
+    made, again = plan.n_rows(0), of_no_time.parts(plan)
+
+    assert again.chunk_size == max(made // 2, 1)
+    assert again.n_chunks > 1 or n == 1
 
 
 def test_values_then_and_now_are_told(tmp_path: Path) -> None:
