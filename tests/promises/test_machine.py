@@ -161,6 +161,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _new(self, seed: int, n: int) -> None:
         self.seed, self.n, self.policy, self.has_switched = seed, n, "raise", False
+        self.is_cut_off = False
         self.complete: set[int] = set()
         self.bad: dict[int, str] = {}
 
@@ -190,6 +191,7 @@ class StoreMachine(RuleBasedStateMachine):
         missing = [chunk for chunk in range(first, last) if chunk not in self.complete]
         stopper = next((chunk for chunk in missing if self._stops_run(chunk)), last)
         least, most = set(self.complete), self.complete | {chunk for chunk in missing if chunk < stopper}
+        self.is_cut_off = False
         with stopping(stop, after):
             try:
                 dataset = run()
@@ -199,7 +201,8 @@ class StoreMachine(RuleBasedStateMachine):
                 assert stopper < last
                 least = most if stop == "no" else least
             except StoreError:
-                if stop != "crash":  # opened at the end, to say how many proposals there were
+                self.is_cut_off = stop == "crash"
+                if not self.is_cut_off:  # opened at the end, to say how many proposals there were
                     assert part is None
                     assert self._hurt("receipt") or self._shown()
                     least = most
@@ -313,7 +316,10 @@ class StoreMachine(RuleBasedStateMachine):
         if found.is_complete:
             self._check_values(open_dataset(self.path), slice(0, self.n))
             if not self.bad and not self.has_switched and self.simulator is FRAGILE:
-                assert finished_bytes(self.path) == at_once(self.seed, self.policy, self.n)
+                # a run that was cut off after its last chunk has not told the root yet
+                untold = {"zarr.json"} if self.is_cut_off else set()
+                whole, own = at_once(self.seed, self.policy, self.n), finished_bytes(self.path)
+                assert {name: own[name] for name in own.keys() - untold} == {n: whole[n] for n in whole.keys() - untold}
         elif len(self.complete) == found.n_chunks:
             with pytest.raises(StoreError, match=r"is damaged: chunk .*repair=True"):
                 open_dataset(self.path)
