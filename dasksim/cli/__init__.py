@@ -1,5 +1,7 @@
 """The command line: ``dasksim generate``, ``extend``, ``derive``, ``status``, ``verify``, ``report`` and others."""
 
+import argparse
+import itertools
 import os
 import sys
 import traceback
@@ -44,10 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             error.with_traceback(None)
         for one in chain(error):
             if hasattr(one, "__notes__"):
-                one.__notes__ = [in_options(note) for note in one.__notes__]
+                one.__notes__ = [in_options(note, _simulator(arguments)) for note in one.__notes__]
         traceback.print_exception(error)
         return RAISED
     return code
+
+
+def _simulator(arguments: argparse.Namespace) -> list[str]:
+    """Return what names the simulator at the command line: its target, and what it was given."""
+    if not hasattr(arguments, "option"):
+        return ["TARGET"]
+    given = {"--option": arguments.option, "--set": getattr(arguments, "conditions", ())}
+    options = [[option, f"{name}={value}"] for option, pairs in given.items() for name, value in pairs]
+    return [arguments.target or "TARGET", *itertools.chain(*options)]
 
 
 def _say(message: str, error: BaseException) -> None:

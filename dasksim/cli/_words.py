@@ -5,6 +5,8 @@ import ast
 import contextlib
 import math
 import re
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = ["assignment", "count", "in_options", "part", "seconds"]
@@ -72,8 +74,8 @@ def assignment(text: str) -> tuple[str, Any]:
         return name.strip(), value.strip()
 
 
-def in_options(message: str) -> str:
-    """Return a message of Python's in the words of the command line.
+def in_options(message: str, simulator: Sequence[str] = ("TARGET",)) -> str:
+    """Return a message of Python's in the words of the command line, in which a target and options are a simulator.
 
     Examples
     --------
@@ -82,6 +84,7 @@ def in_options(message: str) -> str:
     >>> in_options("run it alone with dasksim.replay('s.zarr', simulator, sample=12)")
     'run it alone with dasksim replay TARGET s.zarr 12'
     """
+    target, *options = simulator
     message = re.sub(r"\bstore=(?=')", "", message)
     message = message.replace("'processes', a Client or an address", "'processes' or an address")
     message = re.sub(rf"\b({'|'.join(_NAMED)})(?= must\b|= needs\b)=?", lambda found: _option(found[1]), message)
@@ -93,7 +96,9 @@ def in_options(message: str) -> str:
         message = re.sub(rf"\b{name}\b", _option(name), message)
     commands = "|".join(_COMMANDS)
     message = re.sub(
-        r"dasksim\.replay\('([^']*)', simulator, sample=(\d+)[^)\n]*\)", r"dasksim replay TARGET \1 \2", message
+        r"dasksim\.replay\('([^']*)', simulator, sample=(\d+)[^)\n]*\)",
+        lambda found: f"dasksim replay {shlex.join([target, found[1], found[2], *options])}",
+        message,
     )
     message = re.sub(rf"\bdasksim\.({commands})\b(?!\()", r"dasksim \1", message)
     message = re.sub(rf"(?<![\w.])({commands})\(\.\.\., ([^()]*)\)", r"dasksim \1 ... \2", message)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -246,11 +247,15 @@ def test_resimulate_asks_for_a_target(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_notes_of_exceptions_speak_of_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("simulator_bad.py").write_text("def f(rng):\n    x = rng.normal()\n    return {'x': 1 / (x < 1)}\n")
-    assert generate("simulator_bad.py:f", "s.zarr") == RAISED
+    Path("simulator_bad.py").write_text("def f(a, rng):\n    x = rng.normal()\n    return {'x': a / (x < 1)}\n")
+    assert generate("simulator_bad.py:f", "a store.zarr", "--set", "a=0.5") == RAISED
     said = capsys.readouterr().err
-    assert re.search(r"    dasksim replay TARGET \S*s\.zarr \d+\n", said), said
     assert "dasksim.replay" not in said
+
+    found = re.search(r"    dasksim (replay simulator_bad\.py:f '\S*a store\.zarr' \d+ --set a=0\.5)\n", said)
+    assert found, said
+    assert main(shlex.split(found[1])) == RAISED
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 # status, models, version
