@@ -144,7 +144,7 @@ def plan_samples(
     if cost.is_by_cell:
         size = sub_batch_size or _plain_sub_batch(cost, chunk_size)
     else:
-        size = min(n, sub_batch_size or fixed_sub_batch(cost.n_bytes, cost.is_batched, cost.on_gpu))
+        size = sub_batch_size or min(n, fixed_sub_batch(cost.n_bytes, cost.is_batched, cost.on_gpu))
     if chunk_size is None:
         chunk = size * _default_sub_batches(n, size, cost)
     elif chunk_size < n and chunk_size % size:

@@ -469,7 +469,7 @@ def test_chunks_go_to_workers_that_announce_a_gpu(tmp_path: Path) -> None:
         "plain": {"cls": Worker, "options": {"nthreads": 2}},
         "with_gpu": {"cls": Worker, "options": {"nthreads": 1, "resources": {"GPU": 1}}},
     }
-    scheduler = {"cls": Scheduler, "options": {"dashboard": False, "port": 0}}
+    scheduler = {"cls": Scheduler, "options": {"dashboard": False, "dashboard_address": ":0", "port": 0}}
     with SpecCluster(workers, scheduler) as cluster, Client(cluster) as client:
         dataset = generate(
             simulator, tmp_path / "s.zarr", 64, seed=1, device="gpu", scheduler=client, sub_batch_size=4, chunk_size=4
