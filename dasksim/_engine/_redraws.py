@@ -163,7 +163,8 @@ class SubBatchRun:
         except OutOfTimeError:
             raise
         except Exception as error:
-            explain(error, self.pipeline.how_to_reproduce(failures.raised_at, self.plan))
+            how = self.pipeline.how_to_reproduce(failures.raised_at, self.plan, is_optional=failures.is_optional)
+            explain(error, how)
             raise
 
     def _stage_by_stage(

@@ -18,14 +18,14 @@ from dasksim._core.plan import Plan
 from dasksim._core.variables import Variable
 from dasksim._engine._outputs import PaddedRows, with_sizes
 from dasksim._engine.failed_rows import FailedRows
-from dasksim._engine.functions import FunctionStage, zeros
+from dasksim._engine.functions import FunctionStage, without_exit, zeros
 from dasksim._engine.pipeline import Pipeline
 from dasksim._engine.row_functions import RowStage
 from dasksim._engine.stage import Place, SubBatch
 from dasksim._engine.steps import Step, sub_batch_of
 from dasksim.errors import OutputError
 
-__all__ = ["Strict", "Values", "evaluate_chunk", "evaluate_step", "explain", "run_steps", "without", "without_exit"]
+__all__ = ["Strict", "Values", "evaluate_chunk", "evaluate_step", "explain", "run_steps", "without"]
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -167,7 +167,10 @@ class Strict:
         failures = FailedRows(Policy(), range(place.first_sample, place.first_sample + n_rows), self.plan.n_samples)
 
         def explained(error: Exception, step: Step) -> None:
-            explain(error, self.pipeline.how_to_reproduce(failures.raised_at, self.plan, step.stage.name))
+            where = self.pipeline.how_to_reproduce(
+                failures.raised_at, self.plan, step.stage.name, is_optional=failures.is_optional
+            )
+            explain(error, where)
 
         return evaluate_step(self.pipeline, index, place, n_rows, inputs, watch, failures, explained)
 
@@ -222,15 +225,6 @@ def _check_finite(values: Any, variable: Variable, step: Step, batch: SubBatch, 
         + (f", whose inputs are {inputs}" if inputs else "")
         + "; on_nonfinite='mask' or 'redraw' goes on without such samples, 'keep' keeps them"
     )
-
-
-def without_exit(call: Callable[..., T], *arguments: Any) -> T:
-    """Return what a call returns; where a function ends the process, which would say nothing, raise an exception."""
-    try:
-        return call(*arguments)
-    except SystemExit as error:
-        raised = RuntimeError(f"a function raised {error!r}, which would have ended this process")
-        raise raised.with_traceback(error.__traceback__) from None
 
 
 def explain(error: Exception, where: str) -> None:

@@ -28,6 +28,8 @@ class _Notes:
         How many rows there are.
     raised_at
         The sample whose failure ends all, or would.
+    is_optional
+        Whether that ends all by the policy alone: another one would go on without the sample.
     found
         What has failed.
     rows
@@ -38,6 +40,7 @@ class _Notes:
 
     n: int
     raised_at: int
+    is_optional: bool = False
     found: list[Failure] = field(default_factory=list)
     rows: list[Array] = field(default_factory=list)
     stages: dict[int, str] = field(default_factory=dict)
@@ -121,11 +124,16 @@ class FailedRows:
         """The sample whose failure ends all."""
         return self._notes.raised_at
 
-    @raised_at.setter
-    def raised_at(self, sample: int) -> None:
-        self._notes.raised_at = sample
+    @property
+    def is_optional(self) -> bool:
+        """Whether that ends all by the policy alone: another one would go on without the sample."""
+        return self._notes.is_optional
+
+    def end_at(self, sample: int, *, is_optional: bool = False) -> None:
+        """Note the sample whose failure ends all, or would."""
+        self._notes.raised_at, self._notes.is_optional = sample, is_optional
         if self._outer is not None:
-            self._outer.raised_at = sample
+            self._outer.end_at(sample, is_optional=is_optional)
 
     @property
     def masked(self) -> Array:
@@ -177,7 +185,7 @@ class FailedRows:
         rows = np.atleast_1d(rows)
         is_shared = isinstance(error, DasksimError) or type(error).__module__.partition(".")[0] == "cupy"
         # asked whatever the error, since it notes at which sample
-        if self._ends(self.policy.on_error, rows) or is_shared:
+        if self._ends(self.policy.on_error, rows, is_optional=not is_shared) or is_shared:
             return False
         self._add(self.policy.on_error, rows, stage, type(error).__name__, str(error))
         return True
@@ -193,14 +201,14 @@ class FailedRows:
         """Return a function that forgets what has failed since."""
         return self._notes.mark() if self.is_lenient else lambda: None
 
-    def _ends(self, action: str, rows: Array) -> bool:
+    def _ends(self, action: str, rows: Array, *, is_optional: bool = False) -> bool:
         """Whether a failure of some rows ends all; note at which sample."""
         samples = self.samples[rows]
         if self.strict_at is None:
-            self.raised_at = int(samples[0])
+            self.end_at(int(samples[0]), is_optional=is_optional and action == "raise")
             return action == "raise"
         is_replayed = action != "redraw" and self.strict_at in samples
-        self.raised_at = self.strict_at if is_replayed else int(samples[0])
+        self.end_at(self.strict_at if is_replayed else int(samples[0]))
         return is_replayed
 
     def _add(self, action: str, rows: Array, stage: str, kind: str, message: str) -> None:

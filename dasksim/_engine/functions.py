@@ -18,7 +18,16 @@ from dasksim._streams.cells import Cells, CellStreams
 from dasksim._streams.isolation import Isolated
 from dasksim.errors import SimulatorError, nearest
 
-__all__ = ["BatchedStage", "ContextStage", "FunctionStage", "SharedStage", "arrays_of", "function_name", "zeros"]
+__all__ = [
+    "BatchedStage",
+    "ContextStage",
+    "FunctionStage",
+    "SharedStage",
+    "arrays_of",
+    "function_name",
+    "without_exit",
+    "zeros",
+]
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
@@ -26,6 +35,15 @@ T = TypeVar("T")
 
 # Arguments that a function draws from.
 _SOURCES = frozenset({"rng", "seed", "seed32", "random_state"})
+
+
+def without_exit(call: Callable[..., T], *arguments: Any) -> T:
+    """Return what a call returns; where a function ends the process, which would say nothing, raise an exception."""
+    try:
+        return call(*arguments)
+    except SystemExit as error:
+        raised = RuntimeError(f"a function raised {error!r}, which would have ended this process")
+        raise raised.with_traceback(error.__traceback__) from None
 
 
 class FunctionStage(Stage):
@@ -242,7 +260,7 @@ class BatchedStage(FunctionStage):
 
     def simulate(self, binding: Binding, batch: SubBatch, outputs: Sequence[Variable]) -> dict[str, Array]:
         try:
-            made, _ = self.call(binding, batch, outputs)
+            made, _ = without_exit(self.call, binding, batch, outputs)
         except Exception as error:
             if self.makes_contexts or not batch.fails(slice(None), self.name, error):
                 raise

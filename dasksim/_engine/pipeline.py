@@ -199,8 +199,8 @@ class Pipeline:
                     f"the largest size with max_sizes={{{plate.name!r}: ...}}"
                 )
 
-    def how_to_reproduce(self, sample: int, plan: Plan, stage: str = "") -> str:
-        """Return where a sample is, and a call that runs its sub-batch alone."""
+    def how_to_reproduce(self, sample: int, plan: Plan, stage: str = "", *, is_optional: bool = False) -> str:
+        """Return where a sample is, a call that runs its sub-batch alone, and how to go on without it, if one may."""
         size = plan.sub_batch_size
         sub_batch = sample // size
         first, stop = sub_batch * size, (sub_batch + 1) * size
@@ -215,9 +215,10 @@ class Pipeline:
             rows = f"dasksim.open_dataset({self.store!r}).isel(batch=slice({first}, {last + 1}))"
             return f"{where}; its inputs are\n    {rows}"
         more = ", conditions=conditions" if self.conditions else ""
+        without = "\nor go on without samples that fail, by generate with on_error='mask' or on_error='redraw'"
         return (
-            f"{where}; run it alone with\n    dasksim.replay({self.store!r}, simulator, sample={sample}{more})\n"
-            "or go on without samples that fail, by on_error='mask' or on_error='redraw'"
+            f"{where}; run it alone with\n    dasksim.replay({self.store!r}, simulator, sample={sample}{more})"
+            f"{without if is_optional else ''}"
         )
 
     def _call(self, plan: Plan, first: int, stop: int) -> str:

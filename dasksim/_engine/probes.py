@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from dasksim._core.blas import one_blas_thread
 from dasksim._core.variables import Variable
-from dasksim._engine.evaluation import explain, without_exit
-from dasksim._engine.functions import FunctionStage
+from dasksim._engine.evaluation import explain
+from dasksim._engine.functions import FunctionStage, without_exit
 from dasksim._engine.row_functions import RowStage
 from dasksim._engine.stage import Place, SubBatch
 from dasksim._engine.steps import Lowering, Step, sub_batch_of

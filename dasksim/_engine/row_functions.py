@@ -26,7 +26,7 @@ from dasksim._engine._outputs import (
     with_labels,
     without_labels,
 )
-from dasksim._engine.functions import FunctionStage, arrays_of
+from dasksim._engine.functions import FunctionStage, arrays_of, without_exit
 from dasksim._engine.stage import Binding, SubBatch
 from dasksim._streams.addresses import PROBE_SUB_BATCH
 from dasksim._streams.cells import CellStreams, Moves
@@ -151,7 +151,7 @@ class RowStage(FunctionStage):
         has_failed = False
         while len(rows) < len(cells):
             try:
-                rows.extend(calls)
+                without_exit(rows.extend, calls)
                 if len(rows) < len(cells):
                     # to starmap it is the end of the arguments, and would cut the rows short
                     raise RuntimeError(f"stage {self.name!r} raised StopIteration")

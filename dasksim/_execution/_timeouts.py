@@ -83,7 +83,7 @@ class TimeoutProcess:
             raise
         if raised is not None:
             # the child has a copy, and messages here tell the sample from this one
-            failures.raised_at = failures_there.raised_at
+            failures.end_at(failures_there.raised_at, is_optional=failures_there.is_optional)
             raise raised.error()
         return Values(values.given, made), failures_there
 

@@ -363,6 +363,7 @@ def test_sample_that_always_fails_is_given_up(tmp_path: Path) -> None:
         made(simulator, tmp_path / "s.zarr", 20, conditions={"theta": np.arange(20.0)}, on_error="redraw")
     assert "ZeroDivisionError: no such theta (stage 'observe', first at sample 13)" in str(found.value)
     assert f"dasksim.replay({str(tmp_path / 's.zarr')!r}, simulator, sample=13" in found.value.__notes__[-1]
+    assert "on_error" not in found.value.__notes__[-1]
 
 
 def test_rows_beyond_the_end_that_always_fail_do_not_matter(tmp_path: Path) -> None:
@@ -406,15 +407,17 @@ def test_predicate_and_context_that_raise_always_stop(tmp_path: Path) -> None:
         return {"level": 1.0}
 
     for i, policy in enumerate((MASK, REDRAW)):
-        with pytest.raises(ValueError, match=r"more than 2\.5"):
+        with pytest.raises(ValueError, match=r"more than 2\.5") as found:
             made(RejectionSimulator(make_simulator(prior), predicate), tmp_path / f"p{i}", 80, **policy)
-        with pytest.raises(ValueError, match=r"more than 0\.9"):
+        assert "on_error" not in "".join(found.value.__notes__)
+        with pytest.raises(ValueError, match=r"more than 0\.9") as found:
             made(
                 make_simulator([prior, lambda theta, level: {"x": theta}], meta_fn=context),
                 tmp_path / f"c{i}",
                 800,
                 **policy,
             )
+        assert "on_error" not in "".join(found.value.__notes__)
 
 
 def test_rejection_in_which_all_proposals_fail_says_so(tmp_path: Path) -> None:
@@ -441,6 +444,49 @@ def test_wrong_output_always_stops(policy: dict[str, str], wrong: Any, tmp_path:
         made(make_simulator(wrong_at_times), tmp_path / "s.zarr", 80, **policy)
     sample = str(found.value).split("at sample ")[1].split()[0]
     assert f"sample={sample})" in found.value.__notes__[-1]
+    assert "on_error" not in found.value.__notes__[-1]
+
+
+@pytest.mark.parametrize("timeout", [None, 60])
+def test_an_error_says_how_to_go_on_without_samples_that_fail_where_that_helps(
+    timeout: float | None, tmp_path: Path
+) -> None:
+    def without_x(rng: Rng) -> Any:
+        return {"x": 1.0} if rng.normal() > -1.0 else {}
+
+    with pytest.raises(ValueError, match="more than") as found:
+        made(chain(), tmp_path / "s.zarr", 80, timeout=timeout)
+    assert "or go on without samples that fail, by generate with on_error='mask'" in found.value.__notes__[-1]
+
+    with pytest.raises(OutputError, match="without_x") as wrong:
+        made(make_simulator(without_x), tmp_path / "w.zarr", 80, timeout=timeout)
+    assert "dasksim.replay(" in wrong.value.__notes__[-1]
+    assert "on_error" not in wrong.value.__notes__[-1]
+
+
+@POLICIES
+@pytest.mark.parametrize("is_batched", [False, True])
+def test_a_function_that_ends_the_process_fails_like_one_that_raises(
+    is_batched: bool, policy: dict[str, str], tmp_path: Path
+) -> None:
+    def ending(error: BaseException) -> Simulator:
+        def one(rng: Rng) -> dict[str, Any]:
+            return many((), rng)
+
+        def many(batch_shape: tuple[int, ...], rng: Rng) -> dict[str, Any]:
+            x = rng.normal(size=batch_shape)
+            if np.any(x > 1):
+                raise error
+            return {"x": x}
+
+        return make_simulator({"observe": many if is_batched else one}, is_batched=is_batched)
+
+    cut = {"sub_batch_size": 1, "chunk_size": 10}
+    raised = made(ending(ValueError()), tmp_path / "raised", 40, **cut, **policy)
+    ended = made(ending(SystemExit(3)), tmp_path / "ended", 40, **cut, **policy)
+    assert bits(ended) == bits(raised)
+    assert status(tmp_path / "ended").n_failed == status(tmp_path / "raised").n_failed > 0
+    assert "a function raised SystemExit(3), which would have ended" in str(status(tmp_path / "ended").failures[0])
 
 
 # Policies and stores.
