@@ -14,7 +14,7 @@ __all__ = ["ignore_interrupts", "interruptible", "leave_interrupts", "starting"]
 
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """Start processes here: Ctrl-C waits in them, and here until the block ends.
+    """Start processes here: Ctrl-C waits in them, and here until the block ends or it comes again.
 
     It goes to all processes of a terminal. One that is starting would print an error of Python's own, and one that is
     half started when this process goes on elsewhere would be waited for.
@@ -32,18 +32,25 @@ def starting() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupts_after() -> Iterator[None]:
-    """Let the main thread, in which Python handles signals, have a Ctrl-C when the block ends."""
+    """Let the main thread, where Python handles signals, have a Ctrl-C when the block ends, or a second one at once."""
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or handler is None:
         yield
         return
-    came: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    n_came = 0
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal n_came
+        n_came += 1
+        if n_came > 1 and callable(handler):  # what starts may hang
+            handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-        if came:
+        if n_came == 1:
             signal.raise_signal(signal.SIGINT)
 
 

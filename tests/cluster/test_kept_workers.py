@@ -198,22 +198,24 @@ def test_nothing_is_started_before_a_chunk(tmp_path: Path) -> None:
     pool.shutdown()
 
 
-def test_ctrl_c_waits_until_processes_are_started() -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_waits_until_processes_are_started_or_comes_again(times: int) -> None:
     """Another thread takes the signal where this one waits with it, and Python handles it here all the same."""
     handler, done = signal.getsignal(signal.SIGINT), []
 
     def start() -> None:
         with starting():
-            interrupting = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT))
-            interrupting.start()
-            interrupting.join()
-            for _ in range(100):
-                time.sleep(0.001)
+            for _ in range(times):
+                interrupting = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT))
+                interrupting.start()
+                interrupting.join()
+                for _ in range(100):
+                    time.sleep(0.001)
             done.append(True)
 
     with pytest.raises(KeyboardInterrupt):
         start()
-    assert done
+    assert len(done) == 2 - times
     assert signal.getsignal(signal.SIGINT) is handler
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with starting():
