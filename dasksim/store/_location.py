@@ -24,7 +24,7 @@ from zarr.storage import LocalStore, ZipStore
 from dasksim.errors import ArgumentError, DasksimError, StoreError
 from dasksim.store._zarr_private import sync
 
-__all__ = ["ROOT", "FolderStore", "Location", "expected_warnings", "explained"]
+__all__ = ["ROOT", "FolderStore", "Location", "expected_warnings", "explained", "is_being_written"]
 
 #: Key of a store's root document.
 ROOT = "zarr.json"
@@ -42,6 +42,11 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.E
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 _filters_lock = threading.RLock()  # filters of warnings belong to the whole process
+
+
+def is_being_written(name: str) -> bool:
+    """Whether a file has the name of one that is being written, or was when its writer was killed."""
+    return name.endswith(".partial")
 
 
 @contextlib.contextmanager
@@ -238,7 +243,7 @@ class Location:
     def remove(self, names: Sequence[str]) -> None:
         """Remove what lies at some paths, in their order, unfinished files first; links are removed, not followed."""
         children = sync(_listed(self.store)) if self.folder is None else [c.name for c in self.folder.iterdir()]
-        unfinished = [name for name in children if name.endswith(".partial")]
+        unfinished = [name for name in children if is_being_written(name)]
         for name in [*unfinished, *(name for name in names if name.partition("/")[0] in children)]:
             if self.folder is not None:
                 _remove(self.folder / name)
@@ -278,7 +283,7 @@ class Location:
 
 def _is_unfinished(path: Path) -> bool:
     """Whether a file was not finished: it has another name still, or no content where links are not to be had."""
-    return path.name.endswith(".partial") or (path.name == ROOT and path.is_file() and not path.stat().st_size)
+    return is_being_written(path.name) or (path.name == ROOT and path.is_file() and not path.stat().st_size)
 
 
 def _remove(path: Path) -> None:

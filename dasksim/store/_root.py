@@ -16,7 +16,7 @@ from dasksim.store._kept import (
     keep_record,
     kept_record,
 )
-from dasksim.store._location import ROOT, Location, explained
+from dasksim.store._location import ROOT, Location, explained, is_being_written
 from dasksim.store._record import ATTRIBUTE, Record
 from dasksim.store._told import present_record, read_document, read_record
 
@@ -43,7 +43,7 @@ def create_root(location: Location, record: Record) -> Record:
             location.create_root(_root(record))
         found = read_record(location)
         # a store of an older version has receipts there and no record, and gets one when it is changed
-        if found is not None and not location.children(FOLDER):
+        if found is not None and all(map(is_being_written, location.children(FOLDER))):
             location.create(OWN, group_document(found.alone.document))
     return present_record(location)
 
@@ -103,12 +103,13 @@ def remove_store(location: Location, record: Record) -> None:
     StoreError
         If it cannot be removed.
     """
-    derived = record.derivations
+    # derived variables leave the dataset before their receipts go, in the root too, which counts where an entry is gone
+    derived = {key: entry.with_length(0) for key, entry in record.derivations.items()}
     with explained(f"cannot remove the store at {location.name!r}"):
-        location.write(ROOT, _root(record))  # without gathered metadata: a copy by xarray has these
-        # derived variables leave the dataset before their receipts go
+        # without gathered metadata: a copy by xarray has these
+        location.write(ROOT, _root(record.with_derivations(derived)))
         for key, entry in derived.items():
-            keep_entry(location, key, entry.with_length(0))
+            keep_entry(location, key, entry)
         folders = [FOLDER, *map(folder_of, derived)]
         receipts = [f"{f}/{name}" for f in folders for name in location.children(f) if name not in (ROOT, "derived")]
         made = [name for of in (record, *derived.values()) for name in of.variables]
