@@ -23,6 +23,7 @@ from distributed import Client, KilledWorker, LocalCluster
 from processes import ended, wait_for
 
 from dasksim import ArgumentError, ArgumentTypeError, Simulator, generate, make_simulator, open_dataset, status
+from dasksim._core.telling import counted
 from dasksim._execution.jobs import SentJob
 from dasksim._execution.run import _task_name
 from dasksim.cli import FAILED, OK, main
@@ -157,7 +158,7 @@ def test_chunk_that_kills_each_of_its_processes_is_given_up(tmp_path: Path) -> N
     assert len(list(tmp_path.glob("killed-*"))) == 2
     assert "20" in notes(caught.value).partition(" in flight, 2 of 2 times")[0]
     assert "memory ran out. A chunk_size below 10 needs less" in notes(caught.value)
-    assert f"kept {n_receipts(path)} complete chunk" in notes(caught.value)
+    assert f"kept {counted(n_receipts(path), 'complete chunk')};" in notes(caught.value)
 
 
 def test_pool_of_a_function_that_breaks_is_not_tried_again(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_chunk_that_kills_each_of_its_workers_is_given_up(tmp_path: Path) -> Non
     with local_cluster(2) as client, pytest.raises(KilledWorker, match="all those workers died") as caught:
         generate(simulator, path, N, conditions=NUMBERS, scheduler=client, **SIZES)
     assert "in flight, 4 of 4 times" in notes(caught.value)
-    assert f"kept {n_receipts(path)} complete chunk" in notes(caught.value)
+    assert f"kept {counted(n_receipts(path), 'complete chunk')};" in notes(caught.value)
 
 
 def test_cluster_may_begin_and_go_on_without_workers(

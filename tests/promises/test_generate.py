@@ -34,6 +34,7 @@ from dasksim import (
     open_dataset,
     status,
 )
+from dasksim._core.telling import counted
 from dasksim.store._location import Location
 
 # 10 sub-batches of 100 samples, two a chunk: 5 chunks.
@@ -416,7 +417,7 @@ def test_keyboard_interrupt_leaves_a_resumable_store(scheduler: str, tmp_path: P
     with pytest.raises(KeyboardInterrupt, match="pressed") as caught:
         generate(simulator, path, N, conditions=NUMBERS, scheduler=scheduler, **SIZES)
     n_complete = len(receipt_files(path))
-    assert any(f"kept {n_complete} complete chunk" in note for note in _notes(caught.value))
+    assert any(f"kept {counted(n_complete, 'complete chunk')};" in note for note in _notes(caught.value))
     assert n_complete >= 1
     assert 3 not in receipt_files(path)
     is_on[0] = False
@@ -442,7 +443,7 @@ def test_killed_worker_process_is_explained_and_resumed(tmp_path: Path) -> None:
     died = r"A worker process died with chunks? .*\b3\b.* in flight, 1 of 1 times: most often because memory"
     assert re.search(died, notes)
     assert "A chunk_size below 200 needs less" in notes
-    assert f"kept {status(path).n_complete} complete chunk" in notes
+    assert f"kept {counted(status(path).n_complete, 'complete chunk')};" in notes
     dataset = generate(simulator, path, N, conditions=NUMBERS, scheduler="threads", **SIZES)
     assert bits(dataset) == bits(simulator.sample(N, seed=1, sub_batch_size=100, **NUMBERS), scheduler="synchronous")
 

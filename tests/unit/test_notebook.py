@@ -39,7 +39,7 @@ client = Client(cluster)
 
 GENERATE = """
 ds = dasksim.generate(
-    simulator, "s.zarr", 4000, seed=1, chunk_size=100, sub_batch_size=50, scheduler={scheduler}, audit=False
+    simulator, "s.zarr", 4000, seed=1, chunk_size=20, sub_batch_size=20, scheduler={scheduler}, audit=False
 )
 """
 
@@ -96,7 +96,7 @@ def test_progress_interrupt_and_going_on(scheduler: str, tmp_path: Path, monkeyp
     assert "; run generate again" in error
     assert len(error.splitlines()) < 25
     assert seconds < 15  # a second or less, on a machine that has nothing else to do
-    assert 3 <= n_complete < 40
+    assert 3 <= n_complete < 200
     assert length.outputs[0].text == "4000\n"
     for cell in (stopped, whole):
         (said,) = texts(cell, "stderr")  # what there is to do, and no warning
