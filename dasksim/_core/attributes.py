@@ -131,6 +131,11 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else json.JSONEncoder().default(value)
 
 
+def shown(labels: npt.NDArray[Any]) -> str:
+    """Return labels as a message has them: a few of many."""
+    return np.array2string(labels, separator=", ", threshold=10)
+
+
 def same_values(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
     """Whether coordinates are the same, where they are missing too."""
     return one is other or np.array_equal(one, other, equal_nan=one.dtype.kind in "fcmM" and one.dtype == other.dtype)

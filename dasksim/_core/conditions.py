@@ -1,13 +1,14 @@
 """Conditions: variables that the caller gives instead of having them simulated."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dasksim._core.arrays import is_lazy
+from dasksim._core.attributes import Coordinate, same_values, shown
 from dasksim._core.variables import Variable
 from dasksim.errors import ArgumentError
 
@@ -28,12 +29,15 @@ class Condition:
         Whether one value was given for all samples.
     dims
         The feature dims of a DataArray.
+    labels
+        Its labels along these, by dim.
     """
 
     variable: Variable
     values: Any
     is_scalar: bool
     dims: tuple[Hashable, ...] = ()
+    labels: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def without_rows(self) -> "Condition":
         """Return the condition without its rows, which travel by chunk."""
@@ -78,7 +82,23 @@ class Condition:
             values = values.map_blocks(_fitting, name, dtype, dtype=dtype)
         else:
             values = _fitting(values, name, dtype)
-        return Condition(produced, values, is_scalar=False)
+        return Condition(produced, values, is_scalar=False, labels=self.labels)
+
+    def check_labels(self, dims: Collection[str], coords: Mapping[str, Coordinate]) -> None:
+        """Refuse labels that are not those of the dims, since values would get the labels of others.
+
+        Raises
+        ------
+        ArgumentError
+            If there are some.
+        """
+        for dim in self.labels.keys() & dims & coords.keys():
+            own, others = self.labels[dim], coords[dim].values
+            if not same_values(own, others):
+                raise ArgumentError(
+                    f"condition {self.variable.name!r} has the labels {shown(own)} along {dim!r}, where the simulator "
+                    f"has {shown(others)}; give it with these, as sel or reindex does, or without labels"
+                )
 
     def _in_order(self, name: str, n_axes: int, dims: Sequence[str]) -> Any:
         """Return the values with the feature dims of a DataArray, if they bear the variable's names, in its order."""

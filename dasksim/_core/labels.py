@@ -1,13 +1,15 @@
 """The labels of a dataset: names of dims, and coordinates."""
 
 import numbers
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from dasksim._core.attributes import Coordinate, as_coordinate, same_values
+from dasksim._core.attributes import Coordinate, as_coordinate, same_values, shown
 from dasksim._core.failures import VALID
 from dasksim._core.variables import Variable, unstorable
 from dasksim.errors import ArgumentTypeError, SimulatorError, nearest
@@ -252,14 +254,14 @@ def _check_coord(
 
 
 def own_coords(
-    variables: Sequence[Variable], dims: Mapping[str, Sequence[str]], given: Collection[str]
+    variables: Sequence[Variable], dims: Mapping[str, Sequence[str]], given: Mapping[str, Coordinate]
 ) -> dict[str, Coordinate]:
     """Return the coordinates that values have of themselves, but for those that are given, along the dims in use.
 
     Raises
     ------
     SimulatorError
-        If two variables have different ones, or sizes differ along their dim.
+        If two variables have different ones, sizes differ along their dim, or given ones are the same in another order.
     """
     found: dict[str, tuple[Coordinate, str]] = {}
     for variable in variables:
@@ -271,6 +273,7 @@ def own_coords(
             axis, dim = used[coordinate.dims[0]]
             name = dim if label == coordinate.dims[0] else label
             if name in given:
+                _check_order(variable.name, name, coordinate.values, given[name].values)
                 continue
             if axis in variable.ragged:
                 raise SimulatorError(
@@ -284,6 +287,15 @@ def own_coords(
                     f"right one with coords={{{name!r}: ...}}, or rename a dim"
                 )
     return {name: coordinate for name, (coordinate, _) in found.items()}
+
+
+def _check_order(variable: str, name: str, own: npt.NDArray[Any], given: npt.NDArray[Any]) -> None:
+    """Refuse labels that are given in another order than a value has them, which would then be those of others."""
+    if not same_values(own, given) and Counter(own.tolist()) == Counter(given.tolist()):
+        raise SimulatorError(
+            f"variable {variable!r} is returned with the labels {shown(own)} of {name!r}, which coords has in another "
+            f"order, {shown(given)}; give them in the order in which they are returned, or leave them out"
+        )
 
 
 def check_described(attrs: Iterable[str], variables: Sequence[str], coords: Iterable[str]) -> None:

@@ -37,12 +37,16 @@ def _read(name: str, value: Any, axes: tuple[int, ...], plates: Sequence[str], a
     if name != VALID:  # a derivation takes it from its store
         check_name(name, "the call gives", ArgumentError)
     dims: tuple[Hashable, ...] = ()
+    labels: dict[str, Any] = {}
+    if isinstance(value, xr.Dataset):
+        raise ArgumentTypeError(f"condition {name!r} is a Dataset; give one of its variables, such as ds[{name!r}]")
     if isinstance(value, xr.DataArray):
         if any_level and value.dims:  # it says itself which axes it has
             axes = axes[: 1 + sum(plate in value.dims for plate in plates)]
             any_level = False
         array = _batch_first(name, value, ("batch", *plates[: len(axes) - 1]))
         value, dims = array.data, array.dims[len(axes) :]
+        labels = {str(dim): array[dim].values for dim in dims if dim in array.coords}
     if is_quantity(value):
         raise ArgumentTypeError(
             f"condition {name!r} has a unit, which would be lost; give its numbers in the unit that the variable has"
@@ -63,7 +67,7 @@ def _read(name: str, value: Any, axes: tuple[int, ...], plates: Sequence[str], a
             f"(functools.partial){_for_draws(name, shape, axes)}"
         )
     variable = Variable(name, shape[len(axes) :], dtype, plates=tuple(plates[: len(axes) - 1]))
-    return Condition(variable, value, is_scalar=False, dims=dims)
+    return Condition(variable, value, is_scalar=False, dims=dims, labels=labels)
 
 
 def _for_draws(name: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> str:

@@ -399,6 +399,8 @@ class Resolver:
             coords = {**own_coords(variables, dims, coords), **coords}
             used = check_dims(variables, dims, coords, self.sizes, self.lowering.max_sizes)
             check_described(attrs, names, coords)
+            for name, condition in self.conditions.items():
+                condition.check_labels(used.get(name, ()), coords)
         own_attrs = {v.name: v.labels.attrs for v in variables if v.labels is not None}
         described = {name: {**own_attrs.get(name, {}), **attrs.get(name, {})} for name in names}
         return Pipeline(

@@ -11,6 +11,7 @@ import xarray as xr
 from bits import bits
 
 from dasksim import (
+    ArgumentError,
     ArgumentTypeError,
     OutputError,
     SimulatorError,
@@ -67,6 +68,39 @@ def test_given_labels_win() -> None:
     assert ds.v.attrs == {"units": "V", "limit": 2.0}
     given = make_simulator(recording, coords={"time": [1, 2, 3]}).sample(5, seed=1)
     assert list(given.time.values) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_known"), [(["alpha", "beta"], True), (["beta", "alpha"], False), ([7, 8], False)]
+)
+def test_conditions_have_the_labels_of_the_simulator_or_none(labels: list[Any], is_known: bool) -> None:
+    """They went by place, and what was beta was taken for alpha."""
+
+    def prior(rng: np.random.Generator) -> dict[str, Any]:
+        return {"theta": rng.normal(size=2)}
+
+    simulator = make_simulator(prior, dims={"theta": "name"}, coords={"name": ["alpha", "beta"]})
+    values = np.arange(6.0).reshape(3, 2)
+    given = xr.DataArray(values, {"name": labels}, dims=["batch", "name"])
+    assert simulator.sample(3, seed=1, theta=given.drop_vars("name")).theta.values.tolist() == values.tolist()
+    if is_known:
+        assert simulator.sample(3, seed=1, theta=given).theta.values.tolist() == values.tolist()
+    else:
+        with pytest.raises(ArgumentError, match=r"condition 'theta' has the labels \[.*\] along 'name', where the sim"):
+            simulator.sample(3, seed=1, theta=given)
+
+
+def test_a_dataset_is_no_condition() -> None:
+    with pytest.raises(ArgumentTypeError, match=r"condition 'theta' is a Dataset; give one of its variables"):
+        make_simulator(lambda theta: {"x": theta}).sample(3, seed=1, theta=xr.Dataset())
+
+
+def test_given_labels_in_another_order_than_those_of_a_value_are_refused() -> None:
+    def one() -> dict[str, Any]:
+        return {"theta": xr.DataArray([2.0, 1.0], {"name": ["beta", "alpha"]}, dims="name")}
+
+    with pytest.raises(SimulatorError, match=r"'theta' is returned with the labels \['beta', 'alpha'\] of 'name'"):
+        make_simulator(one, coords={"name": ["alpha", "beta"]}).sample(1, seed=1)
 
 
 def test_lengths_and_schedulers_change_no_value() -> None:
