@@ -1,7 +1,8 @@
 """Which numbers a function returns as an integer for some samples and as a float for others.
 
 A probe sees one of them only: of ``{"weight": 1 if ok else 0.5}`` an integer, and a column of integers could not hold
-what comes later. The source has both. Only literal numbers are read: what is computed stays as the probe saw it.
+what comes later. The source has both. Only literal numbers are read: a literal float in some case makes the column one
+of floats; what is computed in all cases stays as the probe saw it.
 """
 
 import ast
@@ -42,6 +43,9 @@ def _returned_and_assigned(
                 assigned[name].append(value)
             case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
                 assigned[name].append(None)
+            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)) as node:
+                assigned[name].append(None)
+                nodes += ast.iter_child_nodes(node)
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef() | ast.Lambda():
                 pass  # with names and values of its own
             case node:
@@ -62,7 +66,10 @@ def _literals(value: ast.expr | None) -> list[type | None]:
     match value:
         case ast.Constant(value=bool() | int() | float() as number):
             return [type(number)]
-        case ast.Attribute(attr="nan" | "inf") | ast.Call(func=ast.Name(id="float"), args=[ast.Constant()]):
+        case (
+            ast.Attribute(value=ast.Name(id="math" | "np" | "numpy"), attr="nan" | "inf")
+            | ast.Call(func=ast.Name(id="float"), args=[ast.Constant()])
+        ):
             return [float]
         case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
             return _literals(operand)

@@ -223,6 +223,8 @@ class Pipeline:
 
     def _call(self, plan: Plan, first: int, stop: int) -> str:
         """Return a call that simulates a run of samples as they are in the dataset."""
+        if self.is_by_cell:  # the others make nothing beyond the end either, of which batched stages need a whole run
+            stop = min(stop, plan.n_samples)
         # a smaller dataset begins a larger one, but conditions with rows have them for all samples
         n_samples = stop if all(condition.is_scalar for condition in self.conditions.values()) else plan.n_samples
         shape: Any = (n_samples, *plan.further) if plan.further else n_samples

@@ -10,6 +10,8 @@ from dasksim.simulators import is_simulator_like
 
 __all__ = ["refuse_swapped"]
 
+_PLACES = (str, os.PathLike, Store)
+
 
 def refuse_swapped(call: str, *, store: Any, simulator: Any) -> None:
     """Raise if a simulator was given as the store, and a store as the simulator.
@@ -24,11 +26,12 @@ def refuse_swapped(call: str, *, store: Any, simulator: Any) -> None:
     ArgumentTypeError
         With the right call.
     """
-    if not is_simulator_like(store):
+    # first what a store mostly is: one that is a mapping, as fsspec's are, would be read to see what it holds
+    if isinstance(store, _PLACES) or not is_simulator_like(store):
         return
     if is_simulator_like(simulator):
         raise ArgumentTypeError("the functions of a simulator go into a list, such as [prior, likelihood]")
-    if isinstance(simulator, str | os.PathLike | Store) or type(simulator).__module__.startswith("icechunk"):
+    if isinstance(simulator, _PLACES) or type(simulator).__module__.startswith("icechunk"):
         raise ArgumentTypeError(
             f"the first two arguments are the other way round: call {call.format(store=repr(simulator))}"
         )

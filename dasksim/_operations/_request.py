@@ -21,6 +21,7 @@ from dasksim._execution.graph import compile_dataset
 from dasksim._execution.run import check_memory, run_chunks
 from dasksim._operations._compatibility import again_dtypes, as_stored, layout_of
 from dasksim._operations.verify import bad_chunks
+from dasksim._streams.process_wide import is_locked_here
 from dasksim.errors import ArgumentError, ArgumentTypeError
 from dasksim.simulators import Simulator, as_simulator
 from dasksim.store import Record, Store, StoreLayout
@@ -241,6 +242,8 @@ def scheduler_for(scheduler: Any, store: Store) -> Any:
     # a default waits until it is known whether all stages are batched
     if scheduler is not None:
         scheduler = check_scheduler(scheduler, on_gpu=False)
+    if is_locked_here() and scheduler in (None, "threads"):  # a function of another simulator calls
+        scheduler = "synchronous"
     store.check_writable()
     if store.is_shared:
         return scheduler

@@ -25,6 +25,7 @@ __all__ = [
     "bits_of",
     "by_reference",
     "global_streams",
+    "is_locked_here",
     "locked",
     "not_copied",
 ]
@@ -66,11 +67,24 @@ def _python_global() -> random.Random:
     return _PYTHON_GLOBAL
 
 
+_here = threading.local()
+
+
 @contextlib.contextmanager
 def locked() -> Iterator[None]:
     """Hold the lock of the process."""
     with _lock:
-        yield
+        before = is_locked_here()
+        _here.is_locked = True
+        try:
+            yield
+        finally:
+            _here.is_locked = before
+
+
+def is_locked_here() -> bool:
+    """Whether this thread holds the lock of the process, for which others wait in vain if it waits for them."""
+    return getattr(_here, "is_locked", False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 __all__ = ["assignment", "count", "in_options", "part", "seconds"]
@@ -30,13 +31,12 @@ def count(text: str) -> int:
     >>> [count(text) for text in ("1000", "1,000", "1e6", "10k", "2.5M")]
     [1000, 1000, 1000000, 10000, 2500000]
     """
-    found = re.fullmatch(r"([+-]?\d[\d_,]*(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([kKmMgG]?)", text.strip())
+    whole = r"\d{1,3}(?:,\d{3})+|\d+(?:_\d+)*"
+    found = re.fullmatch(rf"([+-]?(?:{whole}))((?:\.\d+)?)(?:[eE]\+?(\d{{1,2}}))?\s*([kKmMgG]?)", text.strip())
     if found:
-        digits = found[1].replace(",", "").replace("_", "")
-        # whole numbers exactly: a seed may be longer than a float holds
-        number = int(digits) if digits.lstrip("+-").isdigit() else float(digits)
-        number *= _FACTORS[found[2].lower()]
-        if math.isfinite(number) and number == int(number):
+        number = Fraction(found[1].replace(",", "").replace("_", "") + found[2])  # exact, however long a seed is
+        number *= 10 ** int(found[3] or 0) * _FACTORS[found[4].lower()]
+        if number.denominator == 1:
             return int(number)
     raise argparse.ArgumentTypeError(f"must be a whole number, such as 1000, 1e6 or 10k; got {text!r}")
 

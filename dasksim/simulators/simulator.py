@@ -24,7 +24,7 @@ from dasksim._engine.resolution import check_sizes_agree, resolve
 from dasksim._engine.steps import Lowering
 from dasksim._execution.graph import compile_dataset
 from dasksim._execution.pickling import dumps, loads
-from dasksim._streams.process_wide import not_copied
+from dasksim._streams.process_wide import is_locked_here, not_copied
 from dasksim.errors import ArgumentTypeError
 from dasksim.simulators.bayesflow_adapter import BayesFlowAdapter, for_bayesflow
 from dasksim.simulators.distributions import drawn_conditions
@@ -136,7 +136,7 @@ class Simulator(ABC):
             conditions=conditions,
             device=device,
         )
-        return compile_dataset(pipeline, plan)
+        return _dataset(pipeline, plan)
 
     @shortened()
     def rejection_sample(
@@ -210,7 +210,7 @@ class Simulator(ABC):
         )
         if check_flag("overshoot", overshoot):
             return compute_all_accepted(pipeline, plan)
-        return compile_dataset(pipeline, plan)
+        return _dataset(pipeline, plan)
 
     def plan(
         self,
@@ -437,3 +437,13 @@ class Simulator(ABC):
         variables = [(name, ", ".join(v.dims), str(v.shape), str(v.dtype)) for name, v in self._known.items()]
         head = ("variable of a sample", "dims", "shape", "dtype")
         return f"<div>{stages}{html_table(variables, head) if variables else ''}</div>"
+
+
+def _dataset(pipeline: Pipeline, plan: Plan) -> xr.Dataset:
+    """Return the lazy dataset.
+
+    A function of another simulator may be asking, while its thread holds the lock of the process. Tasks in other
+    threads would wait for that, and the function for them: it is computed here.
+    """
+    dataset = compile_dataset(pipeline, plan)
+    return dataset.compute(scheduler="synchronous").chunk(batch=plan.chunk_size) if is_locked_here() else dataset

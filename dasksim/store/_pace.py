@@ -15,6 +15,9 @@ _FEWEST_CHUNKS, _ROUNDS = 32, 3
 # A time without work, longer than so many chunks take and than so many seconds, was between two runs.
 _PAUSE_CHUNKS, _PAUSE_SECONDS = 3, 10.0
 
+# Seconds without a chunk after which nothing seems to write any more, at least: clocks of machines differ.
+_LATE_SECONDS = 60.0
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -88,5 +91,5 @@ def pace_of(
     interval, rate = span / int(lately.sum()), float(n_rows[lately].sum()) / span
     age = max(now - float(written[-1]), 0.0)  # the clock of a file server may be ahead
     slowest = float(seconds[lately].max())
-    is_late = age > max(_PAUSE_CHUNKS * (slowest + interval), _PAUSE_SECONDS)
+    is_late = age > max(_PAUSE_CHUNKS * (slowest + interval), _LATE_SECONDS)
     return Pace(age, interval, rate, n_missing / rate, is_late)

@@ -464,14 +464,23 @@ def test_scripts_without_a_main_guard_can_use_processes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("1000", 1000), ("1_000", 1000), ("1,000", 1000), ("1e6", 10**6), ("10k", 10_000), ("2.5M", 2_500_000)],
+    [
+        ("1000", 1000),
+        ("1_000", 1000),
+        ("1,000", 1000),
+        ("1e6", 10**6),
+        ("10k", 10_000),
+        ("2.5M", 2_500_000),
+        ("16.1k", 16_100),
+        ("1e23", 10**23),
+    ],
 )
 def test_numbers_are_written_as_people_do(text: str, number: int) -> None:
     assert count(text) == number
     assert count(str(2**100)) == 2**100
 
 
-@pytest.mark.parametrize("text", ["", "k", "1.5", "1e-3", "ten", "1 000 x", "0x10"])
+@pytest.mark.parametrize("text", ["", "k", "1.5", "1e-3", "ten", "1 000 x", "0x10", "1,5k", "1e400"])
 def test_what_is_no_whole_number_is_refused(text: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["generate", "simulator_file.py", "s.zarr", "-n", text])

@@ -4,6 +4,7 @@ import functools
 import math
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -525,3 +526,22 @@ def test_stages_within_others_are_shown_and_drawn() -> None:
     source = comparison.visualize().source
     assert "merge" in source
     assert source.count("->") == 5
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads"])
+@pytest.mark.parametrize("draws", ["own", "global"])
+def test_a_function_may_sample_another_simulator(draws: str, scheduler: str, tmp_path: Path) -> None:
+    """Its tasks waited in threads for the lock that the thread held which waited for them."""
+    inner = make_simulator({"inner": lambda rng: {"a": rng.normal()}})
+
+    def outer(rng: np.random.Generator, seed: int) -> dict[str, Any]:
+        x = rng.normal() if draws == "own" else np.random.normal()
+        sampled = inner.sample(4, seed=seed % 1000, sub_batch_size=2, chunk_size=2)
+        stored = dasksim.generate(inner, tmp_path / "inner.zarr", 4, seed=seed % 1000, overwrite=True, progress=False)
+        assert np.array_equal(sampled.a.values, stored.a.values)
+        return {"x": x, "a": sampled.a.values[:, 0]}
+
+    simulator = make_simulator(outer)
+    found = simulator.sample(4, seed=1, sub_batch_size=2, chunk_size=4).compute(scheduler=scheduler)
+    assert len(np.unique(found.a)) == 16
+    assert found.equals(simulator.sample(4, seed=1, sub_batch_size=2, chunk_size=4).compute(scheduler="synchronous"))
