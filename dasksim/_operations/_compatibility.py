@@ -78,6 +78,10 @@ def stored_request(store: StoreLike, simulator: Any, conditions: Mapping[str, An
     simulator = as_simulator(simulator)
     place = Store.at(store)
     record = place.record()
+    missing = record.conditions.keys() - (conditions or {}).keys()
+    if missing:
+        given = ", ".join(f"{name!r}: ..." for name in sorted(missing))
+        raise StoreMismatchError(f"the store at {place.name!r} was made with conditions; give conditions={{{given}}}")
     pipeline, plan = simulator.plan(
         record.shape,
         seed=record.seed,
@@ -91,10 +95,6 @@ def stored_request(store: StoreLike, simulator: Any, conditions: Mapping[str, An
     made = layout_of(pipeline, plan, None, record.policy).record
     # the mask comes from the policy, not from the simulator
     names = [name for name in record.variables if name != VALID or VALID in pipeline.sources]
-    missing = record.conditions.keys() - made.conditions.keys()
-    if missing:
-        given = ", ".join(f"{name!r}: ..." for name in sorted(missing))
-        raise StoreMismatchError(f"the store at {place.name!r} was made with conditions; give conditions={{{given}}}")
     if sorted(names) != sorted(pipeline.sources) or made.conditions != record.conditions:
         raise StoreMismatchError(
             f"the store at {place.name!r} has the variables {names} and was made with the conditions "

@@ -83,9 +83,14 @@ def in_options(message: str, simulator: Sequence[str] = ("TARGET",)) -> str:
     '--overwrite removes it; run dasksim generate ... --repair, or give --on-error mask'
     >>> in_options("run it alone with dasksim.replay('s.zarr', simulator, sample=12)")
     'run it alone with dasksim replay TARGET s.zarr 12'
+    >>> in_options("give conditions={'a': ..., 'b': ...}")
+    'give --set a=... --set b=...'
     """
     target, *options = simulator
     message = re.sub(r"\bstore=(?=')", "", message)
+    message = re.sub(
+        r"\bconditions=\{([^}]*)\}", lambda found: re.sub(r"'(\w+)': (\S+?)(,|$)", r"--set \1=\2", found[1]), message
+    )
     message = message.replace("'processes', a Client or an address", "'processes' or an address")
     message = re.sub(rf"\b({'|'.join(_NAMED)})(?= must\b|= needs\b)=?", lambda found: _option(found[1]), message)
     for name in _FLAGS:

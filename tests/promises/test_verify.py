@@ -225,6 +225,20 @@ def test_store_of_another_simulator_is_found_by_simulating_it_again(plain: Path)
         verify(plain, make_simulator(prior), resimulate=1)
 
 
+def test_conditions_that_the_store_was_made_with_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("conditioned.py").write_text("def f(a, rng):\n    return {'x': a + rng.normal()}\n")
+    store = str(tmp_path / "s.zarr")
+    assert main(["generate", "conditioned.py:f", store, "-n", "9", "--set", "a=2", "-q"]) == 0
+    for arguments in (["replay", "conditioned.py:f", store, "3"], ["verify", store, "--target", "conditioned.py:f"]):
+        more = ["--resimulate", "1"] if arguments[0] == "verify" else []
+        assert main([*arguments, *more]) == 2
+        assert "was made with conditions; give --set a=...\n" in capsys.readouterr().err
+        assert main([*arguments, *more, "--set", "a=2"]) == 0
+
+
 def test_incomplete_stores_are_good_as_far_as_they_go(plain: Path) -> None:
     receipt_files(plain)[1].unlink()
     chunk_files(plain, "x")[1].unlink()
