@@ -67,6 +67,7 @@ def _python_global() -> random.Random:
     return _PYTHON_GLOBAL
 
 
+# Whether each thread holds the lock, which it does not tell.
 _here = threading.local()
 
 

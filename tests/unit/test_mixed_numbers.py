@@ -180,3 +180,26 @@ def test_code_without_source_is_taken_as_the_probe_saw_it() -> None:
     exec("def f(rng): return {'x': 1 if rng.uniform() < 2 else 0.5}", namespace)
 
     assert dasksim.make_simulator(namespace["f"]).sample(5, seed=1).x.dtype == "int64"
+
+
+class Limits:
+    inf = 10**18 + 1
+
+
+def of_an_attribute(limits: Any) -> dict[str, Any]:
+    return {"x": limits.inf}
+
+
+def of_a_capture(rng: Rng) -> dict[str, Any]:
+    value = 0.5
+    match int(rng.integers(9)):
+        case int(value):
+            pass
+    return {"x": value}
+
+
+@pytest.mark.parametrize("function", [functools.partial(of_an_attribute, Limits()), of_a_capture])
+def test_names_that_only_look_like_literal_floats_are_none(function: Any) -> None:
+    found = dasksim.make_simulator({"f": function}).sample(5, seed=1).x
+    assert found.dtype == "int64"
+    assert (found == 10**18 + 1).all() or (found < 9).all()

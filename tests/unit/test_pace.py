@@ -92,6 +92,12 @@ def test_a_clock_of_files_that_is_ahead_gives_no_negative_age() -> None:
     assert pace([100.0], 5.0, now=90.0).age == 0
 
 
+def test_a_clock_of_files_that_is_half_a_minute_behind_makes_no_store_late() -> None:
+    written = [i / 100 for i in range(500)]
+    assert not pace(written, 0.01, now=written[-1] + 30).is_late
+    assert pace(written, 0.01, now=written[-1] + 90).is_late
+
+
 def test_status_of_a_store_that_another_process_writes_and_is_killed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -545,3 +545,18 @@ def test_a_function_may_sample_another_simulator(draws: str, scheduler: str, tmp
     found = simulator.sample(4, seed=1, sub_batch_size=2, chunk_size=4).compute(scheduler=scheduler)
     assert len(np.unique(found.a)) == 16
     assert found.equals(simulator.sample(4, seed=1, sub_batch_size=2, chunk_size=4).compute(scheduler="synchronous"))
+
+
+def test_advice_to_run_a_sample_alone_makes_no_more_samples_than_were_asked_for() -> None:
+    calls = []
+
+    def late(rng: np.random.Generator) -> dict[str, Any]:
+        calls.append(1)
+        if len(calls) > 5:  # two by the probe
+            raise ValueError("tired")
+        return {"x": rng.normal()}
+
+    with pytest.raises(ValueError, match="tired") as found:
+        make_simulator(late).sample(4, seed=1).compute(scheduler="synchronous")
+    assert "simulator.sample(4, seed=1, " in found.value.__notes__[-1]
+    assert ".isel(batch=slice(0, 4))" in found.value.__notes__[-1]
